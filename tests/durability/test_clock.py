@@ -9,7 +9,7 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
+from pdkernel.engine.journal import Journal, SqliteBackend
 from tests.builders import Gate, a_workflow, python_step
 from tests.server.site import Site, site_of
 
@@ -45,7 +45,7 @@ async def test_delays_follow_the_wall_clock_and_no_run_is_taken_over(tmp_path: P
         await asyncio.gather(*(site.http.post(site.path(each.name)) for each in workflows))
         await gate.wait_until_reached()
         assert site.context.project.sqlite_path is not None
-        other = DatabaseJournal.open(SqliteBackend(site.context.project.sqlite_path), clock=clock)
+        other = Journal.open(SqliteBackend(site.context.project.sqlite_path), clock=clock)
         await wait_for(site, "Nap", "paused")
         before = await statuses_after_a_look(site)
         clock.advance(first_s)

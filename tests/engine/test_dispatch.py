@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pdkernel.engine.dispatch import Dispatch, look_repeatedly, open_dispatch
-from pdkernel.engine.journal import MAX_LOST_TASKS, Claim, ClaimedRun, DatabaseJournal, SqliteBackend, WaitKey
+from pdkernel.engine.journal import MAX_LOST_TASKS, Claim, ClaimedRun, Journal, SqliteBackend, WaitKey
 from pdkernel.engine.journal.backend import Backend
 from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
@@ -91,7 +91,7 @@ class Starter:
 class Host:
     """A process: its journal, the runs that it starts, and its dispatch, which runs."""
 
-    journal: DatabaseJournal
+    journal: Journal
     starter: Starter
     dispatch: Dispatch
 
@@ -134,9 +134,9 @@ class Hosts:
 
         return PostgresBackend(self.project, lease_s=lease_s, beat_s=lease_s / 10)
 
-    async def open_journal(self, origin: str = "serve") -> DatabaseJournal:
+    async def open_journal(self, origin: str = "serve") -> Journal:
         """Open the journal of one more process, which has no dispatch."""
-        journal = DatabaseJournal.open(self._backend(LEASE_S), origin=origin)
+        journal = Journal.open(self._backend(LEASE_S), origin=origin)
         self.opened.push_async_callback(journal.close)
         await journal.store_definition(WORKFLOW)
         return journal
@@ -148,7 +148,7 @@ class Hosts:
         await self.opened.enter_async_context(running(dispatch))
         return Host(journal, starter, dispatch)
 
-    def kill(self, journal: DatabaseJournal) -> None:
+    def kill(self, journal: Journal) -> None:
         """Let the process of *journal* be taken for dead."""
         self._liveness.kill(journal)
         if self.project.sqlite_path is None:

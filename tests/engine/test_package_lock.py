@@ -240,9 +240,9 @@ async def test_packages_are_stored_once(host: Host) -> None:
     commits = []
     for step in (NODE, node_step("js")):
         await host.start(step)
-        before = host.engine.journal.commits  # type: ignore[attr-defined]  # of the journal's class
+        before = host.engine.journal.commits
         await host.start(step)
-        commits.append(host.engine.journal.commits - before)  # type: ignore[attr-defined]
+        commits.append(host.engine.journal.commits - before)
 
     assert host.rows("select count(*), count(package_lock), count(distinct package_lock) from runs") == [(5, 3, 1)]
     assert host.rows("select count(*) from package_locks") == [(1,)]

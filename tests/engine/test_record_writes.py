@@ -10,7 +10,7 @@ import pytest
 
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
-from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
+from pdkernel.engine.journal import Journal, SqliteBackend
 from pdkernel.engine.record_writes import WRITE_RETRY_S, RunLostError, retry_unreachable
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import DatabaseUnreachableError, ProjectError
@@ -43,10 +43,10 @@ async def runtime(project: Project, directory: LocalDirectory) -> AsyncIterator[
 
 
 @pytest.fixture
-async def other(project: Project) -> AsyncIterator[DatabaseJournal]:
+async def other(project: Project) -> AsyncIterator[Journal]:
     """The journal of another server's process, which takes all others for dead."""
     assert project.sqlite_path is not None
-    journal = DatabaseJournal.open(SqliteBackend(project.sqlite_path, liveness=NobodyElse()), origin="serve")
+    journal = Journal.open(SqliteBackend(project.sqlite_path, liveness=NobodyElse()), origin="serve")
     yield journal
     await journal.close()
 
@@ -61,7 +61,7 @@ async def run_until_gate(run: Run, gate: Gate, after: Path) -> tuple[asyncio.Tas
 
 @pytest.mark.parametrize("lost", ["cancelled", "taken over"])
 async def test_a_lost_run_starts_no_further_step(
-    run: Run, runtime: WorkflowEngine, other: DatabaseJournal, tmp_path: Path, lost: str
+    run: Run, runtime: WorkflowEngine, other: Journal, tmp_path: Path, lost: str
 ) -> None:
     """
     If another process cancels or takes over a run during a step, the next step does not start.
@@ -90,7 +90,7 @@ async def test_a_lost_run_starts_no_further_step(
     assert await runtime.journal.get_execution(run_id) == kept
 
 
-async def test_a_run_of_a_dead_executor_is_not_acknowledged(run: Run, other: DatabaseJournal, tmp_path: Path) -> None:
+async def test_a_run_of_a_dead_executor_is_not_acknowledged(run: Run, other: Journal, tmp_path: Path) -> None:
     """An executor that was taken for dead accepts no run: `on_recorded` is not called, and no step starts."""
     recorded: list[bool] = []
     after = tmp_path / "after"
@@ -105,7 +105,7 @@ async def test_a_run_of_a_dead_executor_is_not_acknowledged(run: Run, other: Dat
     assert (recorded, after.exists()) == ([], False)
 
 
-async def test_a_pause_of_a_lost_run_is_not_recorded(run: Run, other: DatabaseJournal, tmp_path: Path) -> None:
+async def test_a_pause_of_a_lost_run_is_not_recorded(run: Run, other: Journal, tmp_path: Path) -> None:
     """A run that is cancelled elsewhere and then pauses stays cancelled: no pause and no step of it is recorded."""
     gate = Gate(tmp_path)
     step = python_step("held", f"{gate.code}\npd.flow.delay(60000)\nreturn 1")
@@ -123,7 +123,7 @@ async def test_a_pause_of_a_lost_run_is_not_recorded(run: Run, other: DatabaseJo
     assert (kept.status, kept.steps[0].status) == ("cancelled", "not_run")
 
 
-async def test_a_lost_run_sends_nothing(run: Run, other: DatabaseJournal, tmp_path: Path) -> None:
+async def test_a_lost_run_sends_nothing(run: Run, other: Journal, tmp_path: Path) -> None:
     """The process that continues a run sends its messages, and the one that lost the run does not."""
     gate = Gate(tmp_path)
     with serve(AnsweringServer(lambda _: (204, b""))) as server:

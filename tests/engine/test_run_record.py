@@ -14,7 +14,7 @@ from sqlalchemy import update
 from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import NO_RESPONSE
-from pdkernel.engine.journal import Claim, DatabaseJournal, SqliteBackend
+from pdkernel.engine.journal import Claim, Journal, SqliteBackend
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.restored_run import RestoredRun
 from pdkernel.engine.run_record import RunRecord
@@ -124,7 +124,7 @@ async def test_crash_leaves_the_sealed_event(run: Run, connect: Connect, disk: D
         external_user_id="ada",
         on_change=when_it_waits(lambda: copies.append(disk.copy())),
     )
-    journal = DatabaseJournal.open(SqliteBackend(copies[0]))
+    journal = Journal.open(SqliteBackend(copies[0]))
 
     left = await journal.get_execution(execution.id)
 
@@ -146,7 +146,7 @@ async def test_event_is_redacted_after_the_first_step(run: Run, connect: Connect
         external_user_id="ada",
         on_change=when_it_waits(lambda: copies.append(disk.copy())),
     )
-    journal = DatabaseJournal.open(SqliteBackend(copies[0]))
+    journal = Journal.open(SqliteBackend(copies[0]))
 
     left = await journal.get_execution(execution.id)
 

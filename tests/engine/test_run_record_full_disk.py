@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.engine.deliveries import NOTIFICATION_STEP
-from pdkernel.engine.journal import DatabaseJournal
+from pdkernel.engine.journal import Journal
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Trigger
 from pdkernel.project import Project
@@ -22,7 +22,7 @@ from tests.engine.conftest import Run
 async def full(runtime: WorkflowEngine) -> WorkflowEngine:
     """An engine with a database that cannot grow."""
     journal = runtime.journal
-    assert isinstance(journal, DatabaseJournal)
+    assert isinstance(journal, Journal)
     await journal._writer.write(lambda connection: connection.execute("pragma max_page_count = 1").fetchone())
     return runtime
 
@@ -82,7 +82,7 @@ async def test_a_served_run_waits_for_room(run: Run, full: WorkflowEngine, caplo
     waits = [] if running.done() else ["waits"]
 
     journal = full.journal
-    assert isinstance(journal, DatabaseJournal)
+    assert isinstance(journal, Journal)
     await journal._writer.write(lambda connection: connection.execute("pragma max_page_count = 100000").fetchone())
     execution = await running
     kept = await journal.get_execution(execution.id)
@@ -100,7 +100,7 @@ async def test_a_served_run_waits_for_the_record_of_its_start(
 ) -> None:
     """A served run of a workflow with limits waits while neither its turn nor its start can be written."""
     journal = runtime.journal
-    assert isinstance(journal, DatabaseJournal)
+    assert isinstance(journal, Journal)
     refuse = f"create trigger refuses before {{}} on {table} begin select raise(abort, 'disk full'); end"
     change = refuse.format("update" if table == "turns" else "insert")
     await journal._writer.write(lambda connection: connection.execute(change).fetchone())

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
+from pdkernel.engine.journal import Journal, SqliteBackend
 from pdkernel.execution import Execution
 from pdkernel.model import Language
 from pdkernel.notebook.notebook_text import LANGUAGE_INFO
@@ -562,7 +562,7 @@ async def history(folder: Path) -> list[Execution]:
     """Every execution of the project, after reopening it."""
     with Project.open(folder) as project:
         assert project.sqlite_path is not None
-        journal = DatabaseJournal.open(SqliteBackend(project.sqlite_path))
+        journal = Journal.open(SqliteBackend(project.sqlite_path))
         found = await journal.list_executions(limit=1000)
         await journal.close()
     return found

@@ -805,10 +805,10 @@ async def test_a_warm_run_has_no_commit_for_its_begin(tmp_path: Path, settings: 
         journal = site.context.engine.journal
         commits = []
         for _ in range(5):
-            before = journal.commits  # type: ignore[attr-defined]  # of the journal's class
+            before = journal.commits
             await site.http.post(site.path(), json={})
             await site.runs()
-            commits.append(journal.commits - before)  # type: ignore[attr-defined]
+            commits.append(journal.commits - before)
 
     assert statistics.median(commits) == expected  # a commit may fall between two runs
 

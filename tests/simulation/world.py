@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.journal.journal import DatabaseJournal
+from pdkernel.engine.journal.journal import Journal
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import PdkernelError
@@ -173,7 +173,7 @@ class Server:
         else:
             backend = SharedBackend(database, link, project, self.process, world.disk, kill)
             self.process.link = link
-        journal = DatabaseJournal.open(backend, clock=clock, ids=world.ids, origin="serve")
+        journal = Journal.open(backend, clock=clock, ids=world.ids, origin="serve")
         gateway = SimGateway(world.network)
         pool = SimPool(
             world.loop,
@@ -224,7 +224,7 @@ class Server:
         """Release what the operating system would."""
         if self._engine is not None:
             with contextlib.suppress(PdkernelError):
-                self._engine.journal._close()  # type: ignore[attr-defined]
+                self._engine.journal._close()
         if self._project is not None:
             self._project.close()
 

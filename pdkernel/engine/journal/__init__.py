@@ -1,7 +1,7 @@
 """
 The journal: the durable record of events, runs and finished steps.
 
-    protocol     the `Journal` protocol
+    protocol     what a run needs of its journal, and the runs that are not recorded
     rows         values: runs, steps and pauses
     text_columns the JSON in text columns, and executions
     schema       the tables, the same on SQLite and Postgres; `tables` creates them in a SQLite file
@@ -24,13 +24,13 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
 """
 
 from pdkernel.engine.journal.journal import (
-    DatabaseJournal,
+    Journal,
     mark_dead,
     open_journal,
     open_journal_reader,
     open_reader,
 )
-from pdkernel.engine.journal.protocol import MAX_LANES, ExecutorLiveness, Journal, RunJournal, UnrecordedRuns
+from pdkernel.engine.journal.protocol import MAX_LANES, ExecutorLiveness, RunJournal, UnrecordedRuns
 from pdkernel.engine.journal.reader import JournalReader, RecordedEvent
 from pdkernel.engine.journal.rows import (
     MAX_DEATHS_ALONE,
@@ -78,7 +78,6 @@ __all__ = [
     "CallRow",
     "Claim",
     "ClaimedRun",
-    "DatabaseJournal",
     "ExecutionQuery",
     "ExecutorLiveness",
     "FailedRun",

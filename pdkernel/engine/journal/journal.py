@@ -25,7 +25,6 @@ from pdkernel.engine.journal.protocol import (
     OWN_DELIVERY_S,
     START_LEAD_S,
     START_MARGIN_S,
-    Journal,
 )
 from pdkernel.engine.journal.reader import JournalReader
 from pdkernel.engine.journal.rows import (
@@ -67,8 +66,14 @@ MAX_RETRY_S = 2_560.0
 """The longest pause, in seconds, between two tries of a message (`deliveries`)."""
 
 
-class DatabaseJournal:
-    """The journal of one executor in one database; implements `Journal`."""
+class Journal:
+    """
+    The journal of one executor in one database.
+
+    Attributes:
+        clock: The clock by which pauses end; on Postgres that of the database, so that all hosts agree.
+        lease_s: The seconds after which a silent executor is taken for dead; None on SQLite, where the end of its process shows it.
+    """
 
     def __init__(
         self, backend: Backend, *, executor_id: str, origin: str, presence: Presence, ids: IdGenerator
@@ -125,11 +130,11 @@ class DatabaseJournal:
         self._statements = Statements(ownership.executor_id, ownership.origin)
 
     def __repr__(self) -> str:
-        return f"DatabaseJournal({self.executor_id})"
+        return f"Journal({self.executor_id})"
 
     @property
     def executor_id(self) -> str:
-        """The id of this executor."""
+        """The id of this executor, new at every start and at every `rejoin`."""
         return self._ownership.executor_id
 
     @property
@@ -161,7 +166,11 @@ class DatabaseJournal:
             raise ExecutorLostError
 
     async def rejoin(self) -> None:
-        """Become a new executor, with a new id; the runs that this executor owned are ready, and none of them was interrupted by a death."""
+        """
+        Become a new executor, with a new id, after the caller has abandoned its runs; other executors continue them.
+
+        Others may have taken this executor for dead: the interruptions that they have recorded are forgotten.
+        """
         if self.lease_s is None:
             return
         old, new = self._ownership, OwnershipStatements(self._ids.new("exec_", 20), self._ownership.origin)
@@ -181,7 +190,11 @@ class DatabaseJournal:
         self._presence.follow(new.executor_id)
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call *callback* in a thread when another process made runs ready or cancelled runs."""
+        """
+        Call *callback* in a thread when another process made runs ready or cancelled runs, and when this executor is lost.
+
+        It is never called on SQLite, where other processes send no messages.
+        """
         self._presence.on_change(callback)
 
     @property
@@ -323,7 +336,17 @@ class DatabaseJournal:
         lanes: int = MAX_LANES,
         per_lane: int = MESSAGES_PER_LANE,
     ) -> Sequence[tuple[str, OutboxRow, int]]:
-        """Return messages of this executor's origin that are due, each with its run and its number of tries."""
+        """
+        Return messages of this executor's origin that are due, each with its run and its number of tries.
+
+        If their delivery is not recorded within `OWN_DELIVERY_S`, they are due again.
+
+        Args:
+            lane: The lane of the messages; None for every lane.
+            busy: Lanes whose messages stay.
+            lanes: The most lanes of which messages are returned.
+            per_lane: The most messages of a lane: those that have waited longest.
+        """
         now = self._now()
         return await self._writer.write(
             lambda connection: self._statements.claim_deliveries(
@@ -333,7 +356,11 @@ class DatabaseJournal:
         )
 
     async def add_messages(self, run_id: str, rows: Sequence[OutboxRow]) -> bool:
-        """Add messages, which are due at once, to a run that has ended; return False if the run was removed."""
+        """
+        Add messages, which are due at once, to a run that has ended. A message that the run has already stays as it is.
+
+        Returns False if the run was removed.
+        """
         now = self._now()
         return await self._writer.write(
             lambda connection: self._statements.add_messages(connection, run_id, rows, now), is_compound=True
@@ -358,7 +385,12 @@ class DatabaseJournal:
         return await self._announced(lambda connection: self._ownership.release(connection, claim))
 
     async def release_orphan(self, claim: Claim) -> bool:
-        """Make a run ready that has no task, or end it if that happened too often. Return False if the claim is lost."""
+        """
+        Make a run ready that this executor owns and does not execute, because an error has ended its task.
+
+        After `MAX_LOST_TASKS` times, such a run is given up. If that end cannot be written either, it ends here, with a reason
+        that needs nothing of the run. Returns False if the claim is lost.
+        """
         self._active_run_ids.discard(claim.run_id)
         now = self._now()
         return await self._announced(
@@ -373,7 +405,11 @@ class DatabaseJournal:
         *,
         decision: NewDecision | None = None,
     ) -> WaitResolution:
-        """End a pause; the first call wins, and its *decision* is recorded."""
+        """
+        End a pause: the run is ready, or cancelled. The first call wins, and its *decision* is recorded in the same commit.
+
+        A call for a step that still runs counts when the step pauses.
+        """
         now = self._now()
         return await self._announced(
             lambda connection: self._statements.resolve_wait(connection, key, outcome, payload, now, decision),
@@ -382,7 +418,11 @@ class DatabaseJournal:
         )
 
     async def wake_due(self, limit: int = 500) -> int:
-        """End the pauses whose time has come. Return the number of runs."""
+        """
+        End the pauses whose time has come, with the outcome `timeout`. Return the number of runs.
+
+        A run is ready, or cancelled if no call has resumed its `suspend`.
+        """
         now = self._now()
         return await self._writer.write(
             lambda connection: self._statements.wake_due(connection, now, limit), is_compound=True
@@ -402,7 +442,11 @@ class DatabaseJournal:
         return await self._claim(lambda connection: self._ownership.claim_next(connection, queue, limit, now, places))
 
     async def claim_ready(self, limit: int, *, begin: int | None = None) -> Sequence[ClaimedRun]:
-        """Claim ready runs of this executor's origin in every queue, within the limits of each."""
+        """
+        Claim ready runs of this executor's origin in every queue, within the limits of each.
+
+        *begin* is the number of runs for which this process has a place to execute at once; None for all.
+        """
         now, places = self._presence.steady_time() + START_LEAD_S, limit if begin is None else begin
         return await self._claim(lambda connection: self._ownership.claim_ready(connection, limit, now, places))
 
@@ -524,18 +568,30 @@ class DatabaseJournal:
         return await self._history.read(lambda connection: self._presence.has_living(connection, origin))
 
     async def remove_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Remove runs that are not executing, and definitions without a run. Return the ids of the removed runs."""
+        """
+        Remove runs with their steps, pauses and messages, and definitions without a run. Return the ids of the removed runs.
+
+        A run that is executing stays.
+        """
         return await self._writer.write(
             lambda connection: remove_runs(connection, run_ids), is_compound=True, is_contended=True
         )
 
     async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
-        """Return runs that ended before their workflow's retention."""
+        """
+        Return runs that ended before their workflow's retention.
+
+        The retention is the setting `retention` in the definition of the workflow's newest run, or *default_days*.
+        """
         now = self._now()
         return await self._history.find_expired(now, default_days, limit)
 
     async def next_wake(self) -> float | None:
-        """Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits."""
+        """
+        Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits.
+
+        A run that waits for another run of its queue to end has no time.
+        """
         jumps = self._presence.clock.jumps
         if jumps != self._corrected_jumps:
             await self._correct_due_times()
@@ -580,11 +636,11 @@ class DatabaseJournal:
         return await self._history.living_executors()
 
     async def batch_runs(self, batch: str) -> Sequence[RunSummary]:
-        """Return the newest run of each external user of a batch."""
+        """Return the newest run of each external user of a batch, in the order of the users' ids."""
         return await self._history.batch_runs(batch)
 
     async def count_batch(self, batch: str) -> Mapping[RunStatus, int]:
-        """Return how many runs of a batch have each status."""
+        """Return how many runs of a batch have each status, those of retried users included."""
         return await self._history.count_batch(batch)
 
     async def find_run_id(self, dedupe_key: str) -> str | None:
@@ -655,7 +711,7 @@ def open_journal(
     project: Project, *, clock: Clock = SYSTEM_CLOCK, ids: IdGenerator = RANDOM_IDS, origin: str = "terminal"
 ) -> Journal:
     """
-    Become an executor of the project's journal; see `DatabaseJournal.open`. On Postgres, it corrects the project's clock.
+    Become an executor of the project's journal; see `Journal.open`. On Postgres, it corrects the project's clock.
 
     Raises:
         ProjectError: The database cannot be used, or was written by a newer version.
@@ -666,7 +722,7 @@ def open_journal(
     backend = _backend(project)
     backend.create_tables()
     _end_interrupted(backend, project)
-    return DatabaseJournal.open(backend, clock=clock, ids=ids, origin=origin)
+    return Journal.open(backend, clock=clock, ids=ids, origin=origin)
 
 
 def open_journal_reader(project: Project) -> JournalReader:

@@ -1,5 +1,5 @@
 """
-The protocol of a journal.
+What a run needs of its journal: `Journal` implements it, and `UnrecordedRuns` for runs without a record.
 
 Each write names its claim: the run and the fence of the executor that opened the journal. A write returns False if that
 executor does not own the run any more: the run was claimed, cancelled, paused or finished, or the executor was taken for
@@ -8,11 +8,9 @@ dead. A write that returns True is on disk.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
-from pdkernel.clock import Clock
 from pdkernel.engine.journal.rows import (
     Begun,
     CallRow,
@@ -22,16 +20,11 @@ from pdkernel.engine.journal.rows import (
     NewDecision,
     NewRun,
     OutboxRow,
-    RunStatus,
     StepRow,
     StoredLock,
-    WaitKey,
-    WaitOutcome,
-    WaitResolution,
     WaitRow,
 )
-from pdkernel.engine.journal.text_columns import RunSummary
-from pdkernel.execution import Execution, Status
+from pdkernel.execution import Execution
 from pdkernel.model import Workflow
 
 OWN_DELIVERY_S = 60.0
@@ -233,216 +226,6 @@ class RunJournal(Protocol):
 
     async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, without claiming it; or None. Its claim gives no right."""
-        ...
-
-
-class Journal(RunJournal, Protocol):
-    """The record of events, runs and finished steps."""
-
-    @property
-    def executor_id(self) -> str:
-        """The id of this executor, new at every start and at every `rejoin`."""
-        ...
-
-    @property
-    def clock(self) -> Clock:
-        """The clock by which pauses end; on Postgres that of the database, so that all hosts agree."""
-        ...
-
-    @property
-    def lease_s(self) -> float | None:
-        """The seconds after which a silent executor is taken for dead; None on SQLite, where the end of its process shows it."""
-        ...
-
-    async def rejoin(self) -> None:
-        """
-        Become a new executor, with a new id, after the caller has abandoned its runs; other executors continue them.
-
-        Others may have taken this executor for dead: the interruptions that they have recorded are forgotten.
-        """
-        ...
-
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """
-        Call *callback* in a thread when another process made runs ready or cancelled runs, and when this executor is lost.
-
-        It is never called on SQLite, where other processes send no messages.
-        """
-        ...
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several servers may use the database."""
-        ...
-
-    async def announce(self) -> None:
-        """Notify other processes of ready runs that this one cannot take."""
-        ...
-
-    async def resolve_wait(
-        self,
-        key: WaitKey,
-        outcome: WaitOutcome,
-        payload: bytes | None = None,
-        *,
-        decision: NewDecision | None = None,
-    ) -> WaitResolution:
-        """
-        End a pause: the run is ready, or cancelled. The first call wins, and its *decision* is recorded in the same commit.
-
-        A call for a step that still runs counts when the step pauses.
-        """
-        ...
-
-    async def wake_due(self, limit: int = 500) -> int:
-        """
-        End the pauses whose time has come, with the outcome `timeout`. Return the number of runs.
-
-        A run is ready, or cancelled if no call has resumed its `suspend`.
-        """
-        ...
-
-    async def claim_deliveries(
-        self,
-        *,
-        lane: str | None = None,
-        busy: Collection[str] = (),
-        lanes: int = MAX_LANES,
-        per_lane: int = MESSAGES_PER_LANE,
-    ) -> Sequence[tuple[str, OutboxRow, int]]:
-        """
-        Return messages of this executor's origin that are due, each with its run and its number of tries.
-
-        If their delivery is not recorded within `OWN_DELIVERY_S`, they are due again.
-
-        Args:
-            lane: The lane of the messages; None for every lane.
-            busy: Lanes whose messages stay.
-            lanes: The most lanes of which messages are returned.
-            per_lane: The most messages of a lane: those that have waited longest.
-        """
-        ...
-
-    async def add_messages(self, run_id: str, rows: Sequence[OutboxRow]) -> bool:
-        """
-        Add messages, which are due at once, to a run that has ended. A message that the run has already stays as it is.
-
-        Returns False if the run was removed.
-        """
-        ...
-
-    async def batch_runs(self, batch: str) -> Sequence[RunSummary]:
-        """Return the newest run of each external user of a batch, in the order of the users' ids."""
-        ...
-
-    async def count_batch(self, batch: str) -> Mapping[RunStatus, int]:
-        """Return how many runs of a batch have each status, those of retried users included."""
-        ...
-
-    async def claim(self, run_id: str) -> ClaimedRun | None:
-        """Claim the ready run; None if another executor was first, or the limits of its queue do not permit it."""
-        ...
-
-    async def claim_next(
-        self, queue: str | None = None, limit: int = 1, *, begin: int | None = None
-    ) -> Sequence[ClaimedRun]:
-        """Claim the oldest ready runs of this executor's origin in *queue*, within its limits; *begin* is as in `claim_ready`."""
-        ...
-
-    async def claim_ready(self, limit: int, *, begin: int | None = None) -> Sequence[ClaimedRun]:
-        """
-        Claim ready runs of this executor's origin in every queue, within the limits of each.
-
-        *begin* is the number of runs for which this process has a place to execute at once; None for all.
-        """
-        ...
-
-    async def reap_dead(self, *, waits: bool = False) -> int:
-        """
-        End executors of dead processes. Their served runs are ready; the others end. Return the number of ready runs.
-
-        With *waits*, a process that has only been silent is given the time to report, and is ended if it does not.
-        """
-        ...
-
-    async def announce_end(self) -> None:
-        """Record that this process was told to end: if it is killed meanwhile, no run is to blame."""
-        ...
-
-    async def release_orphan(self, claim: Claim) -> bool:
-        """
-        Make a run ready that this executor owns and does not execute, because an error has ended its task.
-
-        After `MAX_LOST_TASKS` times, such a run is given up. If that end cannot be written either, it ends here, with a reason
-        that needs nothing of the run. Returns False if the claim is lost.
-        """
-        ...
-
-    async def find_owned(self) -> Sequence[Claim]:
-        """Return the claims of the runs that this executor owns."""
-        ...
-
-    async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Return which of *run_ids* are cancelled."""
-        ...
-
-    async def living_executors(self) -> Collection[str]:
-        """Return the ids of the executors, this one included, that are not known to be dead."""
-        ...
-
-    async def has_executor(self, origin: str) -> bool:
-        """Return whether another living executor has that origin."""
-        ...
-
-    async def remove_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """
-        Remove runs with their steps, pauses and messages, and definitions without a run. Return the ids of the removed runs.
-
-        A run that is executing stays.
-        """
-        ...
-
-    async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
-        """
-        Return runs that ended before their workflow's retention.
-
-        The retention is the setting `retention` in the definition of the workflow's newest run, or *default_days*.
-        """
-        ...
-
-    async def next_wake(self) -> float | None:
-        """
-        Return when the next run can go on, in seconds since 1970; 0 if one can now; None if none waits.
-
-        A run that waits for another run of its queue to end has no time.
-        """
-        ...
-
-    async def find_run_id(self, dedupe_key: str) -> str | None:
-        """Return the id of the run that was accepted with that dedupe key, or None."""
-        ...
-
-    async def get_execution(self, run_id: str) -> Execution | None:
-        """Return the run's current record, or None."""
-        ...
-
-    async def list_executions(
-        self,
-        *,
-        workflow: str | None = None,
-        external_user: str | None = None,
-        environment: str | None = None,
-        status: Status | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int = 50,
-        before: str | None = None,
-    ) -> list[Execution]:
-        """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
-        ...
-
-    async def close(self) -> None:
-        """Commit submitted writes, then close the files."""
         ...
 
 

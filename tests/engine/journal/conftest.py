@@ -19,7 +19,7 @@ from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.engine.journal import (
     CallRow,
     Claim,
-    DatabaseJournal,
+    Journal,
     NewRun,
     OutboxRow,
     SqliteBackend,
@@ -61,7 +61,7 @@ ONLY_SQLITE = pytest.mark.parametrize("kind", ["sqlite"])
 class Open(Protocol):
     """Opens the journal of one more executor."""
 
-    def __call__(self, origin: str = "terminal") -> DatabaseJournal:
+    def __call__(self, origin: str = "terminal") -> Journal:
         """Open the journal; all journals are closed after the test."""
         ...
 
@@ -95,7 +95,7 @@ class Database(Protocol):
         """Change the database behind the journal."""
         ...
 
-    def kill(self, journal: DatabaseJournal, origin: str = "serve") -> None:
+    def kill(self, journal: Journal, origin: str = "serve") -> None:
         """Let an executor of *origin* die: its journal stays open like that of a frozen process."""
         ...
 
@@ -120,7 +120,7 @@ class FakeLiveness:
         """Return whether the executor lives."""
         return executor_id in self._held
 
-    def kill(self, journal: DatabaseJournal, origin: str = "serve") -> None:
+    def kill(self, journal: Journal, origin: str = "serve") -> None:
         """Let an executor of *origin* die: its locks are free."""
         self._held -= {journal.executor_id, origin}
 
@@ -151,7 +151,7 @@ class SqliteDatabase:
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             connection.execute(statement)
 
-    def kill(self, journal: DatabaseJournal, origin: str = "serve") -> None:
+    def kill(self, journal: Journal, origin: str = "serve") -> None:
         """Let an executor of *origin* die."""
         self._liveness.kill(journal, origin)
 
@@ -201,7 +201,7 @@ class PostgresDatabase:
         """Change the database behind the journal."""
         self._connection.execute(cast("Any", statement))
 
-    def kill(self, journal: DatabaseJournal, origin: str = "serve") -> None:
+    def kill(self, journal: Journal, origin: str = "serve") -> None:
         """Let the lease of an executor lapse."""
         self._connection.execute("update executors set lease_until = 0 where id = %s", (journal.executor_id,))
 
@@ -254,19 +254,19 @@ def delivery(position: int, outcome: str, *, path: str = "one") -> str:
     return f'{{"step":"{path}","kind":"http","outcome":"{outcome}","to":"{position}"}}'
 
 
-async def load(journal: DatabaseJournal, run_id: str = "run") -> Execution:
+async def load(journal: Journal, run_id: str = "run") -> Execution:
     """Return the record of a run that exists."""
     execution = await journal.get_execution(run_id)
     assert execution is not None
     return execution
 
 
-async def status(journal: DatabaseJournal, run_id: str = "run") -> str:
+async def status(journal: Journal, run_id: str = "run") -> str:
     """Return the run's status."""
     return (await load(journal, run_id)).status
 
 
-async def recorded_steps(journal: DatabaseJournal, run_id: str = "run") -> list[str]:
+async def recorded_steps(journal: Journal, run_id: str = "run") -> list[str]:
     """Return the names of the run's successful steps."""
     return [step.name for step in (await load(journal, run_id)).steps if step.status == "success"]
 
@@ -343,11 +343,11 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def open_journal(database: Database, clock: ManualClock) -> AsyncIterator[Open]:
     """Opens the journal of one more executor; all are closed after the test."""
-    opened: list[DatabaseJournal] = []
+    opened: list[Journal] = []
     ids = SequentialIds()
 
-    def open_one(origin: str = "terminal") -> DatabaseJournal:
-        journal = DatabaseJournal.open(database.backend(), clock=clock, ids=ids, origin=origin)
+    def open_one(origin: str = "terminal") -> Journal:
+        journal = Journal.open(database.backend(), clock=clock, ids=ids, origin=origin)
         opened.append(journal)
         return journal
 
@@ -358,7 +358,7 @@ async def open_journal(database: Database, clock: ManualClock) -> AsyncIterator[
 
 
 @pytest.fixture
-async def journal(open_journal: Open) -> DatabaseJournal:
+async def journal(open_journal: Open) -> Journal:
     """The journal of one executor, with the definition of `WORKFLOW`."""
     journal = open_journal()
     await journal.store_definition(WORKFLOW)

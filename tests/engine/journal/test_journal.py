@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pdkernel.engine.journal import Claim, DatabaseJournal, WaitKey, encode_output
+from pdkernel.engine.journal import Claim, Journal, WaitKey, encode_output
 from pdkernel.engine.journal.rows import WaitOutcome
 from tests.engine.journal.conftest import Database, Rows, new_run, step_row, wait_row
 
@@ -15,18 +15,18 @@ RACES = 200
 
 
 @pytest.fixture
-async def racers(database: Database) -> AsyncIterator[tuple[DatabaseJournal, DatabaseJournal]]:
+async def racers(database: Database) -> AsyncIterator[tuple[Journal, Journal]]:
     """Two executors whose threads commit, so that their writes really compete; both have `RACES` runs to race for."""
     backends = [database.backend() for _ in range(2)]
     for backend in backends:
         backend.max_inline_commit_s = 0
-    one, other = map(DatabaseJournal.open, backends)
+    one, other = map(Journal.open, backends)
     yield one, other
     await one.close()
     await other.close()
 
 
-async def pause_all(journal: DatabaseJournal, wake_at: float | None = None) -> None:
+async def pause_all(journal: Journal, wake_at: float | None = None) -> None:
     """Accept and pause the runs of a race."""
     claims = [Claim.first(f"run{number}") for number in range(RACES)]
     assert all(await asyncio.gather(*(journal.accept_run(new_run(claim.run_id)) for claim in claims)))
@@ -34,14 +34,14 @@ async def pause_all(journal: DatabaseJournal, wake_at: float | None = None) -> N
     assert all(await asyncio.gather(*(journal.park(claim, wait) for claim in claims)))
 
 
-async def resolve_all(journal: DatabaseJournal, outcome: WaitOutcome, *, step: int = 1) -> list[str]:
+async def resolve_all(journal: Journal, outcome: WaitOutcome, *, step: int = 1) -> list[str]:
     """Return the runs whose pauses this executor ended; *step* -1 begins with the last run."""
     ids = [f"run{number}" for number in range(RACES)]
     found = await asyncio.gather(*(journal.resolve_wait(WaitKey(run_id, "one"), outcome) for run_id in ids[::step]))
     return [run_id for run_id, resolution in zip(ids[::step], found, strict=True) if resolution == "done"]
 
 
-async def test_one_of_two_resumes_wins(racers: tuple[DatabaseJournal, DatabaseJournal]) -> None:
+async def test_one_of_two_resumes_wins(racers: tuple[Journal, Journal]) -> None:
     """If two executors resume the same runs, each run is resumed by one of them."""
     one, other = racers
     await pause_all(one)
@@ -51,9 +51,7 @@ async def test_one_of_two_resumes_wins(racers: tuple[DatabaseJournal, DatabaseJo
     assert len(first) + len(second) == len({*first, *second}) == RACES
 
 
-async def test_one_of_resume_cancel_and_timeout_wins(
-    racers: tuple[DatabaseJournal, DatabaseJournal], rows: Rows
-) -> None:
+async def test_one_of_resume_cancel_and_timeout_wins(racers: tuple[Journal, Journal], rows: Rows) -> None:
     """If calls resume and cancel runs while they are due, each pause ends once, with the winner's outcome."""
     one, other = racers
     await pause_all(one, wake_at=0.0)
@@ -71,7 +69,7 @@ async def test_one_of_resume_cancel_and_timeout_wins(
     assert rows("select count(*) from runs where status = 'ready'") == [(RACES - len(cancelled),)]
 
 
-async def test_one_of_two_cancels_wins(racers: tuple[DatabaseJournal, DatabaseJournal]) -> None:
+async def test_one_of_two_cancels_wins(racers: tuple[Journal, Journal]) -> None:
     """If two executors cancel the same runs, only one of the calls returns True."""
     one, other = racers
     await pause_all(one)
@@ -85,7 +83,7 @@ async def test_one_of_two_cancels_wins(racers: tuple[DatabaseJournal, DatabaseJo
     assert [first != second for first, second in zip(*answers, strict=True)] == [True] * RACES
 
 
-async def test_one_of_an_end_and_a_cancel_wins(racers: tuple[DatabaseJournal, DatabaseJournal], rows: Rows) -> None:
+async def test_one_of_an_end_and_a_cancel_wins(racers: tuple[Journal, Journal], rows: Rows) -> None:
     """If a run records a step and its end while another executor cancels the run, one of them decides."""
     one, other = racers
     ids = [f"run{number}" for number in range(RACES)]
@@ -104,7 +102,7 @@ async def test_one_of_an_end_and_a_cancel_wins(racers: tuple[DatabaseJournal, Da
     assert rows("select count(*) from runs where status = 'cancelled'") == [(sum(cancelled),)]
 
 
-async def test_one_of_two_claims_wins(racers: tuple[DatabaseJournal, DatabaseJournal], rows: Rows) -> None:
+async def test_one_of_two_claims_wins(racers: tuple[Journal, Journal], rows: Rows) -> None:
     """If two executors claim the same runs, one by id and one by age, each run has one owner and one more fence."""
     one, other = racers
     await pause_all(one, wake_at=0.0)
@@ -123,9 +121,7 @@ async def test_one_of_two_claims_wins(racers: tuple[DatabaseJournal, DatabaseJou
     assert rows(f"select count(*) from runs where owner = '{one.executor_id}'") == [(len(mine),)]
 
 
-async def test_one_of_a_pause_and_an_early_resume_is_first(
-    racers: tuple[DatabaseJournal, DatabaseJournal], rows: Rows
-) -> None:
+async def test_one_of_a_pause_and_an_early_resume_is_first(racers: tuple[Journal, Journal], rows: Rows) -> None:
     """A call that comes while the step pauses resumes the run, whichever is first."""
     one, other = racers
     ids = [f"run{number}" for number in range(RACES)]

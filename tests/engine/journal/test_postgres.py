@@ -26,7 +26,7 @@ from pdkernel.clock import SYSTEM_CLOCK, ManualClock, SystemClock
 from pdkernel.engine.journal import (
     Begun,
     Claim,
-    DatabaseJournal,
+    Journal,
     WaitKey,
     encode_output,
     open_journal,
@@ -103,14 +103,14 @@ class Journals:
     """Opens journals with leases that the test chooses."""
 
     def __init__(self, server: PostgresDatabase, lease_time: LeaseTime) -> None:
-        self.opened: list[DatabaseJournal] = []
+        self.opened: list[Journal] = []
         self._server = server
         self._lease_time = lease_time
 
-    def __call__(self, origin: str = "serve", *, lease_s: float = NEVER_S, beat_s: float = NEVER_S) -> DatabaseJournal:
+    def __call__(self, origin: str = "serve", *, lease_s: float = NEVER_S, beat_s: float = NEVER_S) -> Journal:
         """Open the journal of one more executor."""
         backend = self._server.postgres_backend(lease_s=lease_s, beat_s=beat_s, monotonic=self._lease_time)
-        journal = DatabaseJournal.open(backend, clock=SYSTEM_CLOCK, origin=origin)
+        journal = Journal.open(backend, clock=SYSTEM_CLOCK, origin=origin)
         self.opened.append(journal)
         return journal
 
@@ -497,7 +497,7 @@ async def test_frozen_transaction_ends(server: PostgresDatabase) -> None:
 async def test_wrong_clock_is_corrected(postgres_project: Project, server: PostgresDatabase) -> None:
     """Time stamps of a host whose clock is wrong have the time of the database."""
     backend = PostgresBackend(postgres_project, corrects_clock=True)
-    journal = DatabaseJournal.open(backend, clock=ManualClock(datetime(2020, 1, 1, tzinfo=UTC)))
+    journal = Journal.open(backend, clock=ManualClock(datetime(2020, 1, 1, tzinfo=UTC)))
     try:
         await journal.accept_run(new_run())
     finally:
@@ -903,12 +903,10 @@ def distant_project(postgres_project: Project, proxy: Proxy) -> Iterator[Project
 
 
 @pytest.fixture
-async def distant(
-    server: PostgresDatabase, distant_project: Project, lease_time: LeaseTime
-) -> AsyncIterator[DatabaseJournal]:
+async def distant(server: PostgresDatabase, distant_project: Project, lease_time: LeaseTime) -> AsyncIterator[Journal]:
     """A journal behind the proxy."""
     backend = PostgresBackend(distant_project, lease_s=LEASE_S, beat_s=0.1, monotonic=lease_time)
-    journal = DatabaseJournal.open(backend)
+    journal = Journal.open(backend)
     yield journal
     await journal.close()
 
@@ -924,7 +922,7 @@ async def give_up(call: Awaitable[object], lease_time: LeaseTime) -> BaseExcepti
 
 @pytest.mark.parametrize("loses", ["before", "after"])
 async def test_lost_commit_is_neither_lost_nor_repeated(
-    distant: DatabaseJournal, proxy: Proxy, server: PostgresDatabase, loses: str
+    distant: Journal, proxy: Proxy, server: PostgresDatabase, loses: str
 ) -> None:
     """A connection that is lost during a commit leaves no doubt: each write is done once and returns what it did."""
     results: list[Any] = []
@@ -946,7 +944,7 @@ async def test_lost_commit_is_neither_lost_nor_repeated(
     assert server.rows("select path from steps") == [("zero",)]
 
 
-async def test_commit_in_progress_is_awaited(distant: DatabaseJournal, proxy: Proxy, server: PostgresDatabase) -> None:
+async def test_commit_in_progress_is_awaited(distant: Journal, proxy: Proxy, server: PostgresDatabase) -> None:
     """A commit that goes on after its connection was lost is awaited: its write is not done again."""
     server.execute(
         "create function wait_in_commit() returns trigger language plpgsql as 'begin perform pg_sleep(0.3); return null; end'"
@@ -970,7 +968,7 @@ async def test_executor_with_an_unknown_write_gives_up_its_runs(
 ) -> None:
     """Beside others, an executor that cannot ask whether the server has committed a write gives up its runs."""
     journals()
-    distant = DatabaseJournal.open(PostgresBackend(distant_project, lease_s=3, beat_s=0.1))
+    distant = Journal.open(PostgresBackend(distant_project, lease_s=3, beat_s=0.1))
     await distant.accept_run(new_run())
     proxy.refuse()
     proxy.loses = "after"
@@ -983,7 +981,7 @@ async def test_executor_with_an_unknown_write_gives_up_its_runs(
     await distant.close()
 
 
-async def test_unreachable_server_is_one_error(distant: DatabaseJournal, proxy: Proxy, lease_time: LeaseTime) -> None:
+async def test_unreachable_server_is_one_error(distant: Journal, proxy: Proxy, lease_time: LeaseTime) -> None:
     """While the server is gone nothing is accepted, with one message; after it the executor joins again."""
     await distant.accept_run(new_run())
     proxy.stop()
@@ -1140,7 +1138,7 @@ async def test_a_pooler_of_transactions_is_refused(postgres: PostgresServer, ser
     with transaction_pooler(postgres.sockets, backend.arguments["dbname"]) as port:
         backend.arguments |= {"host": "127.0.0.1", "port": port}
         with pytest.raises(ProjectError, match="is behind a pooler") as refused:
-            DatabaseJournal.open(backend)
+            Journal.open(backend)
 
     assert refused.value.fix is not None
     assert "pool_mode = session" in refused.value.fix
@@ -1151,7 +1149,7 @@ async def test_commits_that_are_not_on_disk_are_refused(server: PostgresDatabase
     backend = server.postgres_backend()
     backend.arguments["options"] = "-c synchronous_commit=off"
     with pytest.raises(ProjectError, match="would lose events that were accepted") as refused:
-        DatabaseJournal.open(backend)
+        Journal.open(backend)
 
     assert refused.value.fix is not None
     assert "set synchronous_commit = on" in refused.value.fix

@@ -17,7 +17,7 @@ from pdkernel.engine.journal import (
     CallRow,
     Claim,
     ClaimedRun,
-    DatabaseJournal,
+    Journal,
     NewDecision,
     OutboxRow,
     StepRow,
@@ -59,7 +59,7 @@ LOCK = StoredLock("hash", '{"workflow":"Greet"}')
 SECOND = Claim("run", 2)
 """The second claim of `new_run()`."""
 
-Write = Callable[[DatabaseJournal, Claim], Awaitable[bool]]
+Write = Callable[[Journal, Claim], Awaitable[bool]]
 
 WRITES: dict[str, Write] = {
     "append_step": lambda journal, claim: journal.append_step(claim, step_row(0, "one")),
@@ -77,7 +77,7 @@ every_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 
 
 async def pause(
-    journal: DatabaseJournal, run_id: str = "run", *, kind: WaitKind = "delay", wake_at: float | None = None
+    journal: Journal, run_id: str = "run", *, kind: WaitKind = "delay", wake_at: float | None = None
 ) -> None:
     """Accept a run that pauses in its first step."""
     assert await journal.accept_run(new_run(run_id))
@@ -103,7 +103,7 @@ async def test_same_definition_same_hash(open_journal: Open) -> None:
     assert len(set(hashes)) == 3
 
 
-async def test_definition_is_stored_once(journal: DatabaseJournal, open_journal: Open, rows: Rows) -> None:
+async def test_definition_is_stored_once(journal: Journal, open_journal: Open, rows: Rows) -> None:
     """A definition has one row, with the workflow's name, whichever executor stores it."""
     await journal.store_definition(WORKFLOW)
     await open_journal().store_definition(WORKFLOW)
@@ -111,14 +111,14 @@ async def test_definition_is_stored_once(journal: DatabaseJournal, open_journal:
     assert rows("select hash, workflow from definitions") == [(DEFINITION, "Greet")]
 
 
-async def test_version_is_the_beginning_of_the_hash(journal: DatabaseJournal) -> None:
+async def test_version_is_the_beginning_of_the_hash(journal: Journal) -> None:
     """The version that an execution shows is the beginning of the hash under which its definition is stored."""
     await journal.accept_run(new_run())
 
     assert (await load(journal)).version == WORKFLOW.version == DEFINITION[:12]
 
 
-async def test_run_from_accept_to_finish(journal: DatabaseJournal) -> None:
+async def test_run_from_accept_to_finish(journal: Journal) -> None:
     """An accepted run takes steps, and ends."""
     assert await journal.accept_run(new_run())
     assert await journal.append_step(FIRST, step_row(0, "one"))
@@ -155,7 +155,7 @@ async def test_second_run_with_a_dedupe_key_is_refused(open_journal: Open) -> No
     assert [await one.get_execution(run_id) for run_id in ("second", "third", "fourth")] == [None] * 3
 
 
-async def test_other_dedupe_keys_are_accepted(journal: DatabaseJournal) -> None:
+async def test_other_dedupe_keys_are_accepted(journal: Journal) -> None:
     """Runs with different keys, and runs without a key, are accepted."""
     keys = ["a", "b", None, None]
 
@@ -169,7 +169,7 @@ async def test_run_records_where_it_comes_from(open_journal: Open, rows: Rows) -
     assert rows("select origin, parent, workflow_id, dedupe_key from runs") == [("notebook", "caller", "p_abc", "key")]
 
 
-async def test_claimed_run_has_everything_that_was_accepted(journal: DatabaseJournal) -> None:
+async def test_claimed_run_has_everything_that_was_accepted(journal: Journal) -> None:
     """A claimed run has its definition, event, request, user, environment and times as they were accepted."""
     run = new_run(queue="mail", request=b"sealed\0", external_user="ada", environment="production", created=5.0)
     await journal.accept_run(run)
@@ -191,7 +191,7 @@ async def test_claimed_run_has_everything_that_was_accepted(journal: DatabaseJou
 # ── refused writes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_same_step_twice_is_refused(journal: DatabaseJournal) -> None:
+async def test_same_step_twice_is_refused(journal: Journal) -> None:
     """A second row of a step is refused, at another position too; the first result stays."""
     await journal.accept_run(new_run())
     await journal.append_step(FIRST, step_row(0, "one"))
@@ -204,7 +204,7 @@ async def test_same_step_twice_is_refused(journal: DatabaseJournal) -> None:
 
 @pytest.mark.parametrize("fence", [0, 2])
 @every_write
-async def test_wrong_fence_is_refused(journal: DatabaseJournal, write: Write, fence: int) -> None:
+async def test_wrong_fence_is_refused(journal: Journal, write: Write, fence: int) -> None:
     """A write with another fence is refused and changes nothing."""
     await journal.accept_run(new_run())
 
@@ -215,14 +215,14 @@ async def test_wrong_fence_is_refused(journal: DatabaseJournal, write: Write, fe
 
 
 @every_write
-async def test_write_to_an_unknown_run_is_refused(journal: DatabaseJournal, write: Write, rows: Rows) -> None:
+async def test_write_to_an_unknown_run_is_refused(journal: Journal, write: Write, rows: Rows) -> None:
     """A write to an unknown run is refused and leaves no row."""
     assert not await write(journal, FIRST)
 
     assert rows("select run_id from steps union all select run_id from waits union all select run_id from outbox") == []
 
 
-async def test_unknown_run_is_not_found(journal: DatabaseJournal) -> None:
+async def test_unknown_run_is_not_found(journal: Journal) -> None:
     """An unknown run cannot be resumed, cancelled, claimed or read."""
     assert await journal.resolve_wait(KEY, "resumed") == "late"
     assert await journal.resolve_wait(KEY, "cancelled") == "late"
@@ -247,7 +247,7 @@ async def test_another_owner_is_refused(open_journal: Open, write: Write, rows: 
 
 @every_write
 @pytest.mark.parametrize("end", ["success", "error", "exited", "cancelled"])
-async def test_finished_run_refuses_writes(journal: DatabaseJournal, write: Write, end: FinalStatus) -> None:
+async def test_finished_run_refuses_writes(journal: Journal, write: Write, end: FinalStatus) -> None:
     """A finished run accepts no step, no pause and no second end."""
     await journal.accept_run(new_run())
     assert await journal.finish(FIRST, end, OUTPUT)
@@ -258,7 +258,7 @@ async def test_finished_run_refuses_writes(journal: DatabaseJournal, write: Writ
 
 
 @every_write
-async def test_paused_run_refuses_writes(journal: DatabaseJournal, write: Write) -> None:
+async def test_paused_run_refuses_writes(journal: Journal, write: Write) -> None:
     """A paused run has no owner: a write and a second pause are refused."""
     await pause(journal)
 
@@ -281,7 +281,7 @@ async def test_cancelled_run_refuses_writes(open_journal: Open, write: Write) ->
 
 
 @pytest.mark.parametrize("state", ["queued", "paused", "woken", "executing"])
-async def test_every_unfinished_run_can_be_cancelled(journal: DatabaseJournal, state: str) -> None:
+async def test_every_unfinished_run_can_be_cancelled(journal: Journal, state: str) -> None:
     """A run that waits, is paused or runs ends as cancelled, with the reason, and is never claimed."""
     await journal.accept_run(new_run(queue="mail" if state == "queued" else None))
     if state in ("paused", "woken"):
@@ -299,7 +299,7 @@ async def test_every_unfinished_run_can_be_cancelled(journal: DatabaseJournal, s
     assert await journal.wake_due() == 0
 
 
-async def test_find_cancelled_returns_only_cancelled_runs(journal: DatabaseJournal) -> None:
+async def test_find_cancelled_returns_only_cancelled_runs(journal: Journal) -> None:
     """Of the runs of an executor, those that someone cancelled are found."""
     for run_id in ("a", "b", "c"):
         await journal.accept_run(new_run(run_id))
@@ -311,7 +311,7 @@ async def test_find_cancelled_returns_only_cancelled_runs(journal: DatabaseJourn
     assert await journal.find_cancelled([]) == []
 
 
-async def test_each_of_many_runs_is_looked_up(journal: DatabaseJournal) -> None:
+async def test_each_of_many_runs_is_looked_up(journal: Journal) -> None:
     """Of more runs than one query names, each cancelled one is found."""
     cancelled = ["run0", "run199", "run200", "run399", "run400"]
     for run_id in cancelled:
@@ -567,7 +567,7 @@ async def test_the_kill_of_a_server_that_ends_does_not_count(
     assert rows("select * from interruptions") == []
 
 
-async def test_claims_begin_as_far_as_there_are_places(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_claims_begin_as_far_as_there_are_places(journal: Journal, clock: ManualClock) -> None:
     """Of the runs that are claimed together, those have begun for which there is a place; one that was interrupted waits."""
     for number in range(3):
         await journal.accept_run(new_run(f"run{number}", queue="mail"))
@@ -647,7 +647,7 @@ async def test_other_origins_are_shared(open_journal: Open, origin: str) -> None
 # ── pauses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_resumed_run_is_claimed_with_the_next_fence(journal: DatabaseJournal) -> None:
+async def test_resumed_run_is_claimed_with_the_next_fence(journal: Journal) -> None:
     """A resumed run is ready; the first claim gets it with the next fence."""
     await pause(journal)
 
@@ -661,7 +661,7 @@ async def test_resumed_run_is_claimed_with_the_next_fence(journal: DatabaseJourn
     assert await journal.append_step(SECOND, step_row(0, "one"))
 
 
-async def test_claimed_run_has_its_pause(journal: DatabaseJournal) -> None:
+async def test_claimed_run_has_its_pause(journal: Journal) -> None:
     """A claimed run has the wait as it was written, with the outcome and the payload of the call that ended it."""
     await journal.accept_run(new_run())
     wait = wait_row(3, kind="suspend", number=2, wake_at=9e9)
@@ -675,7 +675,7 @@ async def test_claimed_run_has_its_pause(journal: DatabaseJournal) -> None:
     assert (run.was_paused, run.steps) == (True, ())
 
 
-async def test_claimed_run_has_only_pauses_of_unrecorded_steps(journal: DatabaseJournal) -> None:
+async def test_claimed_run_has_only_pauses_of_unrecorded_steps(journal: Journal) -> None:
     """The wait of a recorded step is left out; the run still shows that it was paused."""
     await pause(journal)
     await journal.resolve_wait(KEY, "resumed")
@@ -689,7 +689,7 @@ async def test_claimed_run_has_only_pauses_of_unrecorded_steps(journal: Database
     assert ([step.name for step in run.steps], run.waits, run.was_paused) == (["one"], (), True)
 
 
-async def test_step_of_another_pass_does_not_hide_a_pause(journal: DatabaseJournal) -> None:
+async def test_step_of_another_pass_does_not_hide_a_pause(journal: Journal) -> None:
     """The first pass of a loop's step is recorded; the pause of its second pass is returned by the claim."""
     await journal.accept_run(new_run())
     await journal.append_step(FIRST, StepRow(0, "one", STEP, "one", iteration=1))
@@ -702,7 +702,7 @@ async def test_step_of_another_pass_does_not_hide_a_pause(journal: DatabaseJourn
     assert [(wait.path, wait.iteration, wait.outcome) for wait in run.waits] == [("one", 2, "timeout")]
 
 
-async def test_run_that_never_paused_says_so(journal: DatabaseJournal) -> None:
+async def test_run_that_never_paused_says_so(journal: Journal) -> None:
     """A released run without a pause was not paused, even if someone resumed a step early."""
     await journal.accept_run(new_run())
     await journal.resolve_wait(KEY, "resumed")
@@ -714,7 +714,7 @@ async def test_run_that_never_paused_says_so(journal: DatabaseJournal) -> None:
     assert (run.was_paused, run.waits) == (False, ())
 
 
-async def test_steps_are_claimed_in_order_with_their_carry(journal: DatabaseJournal) -> None:
+async def test_steps_are_claimed_in_order_with_their_carry(journal: Journal) -> None:
     """Recorded steps come in the order of the run, each with its carry and the attempt that recorded it."""
     await journal.accept_run(new_run())
     second = replace(step_row(1, "two"), carry=b"\0two")
@@ -734,7 +734,7 @@ async def test_steps_are_claimed_in_order_with_their_carry(journal: DatabaseJour
     assert again.steps == (step_row(0, "one"), second, replace(step_row(2, "three"), attempt=2))
 
 
-async def test_paused_run_shows_its_step(journal: DatabaseJournal) -> None:
+async def test_paused_run_shows_its_step(journal: Journal) -> None:
     """The record of a paused run shows the result of its step so far; the step is not recorded yet."""
     await pause(journal)
 
@@ -747,7 +747,7 @@ async def test_paused_run_shows_its_step(journal: DatabaseJournal) -> None:
     assert (loaded[1].steps, [wait.path for wait in loaded[1].waits]) == ((), ["one"])
 
 
-async def test_recorded_step_replaces_its_pause(journal: DatabaseJournal) -> None:
+async def test_recorded_step_replaces_its_pause(journal: Journal) -> None:
     """After the pause, the record shows the step's own result, once."""
     await pause(journal)
     await journal.resolve_wait(KEY, "resumed")
@@ -762,7 +762,7 @@ async def test_recorded_step_replaces_its_pause(journal: DatabaseJournal) -> Non
     ]
 
 
-async def test_cancelled_pause_still_shows_its_step(journal: DatabaseJournal) -> None:
+async def test_cancelled_pause_still_shows_its_step(journal: Journal) -> None:
     """A run that was cancelled in its pause shows the step's result so far, and no pause."""
     await pause(journal)
     await journal.cancel("run")
@@ -771,7 +771,7 @@ async def test_cancelled_pause_still_shows_its_step(journal: DatabaseJournal) ->
     assert (execution.step("one").exports, execution.pause) == ({"$return_value": "before"}, None)
 
 
-async def test_paused_run_is_woken_once(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_paused_run_is_woken_once(journal: Journal, clock: ManualClock) -> None:
     """Of a timer and two calls exactly one ends a pause."""
     await pause(journal, wake_at=clock.now().timestamp())
 
@@ -783,7 +783,7 @@ async def test_paused_run_is_woken_once(journal: DatabaseJournal, clock: ManualC
 
 
 @pytest.mark.parametrize("second", ["resumed", "cancelled"])
-async def test_second_call_is_late(journal: DatabaseJournal, second: WaitOutcome) -> None:
+async def test_second_call_is_late(journal: Journal, second: WaitOutcome) -> None:
     """After a call has resumed the run, every further call is late and the first payload stays."""
     await pause(journal)
 
@@ -796,7 +796,7 @@ async def test_second_call_is_late(journal: DatabaseJournal, second: WaitOutcome
     assert await journal.resolve_wait(KEY, second) == "late"
 
 
-async def test_call_that_cancels_ends_the_run(journal: DatabaseJournal) -> None:
+async def test_call_that_cancels_ends_the_run(journal: Journal) -> None:
     """A call can end a pause by cancelling the run; later calls are late."""
     await pause(journal)
 
@@ -822,7 +822,7 @@ async def test_call_that_cancels_ends_the_run(journal: DatabaseJournal) -> None:
     ],
     ids=str,
 )
-async def test_call_for_another_pause_is_late(journal: DatabaseJournal, key: WaitKey, outcome: WaitOutcome) -> None:
+async def test_call_for_another_pause_is_late(journal: Journal, key: WaitKey, outcome: WaitOutcome) -> None:
     """A call for an earlier or a later pause, another step, pass or run does not end the pause."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(kind="rerun", number=2))
@@ -834,7 +834,7 @@ async def test_call_for_another_pause_is_late(journal: DatabaseJournal, key: Wai
 
 @pytest.mark.parametrize("end", ["success", "cancelled"])
 @pytest.mark.parametrize("outcome", ["resumed", "cancelled"])
-async def test_call_after_the_end_is_late(journal: DatabaseJournal, outcome: WaitOutcome, end: FinalStatus) -> None:
+async def test_call_after_the_end_is_late(journal: Journal, outcome: WaitOutcome, end: FinalStatus) -> None:
     """A call for a run that has ended is late and changes nothing, whether or not the step paused."""
     await pause(journal)
     await journal.resolve_wait(KEY, "resumed")
@@ -848,7 +848,7 @@ async def test_call_after_the_end_is_late(journal: DatabaseJournal, outcome: Wai
 
 
 @pytest.mark.parametrize("outcome", ["resumed", "cancelled"])
-async def test_call_for_a_recorded_step_is_late(journal: DatabaseJournal, outcome: WaitOutcome) -> None:
+async def test_call_for_a_recorded_step_is_late(journal: Journal, outcome: WaitOutcome) -> None:
     """A step that ended without a pause cannot be resumed, and its key cannot cancel the run."""
     await journal.accept_run(new_run())
     await journal.append_step(FIRST, step_row(0, "one"))
@@ -858,7 +858,7 @@ async def test_call_for_a_recorded_step_is_late(journal: DatabaseJournal, outcom
     assert await status(journal) == "executing"
 
 
-async def test_early_call_counts_when_the_step_pauses(journal: DatabaseJournal) -> None:
+async def test_early_call_counts_when_the_step_pauses(journal: Journal) -> None:
     """A step that was resumed before its pause is ready at once, with the payload; its timer does not count."""
     await journal.accept_run(new_run())
 
@@ -873,7 +873,7 @@ async def test_early_call_counts_when_the_step_pauses(journal: DatabaseJournal) 
     assert run.waits == (replace(wait_row(kind="suspend", wake_at=0.0), outcome="resumed", payload=b"payload"),)
 
 
-async def test_early_call_keeps_the_run_running(journal: DatabaseJournal) -> None:
+async def test_early_call_keeps_the_run_running(journal: Journal) -> None:
     """A step that was resumed early may end without a pause."""
     await journal.accept_run(new_run())
     await journal.resolve_wait(KEY, "resumed")
@@ -883,7 +883,7 @@ async def test_early_call_keeps_the_run_running(journal: DatabaseJournal) -> Non
     assert await status(journal) == "success"
 
 
-async def test_pauses_are_numbered_from_one(journal: DatabaseJournal) -> None:
+async def test_pauses_are_numbered_from_one(journal: Journal) -> None:
     """A running step has no pause 0, which a call could end."""
     await journal.accept_run(new_run())
 
@@ -893,7 +893,7 @@ async def test_pauses_are_numbered_from_one(journal: DatabaseJournal) -> None:
 
 
 @pytest.mark.parametrize("second", ["resumed", "cancelled"])
-async def test_second_early_call_is_late(journal: DatabaseJournal, second: WaitOutcome) -> None:
+async def test_second_early_call_is_late(journal: Journal, second: WaitOutcome) -> None:
     """The first early call wins."""
     await journal.accept_run(new_run())
     await journal.resolve_wait(KEY, "resumed", b"first")
@@ -906,7 +906,7 @@ async def test_second_early_call_is_late(journal: DatabaseJournal, second: WaitO
     assert [wait.payload for wait in run.waits] == [b"first"]
 
 
-async def test_early_call_that_cancels_ends_the_run(journal: DatabaseJournal) -> None:
+async def test_early_call_that_cancels_ends_the_run(journal: Journal) -> None:
     """A call that cancels a step before its pause ends the run at once; the step's pause is refused."""
     await journal.accept_run(new_run())
 
@@ -916,7 +916,7 @@ async def test_early_call_that_cancels_ends_the_run(journal: DatabaseJournal) ->
     assert not await journal.park(FIRST, wait_row())
 
 
-async def test_early_call_for_another_number_does_not_count(journal: DatabaseJournal) -> None:
+async def test_early_call_for_another_number_does_not_count(journal: Journal) -> None:
     """A step that reruns pauses as usual if the early call was for a later pause of the step."""
     await journal.accept_run(new_run())
     assert await journal.resolve_wait(replace(KEY, number=2), "resumed", b"second") == "early"
@@ -945,7 +945,7 @@ async def test_early_call_survives_the_death_of_its_executor(open_journal: Open,
     assert await status(successor) == "resumed"
 
 
-async def test_call_between_two_attempts_is_early(journal: DatabaseJournal) -> None:
+async def test_call_between_two_attempts_is_early(journal: Journal) -> None:
     """A run that waits for its next attempt can be resumed: the step pauses again with the same key."""
     await journal.accept_run(new_run())
     await journal.release(FIRST)
@@ -957,7 +957,7 @@ async def test_call_between_two_attempts_is_early(journal: DatabaseJournal) -> N
     assert await status(journal) == "resumed"
 
 
-async def test_early_call_keeps_the_steps_earlier_pause(journal: DatabaseJournal) -> None:
+async def test_early_call_keeps_the_steps_earlier_pause(journal: Journal) -> None:
     """An early call for the second pause of a step leaves the first one: a next attempt continues after it."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(kind="rerun", wake_at=0.0))
@@ -975,7 +975,7 @@ async def test_early_call_keeps_the_steps_earlier_pause(journal: DatabaseJournal
     assert await status(journal) == "resumed"
 
 
-async def test_next_pause_of_a_step_replaces_its_last(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_next_pause_of_a_step_replaces_its_last(journal: Journal, rows: Rows) -> None:
     """A step that reruns has one wait, with the number and the data of its last pause."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(kind="rerun", wake_at=0.0))
@@ -992,7 +992,7 @@ async def test_next_pause_of_a_step_replaces_its_last(journal: DatabaseJournal, 
 # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_timer_wakes_due_runs(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_timer_wakes_due_runs(journal: Journal, clock: ManualClock) -> None:
     """A timer wakes only runs that are due."""
     now = clock.now().timestamp()
     for number, wake_at in enumerate([now + 1, now + 2, now + 60, None]):
@@ -1010,7 +1010,7 @@ async def test_timer_wakes_due_runs(journal: DatabaseJournal, clock: ManualClock
     ]
 
 
-async def test_timer_wakes_the_earliest_runs_first(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_timer_wakes_the_earliest_runs_first(journal: Journal, clock: ManualClock) -> None:
     """If more runs are due than the limit, the earliest are woken."""
     now = clock.now().timestamp()
     for run_id, wake_at in (("late", now - 1), ("later", now), ("latest", now - 5)):
@@ -1022,7 +1022,7 @@ async def test_timer_wakes_the_earliest_runs_first(journal: DatabaseJournal, clo
 
 
 @pytest.mark.parametrize(("outcome", "ends"), [("resumed", "resumed"), ("cancelled", "cancelled")])
-async def test_first_decision_is_recorded(journal: DatabaseJournal, outcome: WaitOutcome, ends: str) -> None:
+async def test_first_decision_is_recorded(journal: Journal, outcome: WaitOutcome, ends: str) -> None:
     """The decision of the call that ends a pause is in the record, and that of a later call is not; it is removed with the run."""
     await pause(journal, kind="suspend")
     first, second = NewDecision("approved", "ada", "Fine \0 ok"), NewDecision("rejected", "bob")
@@ -1038,7 +1038,7 @@ async def test_first_decision_is_recorded(journal: DatabaseJournal, outcome: Wai
     assert (await load(journal)).decisions == ()
 
 
-async def test_decision_before_the_pause_is_recorded(journal: DatabaseJournal) -> None:
+async def test_decision_before_the_pause_is_recorded(journal: Journal) -> None:
     """A decision that arrives while its step still runs belongs to the run, also for the executor that continues it."""
     assert await journal.accept_run(new_run("run"))
     early = await journal.resolve_wait(KEY, "resumed", decision=NewDecision("resumed", "resume_url"))
@@ -1048,7 +1048,7 @@ async def test_decision_before_the_pause_is_recorded(journal: DatabaseJournal) -
     assert (early, run is not None and [each.by for each in run.decisions]) == ("early", ["resume_url"])
 
 
-async def test_cancellation_names_who_decided(journal: DatabaseJournal) -> None:
+async def test_cancellation_names_who_decided(journal: Journal) -> None:
     """The decision to cancel a run is about the whole run; a second one is not recorded. A rejection has an error of its own."""
     assert await journal.accept_run(new_run("run"))
     done = [await journal.cancel("run", decision=NewDecision("cancelled", by)) for by in ("ada", "bob")]
@@ -1059,7 +1059,7 @@ async def test_cancellation_names_who_decided(journal: DatabaseJournal) -> None:
     assert cancelled.error.code == "cancelled"
 
 
-async def test_rejection_cancels_the_run(journal: DatabaseJournal) -> None:
+async def test_rejection_cancels_the_run(journal: Journal) -> None:
     """A run that a rejection cancels has an error that says so."""
     await pause(journal, kind="suspend")
     await journal.resolve_wait(KEY, "cancelled", decision=NewDecision("rejected", "ada"))
@@ -1070,7 +1070,7 @@ async def test_rejection_cancels_the_run(journal: DatabaseJournal) -> None:
 
 
 @pytest.mark.parametrize("kind", ["delay", "rerun"])
-async def test_due_pause_ends_with_the_outcome_timeout(journal: DatabaseJournal, kind: WaitKind) -> None:
+async def test_due_pause_ends_with_the_outcome_timeout(journal: Journal, kind: WaitKind) -> None:
     """A delay, and a step that reruns, go on when their time has come; a call after that is late."""
     await pause(journal, kind=kind, wake_at=0.0)
 
@@ -1082,7 +1082,7 @@ async def test_due_pause_ends_with_the_outcome_timeout(journal: DatabaseJournal,
     assert [(wait.kind, wait.outcome, wait.payload) for wait in run.waits] == [(kind, "timeout", None)]
 
 
-async def test_expired_suspend_is_cancelled(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_expired_suspend_is_cancelled(journal: Journal, rows: Rows) -> None:
     """A suspended run that is not resumed ends as cancelled when its time has come, with the reason."""
     await pause(journal, kind="suspend", wake_at=0.0)
 
@@ -1097,7 +1097,7 @@ async def test_expired_suspend_is_cancelled(journal: DatabaseJournal, rows: Rows
     assert await journal.claim("run") is None
 
 
-async def test_resumed_suspend_does_not_expire(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_resumed_suspend_does_not_expire(journal: Journal, clock: ManualClock) -> None:
     """A suspended run that was resumed in time is not cancelled, even if it is claimed late."""
     await pause(journal, kind="suspend", wake_at=clock.now().timestamp() + 1)
     await journal.resolve_wait(KEY, "resumed")
@@ -1108,7 +1108,7 @@ async def test_resumed_suspend_does_not_expire(journal: DatabaseJournal, clock: 
     assert await status(journal) == "resumed"
 
 
-async def test_cancelled_pause_is_not_woken(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_cancelled_pause_is_not_woken(journal: Journal, clock: ManualClock) -> None:
     """A cancelled pause is not woken."""
     await pause(journal, wake_at=clock.now().timestamp())
 
@@ -1118,7 +1118,7 @@ async def test_cancelled_pause_is_not_woken(journal: DatabaseJournal, clock: Man
     assert await status(journal) == "cancelled"
 
 
-async def test_next_wake_is_the_earliest_pause(journal: DatabaseJournal) -> None:
+async def test_next_wake_is_the_earliest_pause(journal: Journal) -> None:
     """The next wake is that of the earliest timer; pauses without a timer do not count."""
     assert await journal.next_wake() is None
     await pause(journal, "forever")
@@ -1164,7 +1164,7 @@ async def test_queued_run_is_claimed_once(open_journal: Open, clock: ManualClock
     assert await other.append_step(Claim.first("a"), step_row(0, "one"))
 
 
-async def test_users_take_turns_in_a_queue(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_users_take_turns_in_a_queue(journal: Journal, clock: ManualClock) -> None:
     """Each claim starts the oldest run of the next external user; runs without a user have a turn, too."""
     users = ["bob"] * 4 + ["ada"] * 3 + [None]
     for number, user in enumerate(users):
@@ -1180,7 +1180,7 @@ async def test_users_take_turns_in_a_queue(journal: DatabaseJournal, clock: Manu
     assert rest == ["ada5", "bob1", "eve", "ada6", "bob2", "bob3"]
 
 
-async def test_a_user_has_a_share_of_a_queue(journal: DatabaseJournal) -> None:
+async def test_a_user_has_a_share_of_a_queue(journal: Journal) -> None:
     """A user alone fills the queue's size; other users find room then, up to twice the size for all."""
     accepted = {}
     for user in ("ada", "bob", None, "eve"):
@@ -1193,7 +1193,7 @@ async def test_a_user_has_a_share_of_a_queue(journal: DatabaseJournal) -> None:
     assert accepted == {"ada": 4, "bob": 2, None: 1, "eve": 1}
 
 
-async def test_claim_leaves_other_queues_unchanged(journal: DatabaseJournal) -> None:
+async def test_claim_leaves_other_queues_unchanged(journal: Journal) -> None:
     """A claim from one queue leaves other queues, and runs without a queue, unchanged."""
     await journal.accept_run(new_run("mail", queue="mail"))
     await pause(journal, "woken")
@@ -1225,7 +1225,7 @@ async def test_running_run_is_not_claimed(open_journal: Open) -> None:
     assert await other.claim_next(limit=5) == []
 
 
-async def test_concurrency_of_a_queue_is_limited(journal: DatabaseJournal) -> None:
+async def test_concurrency_of_a_queue_is_limited(journal: Journal) -> None:
     """A queue with concurrency 2 has two running runs; a pause or an end frees a slot."""
     await journal.set_queue_limits("mail", concurrency=2)
     for number in range(5):
@@ -1242,7 +1242,7 @@ async def test_concurrency_of_a_queue_is_limited(journal: DatabaseJournal) -> No
     assert len(await journal.claim_next("mail", limit=5)) == 1
 
 
-async def test_a_queue_within_another_keeps_the_limits_of_both(journal: DatabaseJournal) -> None:
+async def test_a_queue_within_another_keeps_the_limits_of_both(journal: Journal) -> None:
     """At most two runs of the inner queue execute, and at most three of both; the oldest run starts first."""
     await journal.set_queue_limits("work", concurrency=3)
     await journal.set_queue_limits("work/each", concurrency=2, within="work")
@@ -1260,7 +1260,7 @@ async def test_a_queue_within_another_keeps_the_limits_of_both(journal: Database
     assert await journal.claim("each2") is None
 
 
-async def test_starts_of_an_inner_queue_count_for_the_outer_one(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_starts_of_an_inner_queue_count_for_the_outer_one(journal: Journal, clock: ManualClock) -> None:
     """One start in ten seconds is one of both queues, and the next one of either waits for the end of the period."""
     await journal.set_queue_limits("work", max_starts=1, period_s=10)
     await journal.set_queue_limits("work/each", concurrency=5, within="work")
@@ -1277,7 +1277,7 @@ async def test_starts_of_an_inner_queue_count_for_the_outer_one(journal: Databas
     assert [run.claim.run_id for run in await journal.claim_ready(9)] == ["each1"]
 
 
-async def test_runs_of_an_inner_queue_take_no_place_of_waiting_runs(journal: DatabaseJournal) -> None:
+async def test_runs_of_an_inner_queue_take_no_place_of_waiting_runs(journal: Journal) -> None:
     """Any number waits there, and the outer queue still has room for its size."""
     await journal.set_queue_limits("work", concurrency=1)
     await journal.set_queue_limits("work/each", concurrency=1, within="work")
@@ -1289,7 +1289,7 @@ async def test_runs_of_an_inner_queue_take_no_place_of_waiting_runs(journal: Dat
     assert accepted == [True, True, False]
 
 
-async def test_a_batch_counts_its_runs_by_status(journal: DatabaseJournal) -> None:
+async def test_a_batch_counts_its_runs_by_status(journal: Journal) -> None:
     """Of a user with two runs, the newest one is listed; runs of other batches are not."""
     for run_id, user, batch in (("a1", "ada", "b1"), ("b1", "bob", "b1"), ("a2", "ada", "b1"), ("c1", "eve", "b2")):
         await journal.accept_run(new_run(run_id, queue="q", external_user=user, batch=batch))
@@ -1303,7 +1303,7 @@ async def test_a_batch_counts_its_runs_by_status(journal: DatabaseJournal) -> No
     assert execution.batch == "b1"
 
 
-async def test_a_message_of_an_ended_run_is_added_once(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_a_message_of_an_ended_run_is_added_once(journal: Journal, rows: Rows) -> None:
     """A second process that adds it changes nothing, and a removed run gets none."""
     await journal.accept_run(new_run())
     await journal.finish(FIRST, "error", OUTPUT)
@@ -1315,7 +1315,7 @@ async def test_a_message_of_an_ended_run_is_added_once(journal: DatabaseJournal,
     assert rows("select run_id, path, tries from outbox") == [("run", "$notification", 0)]
 
 
-async def test_lower_limits_start_no_further_run(journal: DatabaseJournal) -> None:
+async def test_lower_limits_start_no_further_run(journal: Journal) -> None:
     """If more runs execute, or have started, than new limits of their queue allow, no run starts."""
     for queue in ("busy", "throttled"):
         for number in range(4):
@@ -1328,7 +1328,7 @@ async def test_lower_limits_start_no_further_run(journal: DatabaseJournal) -> No
 
 
 @ONLY_SQLITE
-async def test_limits_that_could_not_be_written_are_written_again(journal: DatabaseJournal, database: Database) -> None:
+async def test_limits_that_could_not_be_written_are_written_again(journal: Journal, database: Database) -> None:
     """After a failed write the next call with the same limits writes them."""
     database.execute("alter table limits rename to away")
     with pytest.raises(ProjectError):
@@ -1390,7 +1390,7 @@ async def test_a_full_queue_refuses_a_run(open_journal: Open) -> None:
     assert await journal.accept_run(new_run("unlimited", queue="mail"))
 
 
-async def test_starts_of_a_queue_are_limited(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_starts_of_a_queue_are_limited(journal: Journal, clock: ManualClock) -> None:
     """A queue with two starts in ten seconds starts no third run within ten seconds of the first."""
     await journal.set_queue_limits("mail", max_starts=2, period_s=10)
     for number in range(5):
@@ -1407,7 +1407,7 @@ async def test_starts_of_a_queue_are_limited(journal: DatabaseJournal, clock: Ma
     assert started == [2, 0, 0, 2, 1]
 
 
-async def test_a_period_begins_when_the_step_has_begun(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_a_period_begins_when_the_step_has_begun(journal: Journal, clock: ManualClock) -> None:
     """The next run is claimed shortly before a period has passed since the step began, and may start at that moment."""
     await journal.set_queue_limits("mail", max_starts=1, period_s=10)
     for number in range(2):
@@ -1464,7 +1464,7 @@ async def test_a_clock_that_jumps_leaves_the_starts_as_they_are(
 
 
 async def test_starts_of_the_future_count_for_one_period(
-    journal: DatabaseJournal, clock: ManualClock, database: Database
+    journal: Journal, clock: ManualClock, database: Database
 ) -> None:
     """Starts whose times are later than now, because the machine was restarted, hold the queue for one period."""
     await journal.set_queue_limits("mail", max_starts=1, period_s=10)
@@ -1506,7 +1506,7 @@ async def test_times_of_a_clock_that_was_ahead_are_corrected(open_journal: Open,
     assert await journal.wake_due() == 1
 
 
-async def test_newer_tables_stop_an_executor(journal: DatabaseJournal, database: Database) -> None:
+async def test_newer_tables_stop_an_executor(journal: Journal, database: Database) -> None:
     """An executor claims no run after a newer version has changed the tables, and says what to do; later it claims again."""
     await journal.accept_run(new_run(queue="mail"))
     database.set_version(99)
@@ -1524,7 +1524,7 @@ async def test_newer_tables_stop_an_executor(journal: DatabaseJournal, database:
 
 
 async def test_a_claimed_run_counts_as_a_start_until_it_starts(
-    journal: DatabaseJournal, clock: ManualClock, database: Database
+    journal: Journal, clock: ManualClock, database: Database
 ) -> None:
     """Runs that are claimed and start much later start no faster than the limit; a long run keeps its start in mind."""
     await journal.set_queue_limits("mail", max_starts=2, period_s=10)
@@ -1555,7 +1555,7 @@ async def test_a_claimed_run_counts_as_a_start_until_it_starts(
 class TestTurns:
     """Runs of a limited workflow that do not wait in its queue."""
 
-    async def test_turns_and_runs_share_the_concurrency(self, journal: DatabaseJournal) -> None:
+    async def test_turns_and_runs_share_the_concurrency(self, journal: Journal) -> None:
         """A run executes only while no other one has a turn, and the other way round."""
         await journal.set_queue_limits("mail", concurrency=1)
         assert await journal.add_turn("mail", "first", size=1)
@@ -1570,9 +1570,7 @@ class TestTurns:
         await journal.finish(claimed.claim, "success", OUTPUT)
         assert await journal.grant_turn("mail", "third")
 
-    async def test_an_end_that_could_not_be_written_blocks_no_queue(
-        self, journal: DatabaseJournal, database: Database
-    ) -> None:
+    async def test_an_end_that_could_not_be_written_blocks_no_queue(self, journal: Journal, database: Database) -> None:
         """The end of a turn that the database refused is repeated before the next run of the queue is claimed."""
         await journal.set_queue_limits("mail", concurrency=1)
         await journal.add_turn("mail", "first", size=1)
@@ -1587,7 +1585,7 @@ class TestTurns:
 
         assert [each.claim.run_id for each in await journal.claim_next("mail")] == ["second"]
 
-    async def test_who_waits_for_longer_is_first(self, journal: DatabaseJournal, clock: ManualClock) -> None:
+    async def test_who_waits_for_longer_is_first(self, journal: Journal, clock: ManualClock) -> None:
         """Turns and ready runs of a queue execute in the order in which they came."""
         await journal.set_queue_limits("mail", concurrency=1)
         for number in range(4):
@@ -1613,7 +1611,7 @@ class TestTurns:
 
         assert order == ["run0", "run1", "run2", "run3"]
 
-    async def test_starts_of_turns_are_limited(self, journal: DatabaseJournal, clock: ManualClock) -> None:
+    async def test_starts_of_turns_are_limited(self, journal: Journal, clock: ManualClock) -> None:
         """A turn counts as a start from its grant on, and at last from its start on."""
         await journal.set_queue_limits("mail", max_starts=1, period_s=10)
         for run_id in ("first", "second"):
@@ -1629,7 +1627,7 @@ class TestTurns:
 
         assert granted == [True, False, False, True]
 
-    async def test_a_full_queue_refuses_a_turn(self, journal: DatabaseJournal) -> None:
+    async def test_a_full_queue_refuses_a_turn(self, journal: Journal) -> None:
         """Turns and ready runs that wait count, those that execute do not; without a size no turn is refused."""
         await journal.set_queue_limits("mail", concurrency=1)
         await journal.add_turn("mail", "first", size=1)
@@ -1706,7 +1704,7 @@ async def test_load_run_does_not_claim(open_journal: Open) -> None:
 # ── steps, ends and messages ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_last_step_is_recorded_with_the_end(journal: DatabaseJournal) -> None:
+async def test_last_step_is_recorded_with_the_end(journal: Journal) -> None:
     """The end of a run records its last step; without ownership neither is written."""
     await journal.accept_run(new_run())
     row = step_row(0, "one")
@@ -1718,7 +1716,7 @@ async def test_last_step_is_recorded_with_the_end(journal: DatabaseJournal) -> N
     assert await recorded_steps(journal) == ["one"]
 
 
-async def test_end_with_a_recorded_step_is_refused(journal: DatabaseJournal) -> None:
+async def test_end_with_a_recorded_step_is_refused(journal: Journal) -> None:
     """If the last step is already recorded, the run does not end."""
     await journal.accept_run(new_run())
     await journal.append_step(FIRST, step_row(0, "one"))
@@ -1729,7 +1727,7 @@ async def test_end_with_a_recorded_step_is_refused(journal: DatabaseJournal) -> 
     assert (await load(journal)).sends == ()
 
 
-async def test_end_has_the_time_of_the_caller(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_end_has_the_time_of_the_caller(journal: Journal, clock: ManualClock) -> None:
     """A run ends at the moment that the caller names, or now."""
     await journal.accept_run(new_run("named"))
     await journal.accept_run(new_run("now"))
@@ -1744,7 +1742,7 @@ async def test_end_has_the_time_of_the_caller(journal: DatabaseJournal, clock: M
     ]
 
 
-async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: DatabaseJournal) -> None:
+async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: Journal) -> None:
     """The key of a step is its path and its iteration: the same name in another branch, or in the next pass, is another row."""
     await journal.accept_run(new_run())
     rows = [
@@ -1758,7 +1756,7 @@ async def test_a_step_of_a_loop_has_a_row_for_each_pass(journal: DatabaseJournal
 
 
 @pytest.mark.parametrize("write", ["finish", "park"])
-async def test_messages_are_written_with_the_end_or_the_pause(journal: DatabaseJournal, write: str, rows: Rows) -> None:
+async def test_messages_are_written_with_the_end_or_the_pause(journal: Journal, write: str, rows: Rows) -> None:
     """The messages of a run are in the outbox after its end or pause, not before, in order, and due after a minute."""
     await journal.accept_run(new_run())
     messages = [outbox_row(0), outbox_row(1), outbox_row(0, path="two")]
@@ -1783,7 +1781,7 @@ async def test_messages_are_written_with_the_end_or_the_pause(journal: DatabaseJ
     ]
 
 
-async def test_messages_of_a_claimed_run_are_known(journal: DatabaseJournal) -> None:
+async def test_messages_of_a_claimed_run_are_known(journal: Journal) -> None:
     """A claimed run names the runs of steps whose messages are in the outbox, so that they are not queued again."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(wake_at=0.0), outbox=[outbox_row(0), outbox_row(1), outbox_row(0, path="zero")])
@@ -1795,7 +1793,7 @@ async def test_messages_of_a_claimed_run_are_known(journal: DatabaseJournal) -> 
     assert run.sent_runs == {("one", 1), ("zero", 1)}
 
 
-async def test_message_is_written_once(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_message_is_written_once(journal: Journal, rows: Rows) -> None:
     """A message that was written with the pause is not written again with the end; a rerun's messages are new."""
     await journal.accept_run(new_run())
     await journal.park(FIRST, wait_row(wake_at=0.0), outbox=[outbox_row()])
@@ -1811,7 +1809,7 @@ async def test_message_is_written_once(journal: DatabaseJournal, rows: Rows) -> 
     ]
 
 
-async def test_delivery_is_recorded_once(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_delivery_is_recorded_once(journal: Journal, rows: Rows) -> None:
     """The last try of a delivery ends it: the record shows its outcome, and a further outcome is refused."""
     await journal.accept_run(new_run())
     await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row(0), outbox_row(1)])
@@ -1823,7 +1821,7 @@ async def test_delivery_is_recorded_once(journal: DatabaseJournal, rows: Rows) -
     assert rows("select tries, due is null from outbox order by rowid") == [(0, 0), (1, 1)]
 
 
-async def test_failed_delivery_is_due_again(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_failed_delivery_is_due_again(journal: Journal, rows: Rows) -> None:
     """A delivery that is tried again has its next time and counts its tries."""
     await journal.accept_run(new_run())
     await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row()])
@@ -1857,7 +1855,7 @@ async def test_due_messages_are_claimed(open_journal: Open, clock: ManualClock) 
     assert len(await journal.claim_deliveries()) == 2
 
 
-async def test_due_messages_are_claimed_by_lane(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_due_messages_are_claimed_by_lane(journal: Journal, clock: ManualClock) -> None:
     """The oldest messages of each lane are claimed in their order; those of busy lanes and of more lanes than asked for stay."""
     await journal.accept_run(new_run())
     rows = [replace(outbox_row(position), lane="abcaabb"[position]) for position in range(7)]
@@ -1877,7 +1875,7 @@ async def test_due_messages_are_claimed_by_lane(journal: DatabaseJournal, clock:
     assert await claim() == []
 
 
-async def test_messages_that_a_run_leaves_are_due(journal: DatabaseJournal) -> None:
+async def test_messages_that_a_run_leaves_are_due(journal: Journal) -> None:
     """They are due at once, and were not tried; a message that was delivered stays so."""
     await journal.accept_run(new_run())
     rows = [outbox_row(position) for position in range(3)]
@@ -1967,7 +1965,7 @@ async def test_messages_of_a_run_in_progress_are_not_due(open_journal: Open, dat
     ("run_id", "row"),
     [("other", outbox_row()), ("run", outbox_row(1)), ("run", outbox_row(number=2)), ("run", outbox_row(path="two"))],
 )
-async def test_unknown_message_has_no_delivery(journal: DatabaseJournal, run_id: str, row: OutboxRow) -> None:
+async def test_unknown_message_has_no_delivery(journal: Journal, run_id: str, row: OutboxRow) -> None:
     """The delivery of a message that is not in the outbox is refused."""
     await journal.accept_run(new_run())
     await journal.finish(FIRST, "success", OUTPUT, outbox=[outbox_row()])
@@ -1980,7 +1978,7 @@ async def test_unknown_message_has_no_delivery(journal: DatabaseJournal, run_id:
 # ── packages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_continued_run_has_its_packages(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_a_continued_run_has_its_packages(journal: Journal, rows: Rows) -> None:
     """Packages are stored once for all runs that have them, whether a run is accepted with them or gets them later."""
     await journal.accept_run(new_run(package_lock=LOCK))
     await journal.accept_run(new_run("later"))
@@ -1995,7 +1993,7 @@ async def test_a_continued_run_has_its_packages(journal: DatabaseJournal, rows: 
     assert rows("select hash from package_locks") == [(LOCK.hash,)]
 
 
-async def test_packages_of_a_run_can_change(journal: DatabaseJournal) -> None:
+async def test_packages_of_a_run_can_change(journal: Journal) -> None:
     """A run that was accepted with other packages than it has gets its own, or none."""
     other = StoredLock("other", "{}")
     await journal.accept_run(new_run(package_lock=LOCK))
@@ -2008,7 +2006,7 @@ async def test_packages_of_a_run_can_change(journal: DatabaseJournal) -> None:
     assert [each[1].package_lock for each in found if each] == [other, None]
 
 
-async def test_a_refused_run_stores_no_packages(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_a_refused_run_stores_no_packages(journal: Journal, rows: Rows) -> None:
     """Packages of a run that is not accepted, or that this executor does not own, are not stored."""
     await journal.accept_run(new_run())
 
@@ -2020,13 +2018,13 @@ async def test_a_refused_run_stores_no_packages(journal: DatabaseJournal, rows: 
 # ── calls in flight ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def urls_of(journal: DatabaseJournal, step: str = "one") -> list[str]:
+async def urls_of(journal: Journal, step: str = "one") -> list[str]:
     """Return the URLs of the calls in the record of a step."""
     (result,) = [each for each in (await load(journal)).steps if each.name == step]
     return [call.url.rpartition("/")[2] for call in result.requests]
 
 
-async def interrupt(journal: DatabaseJournal, *calls: CallRow) -> ClaimedRun:
+async def interrupt(journal: Journal, *calls: CallRow) -> ClaimedRun:
     """Accept a run, record *calls* of its first attempt, interrupt it, and claim it again."""
     assert await journal.accept_run(new_run())
     assert [await journal.record_call(FIRST, call) for call in calls] == [True] * len(calls)
@@ -2036,7 +2034,7 @@ async def interrupt(journal: DatabaseJournal, *calls: CallRow) -> ClaimedRun:
     return claimed
 
 
-async def test_next_attempt_gets_calls_in_flight(journal: DatabaseJournal) -> None:
+async def test_next_attempt_gets_calls_in_flight(journal: Journal) -> None:
     """Calls of an interrupted attempt are in the claim of the next one and in the record; those of the running attempt are not."""
     rows = [call_row(2), call_row(10)]
     assert await journal.accept_run(new_run())
@@ -2055,7 +2053,7 @@ async def test_next_attempt_gets_calls_in_flight(journal: DatabaseJournal) -> No
 
 @pytest.mark.parametrize("ends", ["cancelled", "dead"])
 async def test_an_ended_run_shows_calls_in_flight(
-    journal: DatabaseJournal, open_journal: Open, database: Database, rows: Rows, ends: str
+    journal: Journal, open_journal: Open, database: Database, rows: Rows, ends: str
 ) -> None:
     """The record of a run that ended within a step has the calls of that step; they are removed with the run."""
     assert await journal.accept_run(new_run())
@@ -2074,7 +2072,7 @@ async def test_an_ended_run_shows_calls_in_flight(
 
 
 @pytest.mark.parametrize("how", ["append_step", "finish", "park"])
-async def test_record_of_a_step_replaces_its_calls(journal: DatabaseJournal, rows: Rows, how: str) -> None:
+async def test_record_of_a_step_replaces_its_calls(journal: Journal, rows: Rows, how: str) -> None:
     """The write of a step or a pause that has the step's calls removes them, of every attempt, and no call of another step."""
     claim = (await interrupt(journal, call_row(1), call_row(2, path="two"))).claim
     assert await journal.record_call(claim, call_row(3))
@@ -2090,7 +2088,7 @@ async def test_record_of_a_step_replaces_its_calls(journal: DatabaseJournal, row
     assert rows("select path, number from calls_in_flight") == [("two", 2)]
 
 
-async def test_a_refused_record_keeps_calls(journal: DatabaseJournal, rows: Rows) -> None:
+async def test_a_refused_record_keeps_calls(journal: Journal, rows: Rows) -> None:
     """The write of a former executor removes no call, and a call is not recorded twice."""
     claimed = await interrupt(journal, call_row())
 
@@ -2101,7 +2099,7 @@ async def test_a_refused_record_keeps_calls(journal: DatabaseJournal, rows: Rows
     assert rows("select attempt, number from calls_in_flight order by number") == [(1, 1), (2, 2)]
 
 
-async def test_concurrent_calls_share_a_commit(journal: DatabaseJournal) -> None:
+async def test_concurrent_calls_share_a_commit(journal: Journal) -> None:
     """Calls of concurrent runs are committed together."""
     runs = [f"run{number}" for number in range(20)]
     for run in runs:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pdkernel.clock import ManualClock, SequentialIds
 from pdkernel.engine.journal import (
     Claim,
-    DatabaseJournal,
     ExecutionQuery,
     FailedRun,
+    Journal,
     NewRun,
     RecordedEvent,
     SqliteBackend,
@@ -69,12 +69,12 @@ FAULT = ErrorRecord("step_failed", "Error", "no", step="two", line=3, stack="at 
 TWO = StepResult("two", "error", started_at="2026-01-01T00:00:00.002Z", duration_ms=2.0, error=FAULT)
 
 
-async def ids(journal: DatabaseJournal, **query: object) -> list[str]:
+async def ids(journal: Journal, **query: object) -> list[str]:
     """Ids of the executions that match."""
     return [execution.id for execution in await journal.list_executions(**query)]  # type: ignore[arg-type]
 
 
-async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: DatabaseJournal) -> None:
+async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: Journal) -> None:
     """Runs that were accepted at the same time have the order in which pages follow one another."""
     for run_id in "bca":
         await journal.accept_run(new_run(run_id))
@@ -86,7 +86,7 @@ async def test_runs_of_one_moment_are_in_the_order_of_their_ids(journal: Databas
 async def test_order_of_the_list_does_not_need_an_index(tmp_path: Path, clock: ManualClock) -> None:
     """The statement sorts by time and id, whatever order the rows have without the index of the list."""
     file = tmp_path / "journal.db"
-    journal = DatabaseJournal.open(SqliteBackend(file), clock=clock, ids=SequentialIds())
+    journal = Journal.open(SqliteBackend(file), clock=clock, ids=SequentialIds())
     try:
         await journal.store_definition(WORKFLOW)
         for run_id in "bca":
@@ -99,7 +99,7 @@ async def test_order_of_the_list_does_not_need_an_index(tmp_path: Path, clock: M
         await journal.close()
 
 
-async def test_execution_is_what_was_written(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_execution_is_what_was_written(journal: Journal, clock: ManualClock) -> None:
     """An execution read from the journal is complete: event, context, steps in order, response, error, times."""
     run = NewRun(
         "run",
@@ -138,7 +138,7 @@ async def test_execution_is_what_was_written(journal: DatabaseJournal, clock: Ma
 
 
 @pytest.mark.parametrize("write", ["append", "finish", "park"])
-async def test_sealed_event_is_replaced_by_a_write(journal: DatabaseJournal, write: str) -> None:
+async def test_sealed_event_is_replaced_by_a_write(journal: Journal, write: str) -> None:
     """An event that is not recorded yet is marked as sealed until a step, a pause or the end replaces it."""
     await journal.accept_run(NewRun("run", "trace", "Greet", DEFINITION, encode_event(None, {"id": "x"})))
     sealed = await journal.get_execution("run")
@@ -159,7 +159,7 @@ async def test_sealed_event_is_replaced_by_a_write(journal: DatabaseJournal, wri
     assert (shown.trigger.sealed, shown.event) == (False, {"body": "shown"})
 
 
-async def test_write_without_an_event_keeps_the_sealed_event(journal: DatabaseJournal) -> None:
+async def test_write_without_an_event_keeps_the_sealed_event(journal: Journal) -> None:
     """A run that ends before its accounts are resolved still marks its event as sealed."""
     await journal.accept_run(NewRun("run", "trace", "Greet", DEFINITION, encode_event(None, {})))
 
@@ -171,7 +171,7 @@ async def test_write_without_an_event_keeps_the_sealed_event(journal: DatabaseJo
     assert execution.trigger.sealed
 
 
-async def test_execution_survives_json(journal: DatabaseJournal) -> None:
+async def test_execution_survives_json(journal: Journal) -> None:
     """An execution read from the journal equals the execution read from its JSON."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -182,7 +182,7 @@ async def test_execution_survives_json(journal: DatabaseJournal) -> None:
     assert Execution.from_json(execution.to_json()) == execution
 
 
-async def test_unfinished_run_is_readable(journal: DatabaseJournal) -> None:
+async def test_unfinished_run_is_readable(journal: Journal) -> None:
     """An unfinished run shows finished steps, and the others as not run."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -198,7 +198,7 @@ async def test_unfinished_run_is_readable(journal: DatabaseJournal) -> None:
     ]
 
 
-async def test_steps_without_a_row_have_their_status(journal: DatabaseJournal) -> None:
+async def test_steps_without_a_row_have_their_status(journal: Journal) -> None:
     """The end of a run stores the status of steps without a row."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -210,7 +210,7 @@ async def test_steps_without_a_row_have_their_status(journal: DatabaseJournal) -
     assert [step.status for step in execution.steps] == ["success", "skipped", "disabled"]
 
 
-async def test_step_outside_of_the_definition_is_shown(journal: DatabaseJournal) -> None:
+async def test_step_outside_of_the_definition_is_shown(journal: Journal) -> None:
     """A row of a step that the definition does not have is shown after the others."""
     await journal.accept_run(new_run(definition="unknown"))
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -221,7 +221,7 @@ async def test_step_outside_of_the_definition_is_shown(journal: DatabaseJournal)
     assert (execution.version, execution.steps) == ("", (ONE,))
 
 
-async def test_newest_first(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_newest_first(journal: Journal, clock: ManualClock) -> None:
     """Executions are sorted newest first, those of one instant by id, across workflows."""
     await journal.store_definition(type(WORKFLOW)("Other"))
     for run_id, workflow, wait in (("a", "Greet", 1), ("c", "Other", 0), ("b", "Greet", 0), ("d", "Greet", 1)):
@@ -235,7 +235,7 @@ async def test_newest_first(journal: DatabaseJournal, clock: ManualClock) -> Non
     assert await ids(journal, workflow="None") == []
 
 
-async def test_pages_continue_by_key(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_pages_continue_by_key(journal: Journal, clock: ManualClock) -> None:
     """The next page begins below the last execution of the previous page, even if new runs were added."""
     for number in range(5):
         await journal.accept_run(new_run(f"run{number}"))
@@ -250,7 +250,7 @@ async def test_pages_continue_by_key(journal: DatabaseJournal, clock: ManualCloc
     assert await ids(journal, before="unknown") == []
 
 
-async def test_events_are_visited_in_pages(journal: DatabaseJournal, clock: ManualClock, database: Database) -> None:
+async def test_events_are_visited_in_pages(journal: Journal, clock: ManualClock, database: Database) -> None:
     """Each matching run's event is visited once, up to the limit; a sealed or damaged event is visited without its data."""
     for number in range(450):
         sealed = {"event": encode_event(None, {})} if number == 0 else {"event": "{"} if number == 1 else {}
@@ -270,7 +270,7 @@ async def test_events_are_visited_in_pages(journal: DatabaseJournal, clock: Manu
     assert (len(some), {each.external_user for each in some}) == (30, {"ada"})
 
 
-async def test_filters(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_filters(journal: Journal, clock: ManualClock) -> None:
     """Executions are filtered by user, environment, status and start time."""
     start = clock.now()
     await journal.accept_run(new_run("a", external_user="ada"))
@@ -288,7 +288,7 @@ async def test_filters(journal: DatabaseJournal, clock: ManualClock) -> None:
     assert await ids(journal, external_user="ada", status="executing", limit=1) == ["b"]
 
 
-async def test_every_status_is_found_by_its_name(journal: DatabaseJournal) -> None:
+async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
     """Every status of an execution is found by a query for that status."""
     await journal.accept_run(new_run("queued", queue="q"))
     for run_id in ("executing", "paused", "resumed", "cancelled", "exited"):
@@ -307,7 +307,7 @@ async def test_every_status_is_found_by_its_name(journal: DatabaseJournal) -> No
 # ── pauses and messages ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_paused_step_has_its_place(journal: DatabaseJournal) -> None:
+async def test_paused_step_has_its_place(journal: Journal) -> None:
     """The step of a pause is shown at its position among the recorded steps of a run without a definition."""
     await journal.accept_run(new_run(definition="unknown"))
     await journal.append_step(Claim.first("run"), step_row(0, "zero", encode_step(StepResult("zero", "success"))))
@@ -317,7 +317,7 @@ async def test_paused_step_has_its_place(journal: DatabaseJournal) -> None:
     assert [step.name for step in (await load(journal)).steps] == ["zero", "one", "two"]
 
 
-async def test_the_pause_that_has_not_ended_is_shown(journal: DatabaseJournal) -> None:
+async def test_the_pause_that_has_not_ended_is_shown(journal: Journal) -> None:
     """A run that pauses in a second step shows that step, and not the pause that has ended."""
     await journal.accept_run(new_run())
     await journal.park(Claim.first("run"), wait_row(0, wake_at=0.0))
@@ -330,7 +330,7 @@ async def test_the_pause_that_has_not_ended_is_shown(journal: DatabaseJournal) -
     assert (await load(journal)).pause == RunPause("two", "suspend", "2255-03-14T16:00:00.000Z")
 
 
-async def test_early_call_is_not_shown(journal: DatabaseJournal) -> None:
+async def test_early_call_is_not_shown(journal: Journal) -> None:
     """A call that resumed a step before its pause is not a result of the step."""
     await journal.accept_run(new_run())
     await journal.resolve_wait(WaitKey("run", "one"), "resumed", b"payload")
@@ -338,7 +338,7 @@ async def test_early_call_is_not_shown(journal: DatabaseJournal) -> None:
     assert (await load(journal)).step("one") == StepResult("one", "not_run")
 
 
-async def test_messages_are_shown_in_their_order(journal: DatabaseJournal) -> None:
+async def test_messages_are_shown_in_their_order(journal: Journal) -> None:
     """The deliveries of the outbox are shown in the order of the messages."""
     await journal.accept_run(new_run())
     await journal.finish(
@@ -353,7 +353,7 @@ async def test_messages_are_shown_in_their_order(journal: DatabaseJournal) -> No
     ]
 
 
-async def test_listed_run_is_the_run(journal: DatabaseJournal) -> None:
+async def test_listed_run_is_the_run(journal: Journal) -> None:
     """A list has each run with its pause and messages, like the run's own record."""
     for run_id in ("a", "b"):
         await journal.accept_run(new_run(run_id))
@@ -377,7 +377,7 @@ async def test_listed_run_is_the_run(journal: DatabaseJournal) -> None:
     ],
 )
 async def test_damaged_row_names_its_run(
-    journal: DatabaseJournal, execute: Callable[[str], None], damage: str, column: str
+    journal: Journal, execute: Callable[[str], None], damage: str, column: str
 ) -> None:
     """A text that cannot be read is an error that names the run and the column; other runs are read."""
     await journal.accept_run(new_run("whole", definition="unknown"))
@@ -392,7 +392,7 @@ async def test_damaged_row_names_its_run(
     assert (await load(journal, "whole")).status == "executing"
 
 
-async def test_damaged_run_can_be_cancelled(journal: DatabaseJournal, execute: Callable[[str], None]) -> None:
+async def test_damaged_run_can_be_cancelled(journal: Journal, execute: Callable[[str], None]) -> None:
     """A run whose rows are damaged can still be claimed and ended, so it does not block other runs."""
     await journal.accept_run(new_run())
     await journal.park(Claim.first("run"), wait_row(wake_at=0.0))
@@ -406,9 +406,7 @@ async def test_damaged_run_can_be_cancelled(journal: DatabaseJournal, execute: C
     assert await journal.cancel("run")
 
 
-async def test_deleted_definition_leaves_the_run_readable(
-    journal: DatabaseJournal, execute: Callable[[str], None]
-) -> None:
+async def test_deleted_definition_leaves_the_run_readable(journal: Journal, execute: Callable[[str], None]) -> None:
     """Without its definition a run shows its recorded steps and no version, and is claimed without a definition."""
     await journal.accept_run(new_run())
     await journal.append_step(Claim.first("run"), step_row(0, "one", encode_step(ONE)))
@@ -423,7 +421,7 @@ async def test_deleted_definition_leaves_the_run_readable(
     assert run.definition == ""
 
 
-async def test_deleted_wait_leaves_the_run_paused(journal: DatabaseJournal, execute: Callable[[str], None]) -> None:
+async def test_deleted_wait_leaves_the_run_paused(journal: Journal, execute: Callable[[str], None]) -> None:
     """Without its wait a run is not continued by chance: calls are late, timers pass, and the run can be cancelled."""
     await journal.accept_run(new_run())
     await journal.park(Claim.first("run"), wait_row(wake_at=0.0))
@@ -435,7 +433,7 @@ async def test_deleted_wait_leaves_the_run_paused(journal: DatabaseJournal, exec
     assert await journal.cancel("run")
 
 
-async def test_deleted_run_refuses_its_writes(journal: DatabaseJournal, execute: Callable[[str], None]) -> None:
+async def test_deleted_run_refuses_its_writes(journal: Journal, execute: Callable[[str], None]) -> None:
     """The owner of a deleted run is refused, like one whose run was cancelled."""
     await journal.accept_run(new_run())
     execute("delete from runs")
@@ -458,9 +456,7 @@ def test_any_json_text_can_be_stored(value: object) -> None:
     assert json.loads(safe.encode().decode()) == value
 
 
-async def test_a_summary_is_a_line_of_the_execution(
-    journal: DatabaseJournal, clock: ManualClock, database: Database
-) -> None:
+async def test_a_summary_is_a_line_of_the_execution(journal: Journal, clock: ManualClock, database: Database) -> None:
     """A summary has the fields of the execution that a list shows, for the runs and in the order of the query."""
     for run_id in "abc":
         await journal.accept_run(new_run(run_id, external_user=run_id, workflow=WORKFLOW.name))
@@ -491,7 +487,7 @@ async def test_a_summary_is_a_line_of_the_execution(
     assert ([each.id for each in page], [each.id for each in chosen]) == (["b"], ["a"])
 
 
-async def test_children_are_those_of_one_step(journal: DatabaseJournal) -> None:
+async def test_children_are_those_of_one_step(journal: Journal) -> None:
     """Runs that the runs below have triggered, and those of other steps and other numbers, are left out."""
     for parent, number in [("a", 1), ("a", 2), ("a:s:1.1:1", 1), ("a", 10)]:
         await journal.accept_run(new_run(f"{parent}:s:1.1:{number}", parent=parent))
@@ -503,7 +499,7 @@ async def test_children_are_those_of_one_step(journal: DatabaseJournal) -> None:
     assert {each.claim.run_id for each in children} == {"a:s:1.1:1", "a:s:1.1:2", "a:s:1.1:10"}
 
 
-async def test_runs_are_counted_by_hour(journal: DatabaseJournal, clock: ManualClock, database: Database) -> None:
+async def test_runs_are_counted_by_hour(journal: Journal, clock: ManualClock, database: Database) -> None:
     """Runs and failures are counted in the hours before a moment; older runs and other workflows are not."""
     for number, (workflow, failed) in enumerate([("A", True), ("A", True), ("A", False), ("B", False), ("A", False)]):
         await journal.store_definition(Workflow(workflow))
@@ -519,7 +515,7 @@ async def test_runs_are_counted_by_hour(journal: DatabaseJournal, clock: ManualC
     assert now == {"A": [(1, 1), (1, 0), (0, 0), (2, 0)]}
 
 
-async def test_runs_of_a_name_that_cannot_be_stored_are_counted(journal: DatabaseJournal, database: Database) -> None:
+async def test_runs_of_a_name_that_cannot_be_stored_are_counted(journal: Journal, database: Database) -> None:
     """A workflow whose name has NUL or a lone surrogate is counted by the name with which it was accepted."""
     name = "a\ud800\0"
     await journal.accept_run(new_run(workflow=name))
@@ -530,7 +526,7 @@ async def test_runs_of_a_name_that_cannot_be_stored_are_counted(journal: Databas
 
 
 @ONLY_SQLITE
-async def test_the_version_changes_with_the_file(journal: DatabaseJournal, database: Database) -> None:
+async def test_the_version_changes_with_the_file(journal: Journal, database: Database) -> None:
     """The version stays the same between reads, and changes after a write of another connection."""
     with closing(open_reader(database.backend())) as reader:
         before = [await reader.version(), await reader.version()]
@@ -543,7 +539,7 @@ async def test_the_version_changes_with_the_file(journal: DatabaseJournal, datab
     assert after not in before
 
 
-async def test_when_users_last_had_a_run(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_when_users_last_had_a_run(journal: Journal, clock: ManualClock) -> None:
     """The newest run of each external user of the environment counts, whatever its workflow is; runs without a user do not."""
     other = Workflow("Other")
     key = await journal.store_definition(other)
@@ -566,7 +562,7 @@ async def test_when_users_last_had_a_run(journal: DatabaseJournal, clock: Manual
     assert found == {"ada": start + 2, "bob": start + 1}
 
 
-async def test_the_newest_failure_of_each_user(journal: DatabaseJournal, clock: ManualClock) -> None:
+async def test_the_newest_failure_of_each_user(journal: Journal, clock: ManualClock) -> None:
     """Only runs of the named users and the environment count that ended with an error and did not start too early."""
     start = clock.now()
     for number, (user, status) in enumerate(

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.engine.journal import DatabaseJournal
+from pdkernel.engine.journal import Journal
 from tests.engine.journal.conftest import new_run
 
 
-async def start(journal: DatabaseJournal, run_id: str, queue: str, parent: str | None = None) -> None:
+async def start(journal: Journal, run_id: str, queue: str, parent: str | None = None) -> None:
     """Record a run of the workflow *queue* that waits."""
     assert await journal.accept_run(new_run(run_id, queue=queue, workflow=queue, parent=parent))
 
 
-async def limit(journal: DatabaseJournal, *queues: str, concurrency: int = 1) -> None:
+async def limit(journal: Journal, *queues: str, concurrency: int = 1) -> None:
     """Limit the concurrency of the queues."""
     for queue in queues:
         await journal.set_queue_limits(queue, concurrency=concurrency)
 
 
-async def test_two_runs_that_start_each_others_workflow(journal: DatabaseJournal) -> None:
+async def test_two_runs_that_start_each_others_workflow(journal: Journal) -> None:
     """Of the two child runs, the later one has the circle; without it, the other is not in one."""
     await limit(journal, "a", "b")
     for run_id in ("a1", "b1"):
@@ -37,7 +37,7 @@ async def test_two_runs_that_start_each_others_workflow(journal: DatabaseJournal
 
 
 @pytest.mark.parametrize("free", ["turn", "holder"])
-async def test_a_wait_that_ends_is_not_a_circle(journal: DatabaseJournal, free: str) -> None:
+async def test_a_wait_that_ends_is_not_a_circle(journal: Journal, free: str) -> None:
     """Runs do not wait for each other if a turn is free, or if one of those that hold the turns waits for nothing."""
     await limit(journal, "a")
     await limit(journal, "b", concurrency=2)
@@ -50,7 +50,7 @@ async def test_a_wait_that_ends_is_not_a_circle(journal: DatabaseJournal, free: 
     assert [await journal.find_circle(run_id) for run_id in ("a2", "b2")] == [(), ()]
 
 
-async def test_a_circle_over_a_workflow_without_limits(journal: DatabaseJournal) -> None:
+async def test_a_circle_over_a_workflow_without_limits(journal: Journal) -> None:
     """A child run in progress that has started the waiting one is part of the circle; a run behind the circle is not."""
     await limit(journal, "a", "b")
     for run_id in ("a1", "b1", "c1"):
@@ -66,7 +66,7 @@ async def test_a_circle_over_a_workflow_without_limits(journal: DatabaseJournal)
     assert await journal.find_circle("b2") == ()
 
 
-async def test_a_run_of_an_inner_queue_holds_the_turn_of_the_outer_one(journal: DatabaseJournal) -> None:
+async def test_a_run_of_an_inner_queue_holds_the_turn_of_the_outer_one(journal: Journal) -> None:
     """A child run that waits for the workflow of its parent's batch is a circle, too."""
     await limit(journal, "a", "b")
     await journal.set_queue_limits("a/each", concurrency=5, within="a")

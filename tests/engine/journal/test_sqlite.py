@@ -24,7 +24,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from pdkernel.clock import SequentialIds
 from pdkernel.engine.journal import (
     Claim,
-    DatabaseJournal,
+    Journal,
     NewRun,
     SqliteBackend,
     WaitKey,
@@ -52,7 +52,7 @@ from tests.engine.journal.conftest import rows_of as rows
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from pdkernel.engine.journal import Claim, NewRun, DatabaseJournal, SqliteBackend, StepRow, encode_event, encode_step
+from pdkernel.engine.journal import Claim, NewRun, Journal, SqliteBackend, StepRow, encode_event, encode_step
 from pdkernel.execution import StepResult
 
 async def work(journal, name):
@@ -64,7 +64,7 @@ async def work(journal, name):
         print(name, seq, flush=True)
 
 async def main():
-    journal = DatabaseJournal.open(SqliteBackend(Path(sys.argv[1])), origin="serve" if sys.argv[2] == "run" else "terminal")
+    journal = Journal.open(SqliteBackend(Path(sys.argv[1])), origin="serve" if sys.argv[2] == "run" else "terminal")
     await asyncio.gather(*(work(journal, f"{sys.argv[2]}{number}") for number in range(4)))
     await journal.close()
 
@@ -72,7 +72,7 @@ asyncio.run(main())
 """
 
 
-def writing_thread(journal: DatabaseJournal) -> asyncio.Future[str]:
+def writing_thread(journal: Journal) -> asyncio.Future[str]:
     """Return the name of the thread that writes now."""
     return journal._writer.write(lambda _: threading.current_thread().name)
 
@@ -84,17 +84,17 @@ def kind() -> str:
 
 
 @pytest.fixture
-async def journal(path: Path) -> AsyncIterator[DatabaseJournal]:
+async def journal(path: Path) -> AsyncIterator[Journal]:
     """A journal in that file."""
-    journal = DatabaseJournal.open(SqliteBackend(path))
+    journal = Journal.open(SqliteBackend(path))
     yield journal
     await journal.close()
 
 
 @pytest.fixture
-async def prompt_journal(path: Path) -> AsyncIterator[DatabaseJournal]:
+async def prompt_journal(path: Path) -> AsyncIterator[Journal]:
     """A journal in that file that treats every disk as fast."""
-    journal = DatabaseJournal.open(SqliteBackend(path, max_inline_commit_s=math.inf))
+    journal = Journal.open(SqliteBackend(path, max_inline_commit_s=math.inf))
     yield journal
     await journal.close()
 
@@ -165,7 +165,7 @@ def test_tables_compile_for_postgres() -> None:
         ),
     ],
 )
-async def test_statements_use_their_index(journal: DatabaseJournal, path: Path, query: str, plan: str) -> None:
+async def test_statements_use_their_index(journal: Journal, path: Path, query: str, plan: str) -> None:
     """Each query uses its index."""
     assert await journal.next_wake() is None
 
@@ -179,7 +179,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
     """The journal's tables are in the project's database, and both write to the file."""
     with Project.open(tmp_path / ".pdkernel") as project:
         assert project.sqlite_path is not None
-        journal = DatabaseJournal.open(SqliteBackend(project.sqlite_path))
+        journal = Journal.open(SqliteBackend(project.sqlite_path))
         await journal.accept_run(new_run())
         project.variables.set("A", "1")
         await journal.append_step(Claim.first("run"), step_row(0, "one"))
@@ -193,7 +193,7 @@ async def test_journal_shares_the_projects_file(tmp_path: Path) -> None:
         assert project.variables.values() == {"A": "1"}
 
 
-async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: DatabaseJournal, path: Path) -> None:
+async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: Journal, path: Path) -> None:
     """The row of a step is committed at once if no other run is active."""
     await prompt_journal.accept_run(new_run())
 
@@ -203,7 +203,7 @@ async def test_step_of_a_single_run_is_committed_at_once(prompt_journal: Databas
     assert await answer
 
 
-async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal: DatabaseJournal, path: Path) -> None:
+async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal: Journal, path: Path) -> None:
     """With another active run the row of a step goes through the thread, so that runs share commits."""
     await prompt_journal.accept_run(new_run())
     await prompt_journal.accept_run(new_run("other"))
@@ -215,7 +215,7 @@ async def test_step_of_concurrent_runs_is_committed_in_the_thread(prompt_journal
     assert rows(path, "select name from steps") == [("one",)]
 
 
-async def test_writing_process_does_not_block_the_loop(prompt_journal: DatabaseJournal, path: Path) -> None:
+async def test_writing_process_does_not_block_the_loop(prompt_journal: Journal, path: Path) -> None:
     """A step of a single run waits in the thread for a writing process, not in the event loop."""
     await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
@@ -228,7 +228,7 @@ async def test_writing_process_does_not_block_the_loop(prompt_journal: DatabaseJ
     assert await answer
 
 
-async def test_failed_inline_write_fails_only_its_caller(prompt_journal: DatabaseJournal, path: Path) -> None:
+async def test_failed_inline_write_fails_only_its_caller(prompt_journal: Journal, path: Path) -> None:
     """A failed write of a single run raises in its caller, and the journal goes on."""
     await prompt_journal.accept_run(new_run())
     with closing(connect(path)) as other:
@@ -240,7 +240,7 @@ async def test_failed_inline_write_fails_only_its_caller(prompt_journal: Databas
     assert await prompt_journal.append_step(Claim.first("run"), step_row(0, "one"))
 
 
-async def test_concurrent_writes_share_commits(journal: DatabaseJournal) -> None:
+async def test_concurrent_writes_share_commits(journal: Journal) -> None:
     """A hundred runs accepted at once take far fewer than a hundred commits, and every call gets its result."""
     before = journal.commits
 
@@ -250,7 +250,7 @@ async def test_concurrent_writes_share_commits(journal: DatabaseJournal) -> None
     assert journal.commits - before < 50
 
 
-async def test_loop_commits_the_writes_of_one_iteration_together(prompt_journal: DatabaseJournal) -> None:
+async def test_loop_commits_the_writes_of_one_iteration_together(prompt_journal: Journal) -> None:
     """On a fast disk, the writes of one loop iteration are one commit in the loop's thread."""
     before = prompt_journal.commits
 
@@ -262,7 +262,7 @@ async def test_loop_commits_the_writes_of_one_iteration_together(prompt_journal:
 
 async def test_thread_commits_on_a_slow_disk(path: Path) -> None:
     """After slow commits the journal's thread commits."""
-    journal = DatabaseJournal.open(SqliteBackend(path, max_inline_commit_s=1e-9, inline_retry_s=3600))
+    journal = Journal.open(SqliteBackend(path, max_inline_commit_s=1e-9, inline_retry_s=3600))
 
     where = [await writing_thread(journal) for _ in range(3)]
 
@@ -273,7 +273,7 @@ async def test_thread_commits_on_a_slow_disk(path: Path) -> None:
 
 async def test_close_commits_pending_writes_of_the_loop(path: Path) -> None:
     """A pending write of the loop is committed before the file is closed."""
-    journal = DatabaseJournal.open(SqliteBackend(path, max_inline_commit_s=math.inf))
+    journal = Journal.open(SqliteBackend(path, max_inline_commit_s=math.inf))
     accepting = asyncio.ensure_future(journal.accept_run(new_run()))
     await asyncio.sleep(0)
 
@@ -283,7 +283,7 @@ async def test_close_commits_pending_writes_of_the_loop(path: Path) -> None:
     assert rows(path, "select count(*) from runs") == [(1,)]
 
 
-async def test_each_write_of_a_batch_has_its_own_result(journal: DatabaseJournal, path: Path) -> None:
+async def test_each_write_of_a_batch_has_its_own_result(journal: Journal, path: Path) -> None:
     """In a batch with valid rows, a wrong fence, a repeat, an unknown run and an invalid row, the valid rows are committed."""
     for number in range(20):
         await journal.accept_run(new_run(f"run{number}"))
@@ -302,7 +302,7 @@ async def test_each_write_of_a_batch_has_its_own_result(journal: DatabaseJournal
     assert rows(path, "select count(*) from steps") == [(20,)]
 
 
-async def test_failed_compound_write_is_rolled_back_alone(journal: DatabaseJournal, path: Path) -> None:
+async def test_failed_compound_write_is_rolled_back_alone(journal: Journal, path: Path) -> None:
     """A pause whose wait cannot be written leaves the run unchanged, and the rest of the batch is committed."""
     for run_id in ("bad", "good"):
         await journal.accept_run(new_run(run_id))
@@ -327,7 +327,7 @@ STORED = "a\ufffd\ufffd"
 """`BROKEN` in a column of plain text."""
 
 
-async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: DatabaseJournal) -> None:
+async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: Journal) -> None:
     """NUL and lone surrogates in the JSON of an event, a step, an end and a message are read as they were written."""
     await journal.store_definition(WORKFLOW)
     event = '{"event":{"body":"a\ud800\0"},"context":{}}'
@@ -348,7 +348,7 @@ async def test_nul_and_lone_surrogates_in_json_keep_their_value(journal: Databas
     assert (execution.response.body, [send.to for send in execution.sends]) == (BROKEN, [BROKEN] * 2)
 
 
-async def test_nul_and_lone_surrogates_in_a_pause_keep_their_value(journal: DatabaseJournal) -> None:
+async def test_nul_and_lone_surrogates_in_a_pause_keep_their_value(journal: Journal) -> None:
     """NUL and lone surrogates in the step of a pause, and in the event that it replaces, are read as they were written."""
     await journal.accept_run(new_run())
     data = encode_step(StepResult("one", "success", exports={"x": BROKEN}))
@@ -361,7 +361,7 @@ async def test_nul_and_lone_surrogates_in_a_pause_keep_their_value(journal: Data
     assert (execution.event, execution.step("one").exports) == ({"body": BROKEN}, {"x": BROKEN})
 
 
-async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: DatabaseJournal, path: Path) -> None:
+async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: Journal, path: Path) -> None:
     """Every plain text of a run, a step, a wait and a message may hold NUL and lone surrogates."""
     run = NewRun(
         BROKEN,
@@ -395,7 +395,7 @@ async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: Datab
     assert rows(path, "select queue from limits") == [(STORED,)]
 
 
-async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: DatabaseJournal) -> None:
+async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: Journal) -> None:
     """A run is found, claimed and cancelled by the texts with which it was accepted."""
     await journal.accept_run(new_run(BROKEN, workflow=BROKEN, external_user=BROKEN, queue="mail", dedupe_key=BROKEN))
 
@@ -416,7 +416,7 @@ async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: Database
     assert await journal.find_run_id(BROKEN) == STORED
 
 
-async def test_a_busy_loop_delays_no_other_loop(prompt_journal: DatabaseJournal) -> None:
+async def test_a_busy_loop_delays_no_other_loop(prompt_journal: Journal) -> None:
     """A write of another loop is committed while the loop that commits by itself is busy, with the writes before it."""
     await prompt_journal.accept_run(new_run("first"))
     earlier = asyncio.ensure_future(prompt_journal.accept_run(new_run("earlier")))
@@ -435,7 +435,7 @@ async def test_a_busy_loop_delays_no_other_loop(prompt_journal: DatabaseJournal)
     assert await earlier
 
 
-async def test_any_loop_may_write(journal: DatabaseJournal) -> None:
+async def test_any_loop_may_write(journal: Journal) -> None:
     """Callers of several event loops each get results on their own loop."""
 
     def other_loop(name: str) -> bool:
@@ -448,7 +448,7 @@ async def test_any_loop_may_write(journal: DatabaseJournal) -> None:
     assert all(answers)
 
 
-async def test_cancelled_caller_does_not_affect_other_callers(journal: DatabaseJournal) -> None:
+async def test_cancelled_caller_does_not_affect_other_callers(journal: Journal) -> None:
     """A cancelled caller gets no result; the others do."""
     task = asyncio.create_task(journal.accept_run(new_run("a")))
     await asyncio.sleep(0)
@@ -459,7 +459,7 @@ async def test_cancelled_caller_does_not_affect_other_callers(journal: DatabaseJ
 
 async def test_close_commits_unawaited_writes(path: Path) -> None:
     """A `finish` and a `park` whose results are not awaited are on disk after `close`."""
-    journal = DatabaseJournal.open(SqliteBackend(path))
+    journal = Journal.open(SqliteBackend(path))
     for run_id in ("finished", "paused"):
         await journal.accept_run(new_run(run_id))
     unawaited = [
@@ -478,7 +478,7 @@ async def test_close_commits_unawaited_writes(path: Path) -> None:
 
 async def test_closed_executor_leaves_no_row(path: Path) -> None:
     """An executor that owns no run has no row and no lock file after `close`."""
-    journal = DatabaseJournal.open(SqliteBackend(path), origin="notebook")
+    journal = Journal.open(SqliteBackend(path), origin="notebook")
     during = rows(path, "select id, origin, lease_until, alive from executors")
     locked = [file.name for file in (path.parent / "executors-journal").iterdir()]
 
@@ -490,7 +490,7 @@ async def test_closed_executor_leaves_no_row(path: Path) -> None:
     assert list((path.parent / "executors-journal").iterdir()) == []
 
 
-async def test_refused_run_does_not_delay_later_commits(prompt_journal: DatabaseJournal, path: Path) -> None:
+async def test_refused_run_does_not_delay_later_commits(prompt_journal: Journal, path: Path) -> None:
     """A run that a dedupe key refused is not active: the next run's steps are committed at once."""
     await prompt_journal.accept_run(new_run("first", dedupe_key="key"))
     await prompt_journal.finish(Claim.first("first"), "success", encode_output())
@@ -503,7 +503,7 @@ async def test_refused_run_does_not_delay_later_commits(prompt_journal: Database
     assert await answer
 
 
-async def test_failed_messages_roll_back_the_end(journal: DatabaseJournal, path: Path) -> None:
+async def test_failed_messages_roll_back_the_end(journal: Journal, path: Path) -> None:
     """If a message cannot be written, neither the end nor the last step is, and the executor still owns the run."""
     await journal.accept_run(new_run())
 
@@ -536,7 +536,7 @@ async def test_newer_journal_is_refused(path: Path) -> None:
     with pytest.raises(
         ProjectError, match=r"a newer version of pdkernel has written it \(schema version 99;"
     ) as caught:
-        DatabaseJournal.open(SqliteBackend(path))
+        Journal.open(SqliteBackend(path))
 
     assert caught.value.fix == "Install the newer version of pdkernel, from the same place as this one."
     assert rows(path, "pragma user_version") == [(99,)]
@@ -547,14 +547,14 @@ async def test_damaged_journal_is_refused(path: Path) -> None:
     path.write_bytes(b"garbage" * 1000)
 
     with pytest.raises(ProjectError, match="is damaged or is not a database"):
-        DatabaseJournal.open(SqliteBackend(path))
+        Journal.open(SqliteBackend(path))
 
     assert path.read_bytes() == b"garbage" * 1000
 
 
 async def test_write_on_a_full_disk_is_an_error(path: Path) -> None:
     """If the file cannot grow, every caller of the batch gets an error, and acknowledged writes stay."""
-    journal = DatabaseJournal.open(SqliteBackend(path))
+    journal = Journal.open(SqliteBackend(path))
     await journal.accept_run(new_run("kept"))
     pages = rows(path, "pragma page_count")[0][0]
     await journal._writer.write(lambda connection: connection.execute(f"pragma max_page_count = {pages}").fetchone())
@@ -614,7 +614,7 @@ async def test_concurrent_processes_write_to_one_journal(path: Path) -> None:
 
 async def test_second_connection_keeps_the_first_ones_locks(path: Path) -> None:
     """A second connection in one process does not let another process remove the write-ahead log under a writer."""
-    journal = DatabaseJournal.open(SqliteBackend(path))
+    journal = Journal.open(SqliteBackend(path))
     await journal.accept_run(new_run("before"))
     connect(path).close()
 
@@ -648,7 +648,7 @@ async def test_acknowledged_steps_survive_kill_9(path: Path, server: subprocess.
 
     os.kill(server.pid, signal.SIGKILL)
     acknowledged += server.communicate()[0].splitlines(keepends=True)
-    journal = DatabaseJournal.open(SqliteBackend(path))
+    journal = Journal.open(SqliteBackend(path))
     execution = await journal.get_execution("run0")
     await journal.close()
 
@@ -666,14 +666,14 @@ async def test_acknowledged_steps_survive_kill_9(path: Path, server: subprocess.
 
 async def test_runs_of_a_killed_server_continue_in_the_next(path: Path, server: subprocess.Popen[str]) -> None:
     """While a server lives, a second one is refused and no run is reaped; after its kill -9 the next one continues its runs."""
-    terminal = DatabaseJournal.open(SqliteBackend(path))
+    terminal = Journal.open(SqliteBackend(path))
     with pytest.raises(RequestError, match="Another `pdkernel serve` serves the project"):
-        DatabaseJournal.open(SqliteBackend(path), origin="serve")
+        Journal.open(SqliteBackend(path), origin="serve")
     while_living = await terminal.reap_dead()
 
     os.kill(server.pid, signal.SIGKILL)
     server.wait()
-    successor = DatabaseJournal.open(SqliteBackend(path), origin="serve")
+    successor = Journal.open(SqliteBackend(path), origin="serve")
     ready = await successor.reap_dead()
     claims = await successor.claim_next(limit=9)
     alive = rows(path, "select id from executors order by id")
@@ -690,29 +690,29 @@ async def test_runs_of_a_killed_server_continue_in_the_next(path: Path, server: 
 async def test_server_that_cannot_open_gives_its_lock_back(path: Path) -> None:
     """If a server fails to open the file, the next server of the process is accepted."""
     liveness = FakeLiveness()
-    await DatabaseJournal.open(SqliteBackend(path)).close()
+    await Journal.open(SqliteBackend(path)).close()
     with closing(connect(path)) as other:
         other.execute("alter table executors rename to elsewhere")
         with pytest.raises(ProjectError, match="no such table"):
-            DatabaseJournal.open(SqliteBackend(path, liveness=liveness), origin="serve", ids=SequentialIds())
+            Journal.open(SqliteBackend(path, liveness=liveness), origin="serve", ids=SequentialIds())
         other.execute("alter table elsewhere rename to executors")
 
     assert not liveness.is_alive("serve")
     assert not liveness.is_alive(SequentialIds().new("exec_", 20))
-    await DatabaseJournal.open(SqliteBackend(path, liveness=liveness), origin="serve").close()
+    await Journal.open(SqliteBackend(path, liveness=liveness), origin="serve").close()
 
 
 async def test_two_journals_of_one_process_see_each_other(path: Path) -> None:
     """Executors of one process do not reap each other, and one server per process is accepted."""
-    one, other = DatabaseJournal.open(SqliteBackend(path), origin="serve"), DatabaseJournal.open(SqliteBackend(path))
+    one, other = Journal.open(SqliteBackend(path), origin="serve"), Journal.open(SqliteBackend(path))
     await one.accept_run(new_run())
 
     reaped = await other.reap_dead()
     with pytest.raises(RequestError):
-        DatabaseJournal.open(SqliteBackend(path), origin="serve")
+        Journal.open(SqliteBackend(path), origin="serve")
     await one.close()
     after = await other.reap_dead()
-    await DatabaseJournal.open(SqliteBackend(path), origin="serve").close()
+    await Journal.open(SqliteBackend(path), origin="serve").close()
     left = await other.get_execution("run")
     await other.close()
 
@@ -840,7 +840,7 @@ CHANGED = replace(
 @pytest.fixture
 async def old_path(path: Path) -> Path:
     """A file of this version with the run `run`, for which the version after it finds an earlier file."""
-    journal = DatabaseJournal.open(SqliteBackend(path))
+    journal = Journal.open(SqliteBackend(path))
     await journal.store_definition(WORKFLOW)
     await journal.accept_run(new_run())
     await journal.close()
@@ -849,7 +849,7 @@ async def old_path(path: Path) -> Path:
 
 async def test_an_earlier_file_is_changed(old_path: Path) -> None:
     """The tables of an earlier version get what is new, and keep their runs."""
-    journal = DatabaseJournal.open(SqliteBackend(old_path, schema=CHANGED))
+    journal = Journal.open(SqliteBackend(old_path, schema=CHANGED))
 
     execution = await journal.get_execution("run")
     await journal.close()
@@ -866,7 +866,7 @@ async def test_a_failed_change_changes_nothing(old_path: Path) -> None:
         connection.execute("create table moods (mine text)")
 
     with pytest.raises(ProjectError):
-        DatabaseJournal.open(SqliteBackend(old_path, schema=CHANGED))
+        Journal.open(SqliteBackend(old_path, schema=CHANGED))
 
     assert "mood" not in [name for (_, name, *_) in rows(old_path, "pragma table_info(runs)")]
     assert rows(old_path, "pragma user_version") == [(JOURNAL_SCHEMA.version,)]
@@ -874,7 +874,7 @@ async def test_a_failed_change_changes_nothing(old_path: Path) -> None:
 
 async def test_concurrent_processes_change_a_file_once(old_path: Path) -> None:
     """Processes that open an earlier file at the same time all open the changed file."""
-    opened = (asyncio.to_thread(DatabaseJournal.open, SqliteBackend(old_path, schema=CHANGED)) for _ in range(4))
+    opened = (asyncio.to_thread(Journal.open, SqliteBackend(old_path, schema=CHANGED)) for _ in range(4))
     journals = await asyncio.gather(*opened)
 
     found = [await journal.get_execution("run") for journal in journals]
@@ -894,7 +894,7 @@ def test_a_file_of_a_version_that_was_not_released_is_refused(path: Path, versio
     with pytest.raises(
         ProjectError, match=rf"before its first release has written it \(schema version {version};"
     ) as caught:
-        DatabaseJournal.open(SqliteBackend(path))
+        Journal.open(SqliteBackend(path))
 
     assert "creates a new project" in str(caught.value.fix)
     assert rows(path, "select name from sqlite_master where type = 'table'") == [("runs",)]

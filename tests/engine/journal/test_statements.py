@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from pdkernel.clock import ManualClock, SequentialIds
-from pdkernel.engine.journal import Begun, Claim, DatabaseJournal, WaitKey, encode_output
+from pdkernel.engine.journal import Begun, Claim, Journal, WaitKey, encode_output
 from pdkernel.engine.journal.rows import FIRST_FENCE, RunStatus, WaitKind, WaitOutcome, WaitResolution
 from tests.engine.journal.conftest import (
     Database,
@@ -82,9 +82,9 @@ class JournalMachine(RuleBasedStateMachine):
         self.journals = {origin: self.open(origin) for origin in ("serve", "notebook")}
         self.models: list[RunModel] = []
 
-    def open(self, origin: str) -> DatabaseJournal:
+    def open(self, origin: str) -> Journal:
         """Open one more executor."""
-        journal = DatabaseJournal.open(self.database.backend(), clock=self.clock, ids=self.ids, origin=origin)
+        journal = Journal.open(self.database.backend(), clock=self.clock, ids=self.ids, origin=origin)
         self.undo.callback(lambda: self.run(journal.close))
         return journal
 
@@ -96,7 +96,7 @@ class JournalMachine(RuleBasedStateMachine):
 
         return self.runner.run(result())
 
-    def claim_for(self, origin: str, run: RunModel, late: int) -> tuple[DatabaseJournal, Claim, bool]:
+    def claim_for(self, origin: str, run: RunModel, late: int) -> tuple[Journal, Claim, bool]:
         """Return the executor and the claim of a write, and whether the journal must accept the write."""
         journal = self.journals[origin]
         owns = run.owner == journal.executor_id and run.status == "running"

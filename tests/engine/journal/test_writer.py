@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.blocking import run_blocking
-from pdkernel.engine.journal import DatabaseJournal, SqliteBackend
+from pdkernel.engine.journal import Journal, SqliteBackend
 from pdkernel.engine.journal.backend import Connection, Write
 from pdkernel.engine.journal.sqlite import SqliteTransactions
 from pdkernel.engine.journal.writer import MAX_INLINE_SIZE, JournalWriter
@@ -240,7 +240,7 @@ def test_a_journal_needs_no_thread_but_that_of_its_loop(tmp_path: Path) -> None:
     threads: set[str] = set()
 
     async def use_journal() -> None:
-        journal = DatabaseJournal.open(SqliteBackend(tmp_path / "journal.db", max_inline_commit_s=0))
+        journal = Journal.open(SqliteBackend(tmp_path / "journal.db", max_inline_commit_s=0))
         for _ in range(3):
             await journal.rejoin()
             await journal.wake_due()
