@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import gc
 import hashlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -73,6 +74,10 @@ if (
 
 # an optional package of jsonschema that compiles 38 grammars when it is imported, for formats that no schema here has
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: the import raises ImportError
+
+# httpx tries to import it several times for each request to an application, and looks through the whole path each time
+if importlib.util.find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]  # None: the import raises ImportError
 
 # HTTP clients refuse to start with a missing file of certificates, also for addresses without TLS
 for _name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "PIP_CERT"):
