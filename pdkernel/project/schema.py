@@ -307,12 +307,12 @@ batches = Table(
     Column("name", _Text, nullable=False),
     Column("environment", _Text, nullable=False),
     Column("origin", _Text, nullable=False),  # serve, terminal
-    Column("executor", _Text),  # of the command that records the runs; null for a server
     Column("at", Double, nullable=False),  # the time of the tick
     Column("state", _Text, nullable=False),  # listing, running, retrying, done
     Column("listed_to", _Text),  # the last external user whose run is recorded; null: none yet
     Column("round", Integer, nullable=False),  # 0, then the number of retries
-    Column("problem", _Text),  # why it has no runs
+    Column("problem", _Text),  # why it has no runs, or not all
+    Column("executor", _Text),  # of the command that records the runs; null for a server
     Index("batches_newest", "at", "id"),
 )
 
