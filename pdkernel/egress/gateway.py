@@ -29,10 +29,11 @@ from pdkernel.egress.protocol_sniff import SERVER_FIRST_TIMEOUT_S
 from pdkernel.egress.public_addresses import Lookup, NotPublicError, public_addresses, system_lookup
 from pdkernel.egress.sandbox.addresses import SocketAddress
 from pdkernel.egress.sandbox.detection import SandboxKind
-from pdkernel.egress.sandbox.launcher import SandboxLauncher, SandboxPlan
+from pdkernel.egress.sandbox.launcher import SandboxLauncher
 from pdkernel.egress.stand_ins import StandIn, build_stand_ins
 from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.model import Language
+from pdkernel.runtimes.seccomp import SandboxPlan
 
 if TYPE_CHECKING:
     import httpx

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from pdkernel.actions import Catalog, Component, ConnectSource, LockedComponent
 from pdkernel.actions.action_reference import ActionReference
@@ -33,15 +32,7 @@ from pdkernel.errors import (
 )
 from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step
-from pdkernel.workers import ComponentDescription, ComponentFile, PooledRun, StepOutcome, StepRecorder
-
-
-class ComponentDescriber(Protocol):
-    """Loads the declaration of a module (`workers.PooledRun`)."""
-
-    async def describe(self, target: ComponentFile) -> ComponentDescription:
-        """Return the module's declaration. Raises `StepError`."""
-        ...
+from pdkernel.workers import ComponentDescription, PooledRun, StepOutcome, StepRecorder
 
 
 @dataclass(frozen=True)
@@ -165,7 +156,7 @@ class StepActions:
         action = self._found.get(step.name)
         return StepAccounts(uses=tuple(action.accounts.values())) if action is not None and action.remote else None
 
-    async def load_declaration(self, step: Step, workers: ComponentDescriber) -> tuple[AppBinding, ...]:
+    async def load_declaration(self, step: Step, workers: PooledRun) -> tuple[AppBinding, ...]:
         """
         Load the declaration of the action of *step*; return the app props whose accounts must be resolved locally.
 
@@ -267,9 +258,7 @@ class StepActions:
         return recorder.outcome(StepError(answer.error[1], name=answer.error[0]) if answer.error else None)
 
 
-async def describe_component(
-    component: Component, workers: ComponentDescriber, catalog: Catalog
-) -> ComponentDescription:
+async def describe_component(component: Component, workers: PooledRun, catalog: Catalog) -> ComponentDescription:
     """
     Return the declaration of *component*, a local module; cached until its files change.
 

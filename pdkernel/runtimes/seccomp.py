@@ -14,7 +14,7 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 ALLOW = 0x7FFF0000
@@ -28,6 +28,21 @@ _INTERNET_PROTOCOLS = (0, 6, 17, 1, 58)  # the default of the type, TCP, UDP, an
 
 Instruction = tuple[int, int, int, int]
 """A line of a program: operation, jumps if true and if false, and a number."""
+
+
+class SandboxPlan(NamedTuple):
+    """
+    What a process does to itself to enter the sandbox of the gateway for outbound calls.
+
+    Attributes:
+        filter: The seccomp filter that it installs.
+        attach: Called with the descriptor that receives the filter's notifications; None for a filter that sends none.
+        port: The only port to which Landlock permits TCP connections, or None.
+    """
+
+    filter: bytes
+    attach: Callable[[int], None] | None
+    port: int | None
 
 
 class SyscallTable(NamedTuple):

@@ -19,8 +19,9 @@ from typing import Literal, Protocol
 from pdkernel.blocking import run_blocking
 from pdkernel.encode import encode_json
 from pdkernel.runtimes import process_tree
+from pdkernel.runtimes.seccomp import SandboxPlan
 from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
-from pdkernel.workers.protocols import OutboundGateway, SandboxPlan
+from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.warden_client import WARDEN
 
 _REAP_TRIES = 10

@@ -6,28 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from pdkernel.model import JSON, Language
+from pdkernel.runtimes.seccomp import SandboxPlan
 
 StartedT = TypeVar("StartedT")
-
-
-class SandboxPlan(Protocol):
-    """
-    What a process does to itself to enter the sandbox of the gateway.
-
-    Attributes:
-        filter: The seccomp filter that it installs.
-        attach: Called with the descriptor that receives the filter's notifications; None for a filter that sends none.
-        port: The only port to which Landlock permits TCP connections, or None.
-    """
-
-    @property
-    def filter(self) -> bytes: ...  # noqa: D102 - described above
-
-    @property
-    def attach(self) -> Callable[[int], None] | None: ...  # noqa: D102 - described above
-
-    @property
-    def port(self) -> int | None: ...  # noqa: D102 - described above
 
 
 class OutboundGateway(Protocol):

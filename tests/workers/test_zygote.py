@@ -23,9 +23,9 @@ import pytest
 
 from pdkernel.egress import Gateway
 from pdkernel.egress.sandbox.detection import SandboxKind, can_redirect, can_use_landlock
-from pdkernel.egress.sandbox.launcher import SandboxPlan
 from pdkernel.model import Language
 from pdkernel.runtimes import process_tree
+from pdkernel.runtimes.seccomp import SandboxPlan
 from pdkernel.workers import WorkerPool
 from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.isolation import IsolationPlan, Mount

@@ -6,7 +6,6 @@ import asyncio
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -20,24 +19,9 @@ from pdkernel.egress.sandbox.detection import (
 from pdkernel.egress.sandbox.name_server import NameServer
 from pdkernel.egress.sandbox.seccomp_filters import SYSCALL_TABLES, build_notify_filter, build_refuse_filter
 from pdkernel.egress.sandbox.supervisor import Supervisor
+from pdkernel.runtimes.seccomp import SandboxPlan
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class SandboxPlan:
-    """
-    What a process does to itself to enter the sandbox.
-
-    Attributes:
-        filter: The seccomp filter that it installs.
-        attach: Called with the descriptor that receives the filter's notifications; None for a filter that sends none.
-        port: The only port to which Landlock permits TCP connections, or None.
-    """
-
-    filter: bytes
-    attach: Callable[[int], None] | None
-    port: int | None
 
 
 class SandboxLauncher:
