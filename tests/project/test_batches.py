@@ -76,6 +76,17 @@ def test_open_batches_are_listed_oldest_first(project: Project) -> None:
     assert [each.id for each in project.batches.list_done(third.at)] == [second.id]
 
 
+def test_what_a_killed_command_left_expires(project: Project) -> None:
+    """A batch of a command has expired in whatever state it is, and that of a server only if it is done."""
+    served, command = a_batch(project, 1), replace(a_batch(project, 2), id="batch_terminal", origin="terminal")
+    project.batches.add(command)
+
+    expired = project.batches.list_done(command.at + timedelta(days=1))
+
+    assert served.state == command.state == "listing"
+    assert [each.id for each in expired] == ["batch_terminal"]
+
+
 def test_a_deleted_user_is_forgotten(project: Project) -> None:
     """No table keeps the id of a user whom the environment does not have any more."""
     batch = a_batch(project)
