@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pdkernel.operations.events import EventLike
     from pdkernel.operations.export import Export
     from pdkernel.project import Project
-    from pdkernel.render.proof import Proof
+    from pdkernel.proof.report import Proof
 
 __all__ = [
     "Engine",

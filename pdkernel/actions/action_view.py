@@ -8,17 +8,74 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS, suggest_step_name
 from pdkernel.actions.component import Component
 from pdkernel.directive import format_step_line
 from pdkernel.model import AppBinding, Step
-from pdkernel.render.actions import ActionView, PropRow
 from pdkernel.workers import ComponentDescription, PropDeclaration
 
 _MAX_LISTED_CHOICES = 12
 _HIDDEN_PROP_TYPES = frozenset({"alert", "dir"})
 _VALUE_HINTS: Mapping[str, str] = {"data_store": "The name of a data store; the project's default store if empty"}
+
+
+@dataclass(frozen=True, slots=True)
+class PropRow:
+    """
+    A prop of an action.
+
+    Attributes:
+        name: Key of the prop in a cell.
+        type: Declared type.
+        required: Whether the prop must have a value.
+        label: Display name.
+        description: Description.
+        choices: A sentence with the possible values, or with the command that lists them; empty for any value.
+        default: Default value as JSON text, or None.
+    """
+
+    name: str
+    type: str
+    required: bool
+    label: str = ""
+    description: str = ""
+    choices: str = ""
+    default: str | None = None
+
+    @property
+    def type_label(self) -> str:
+        """The type, with `required` or the default value."""
+        if self.required:
+            return f"{self.type}, required"
+        return f"{self.type}, default {self.default}" if self.default is not None else self.type
+
+
+@dataclass(frozen=True, slots=True)
+class ActionView:
+    """
+    One action.
+
+    Attributes:
+        uses: `KEY@VERSION`.
+        name: Display name.
+        description: Description.
+        source: Source of the action.
+        apps: Slugs of apps whose accounts the action needs.
+        props: Props of the action.
+        cell: A cell that uses the action.
+        note: A sentence about the action, or empty.
+    """
+
+    uses: str
+    name: str
+    description: str
+    source: str
+    apps: tuple[str, ...] = ()
+    props: tuple[PropRow, ...] = ()
+    cell: str = ""
+    note: str = ""
 
 
 def build_action_view(

@@ -50,9 +50,8 @@ def list_users(state: CliContext, environment: str | None, search: str, limit: i
     With --search or --limit, the most recently active come first.
     """
     from pdkernel.identity import ENVIRONMENTS, parse_environment
-    from pdkernel.operations.users import search_users
+    from pdkernel.operations.users import format_entry, search_users
     from pdkernel.readiness.matrix import ALL_USERS
-    from pdkernel.render.users import format_entry
 
     project, directory = state.open_project(), state.open_directory()
     found = [

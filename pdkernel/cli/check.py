@@ -22,8 +22,8 @@ from pdkernel.cli.terminal import print_json
 from pdkernel.errors import PdkernelError, RequestError
 
 if TYPE_CHECKING:
-    from pdkernel.render.notebook_check import NotebookCheck
-    from pdkernel.render.proof import Proof
+    from pdkernel.operations.notebook_checks import NotebookCheck
+    from pdkernel.proof.report import Proof
 
 
 @command(
@@ -54,8 +54,8 @@ def check(
     folder are all checked. No code runs, except with --prove.
     """
     from pdkernel.actions import Catalog
+    from pdkernel.operations import notebook_checks as view
     from pdkernel.operations.notebook_checks import check_notebook
-    from pdkernel.render import notebook_check as view
 
     if markdown == "-" and as_json:
         raise RequestError("--json and --markdown - both write to standard output.", fix="Pass a file to --markdown.")
@@ -88,7 +88,7 @@ def _find_notebooks(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _add_proof(check: NotebookCheck, state: CliContext, path: Path) -> NotebookCheck:
     """*check* with the proof, or with the error that keeps the notebook from being proved."""
-    from pdkernel.render.proof import summarize
+    from pdkernel.proof.report import summarize
 
     try:
         proof = _prove(state, path)

@@ -20,7 +20,7 @@ from pdkernel.cli.terminal import is_interactive, print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
-    from pdkernel.render.proof import Proof
+    from pdkernel.proof.report import Proof
     from pdkernel.source import WorkflowSource
 
 
@@ -69,8 +69,8 @@ def export(
     first; undo them with Git. Files of removed steps stay and are listed.
     """
     from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
+    from pdkernel.proof import report as proof_view
     from pdkernel.render import files as files_view
-    from pdkernel.render import proof as proof_view
     from pdkernel.source import load_source
 
     target = to or into

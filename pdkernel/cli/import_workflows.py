@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pdkernel.definition import Sidecar
     from pdkernel.identity import Directory
     from pdkernel.importer import AccountQuestion, ImportResult
+    from pdkernel.importer.import_report import ImportReport
     from pdkernel.model import HttpAuth, ResponseMode, Trigger
-    from pdkernel.render.import_report import ImportReport
 
 PROGRESS_MIN_WORKFLOWS = 20
 """Imports of at least this many workflows show progress."""
@@ -139,7 +139,7 @@ def _progress(number: int, count: int, source: Path) -> None:
 
 
 def _print(done: Sequence[ImportResult]) -> None:
-    from pdkernel.render import import_report
+    from pdkernel.importer import import_report
 
     for one in done:
         if one.error is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pdkernel.migration.events import SavedEvents
     from pdkernel.migration.report import ReportSettings
     from pdkernel.migration.sources import MigrationSource
-    from pdkernel.render.records import RecordProof
+    from pdkernel.proof.record_report import RecordProof
 
 
 @group(section=MIGRATE)
@@ -100,10 +100,10 @@ def report(
     """
     import msgspec
 
+    from pdkernel.migration.migration_report import render_text
+    from pdkernel.migration.pages import name_record_page, render_page, render_record_page
     from pdkernel.migration.report import build_migration_report
     from pdkernel.migration.sources import read_sources
-    from pdkernel.render.migration import render_text
-    from pdkernel.render.migration_page import name_record_page, render_page, render_record_page
 
     found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
     built = build_migration_report(found, _build_settings(state, environment))
@@ -191,10 +191,10 @@ def plan(
     its pre-built actions, the last day on which Pipedream's runs can be recorded, and a day to move. Workflows that others call move
     first.
     """
+    from pdkernel.migration.move_plan import render_calendar, render_csv, render_text
+    from pdkernel.migration.pages import render_plan_page
     from pdkernel.migration.plan import build_plan
     from pdkernel.migration.sources import read_sources
-    from pdkernel.render.migration_page import render_plan_page
-    from pdkernel.render.migration_plan import render_calendar, render_csv, render_text
 
     found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
     settings = _build_settings(state, environment)

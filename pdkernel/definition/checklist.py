@@ -14,6 +14,8 @@ from pdkernel.definition.step_props import is_store_id
 from pdkernel.directive import describe_emitters
 from pdkernel.model import LANGUAGE_NAMES, ForEach, Step, Trigger, Workflow
 
+CHECKLIST_HEADING = "Set up by hand, because Git sync does not transfer it:"
+
 
 def build_checklist(
     workflow: Workflow,

@@ -10,15 +10,18 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pdkernel.definition.file_plan import WORKFLOW_FILE, DefinitionFile, get_entry_path
 from pdkernel.definition.languages import INFERRED_LANGUAGES, detect_language
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME
 from pdkernel.definition.step_props import CONFIGURABLE_PROPS_KEY, LABELLED_VALUE_KEY, STORE_KEY
 from pdkernel.directive import parse_yaml
+from pdkernel.encode import JsonStruct
 from pdkernel.model import ACCOUNT_KEY, ROUND_TRIP_KEY, Step, Workflow
-from pdkernel.render.proof import Grade, GradedField
+
+Grade = Literal["documented", "observed", "inferred", "ours"]
+GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
 
 _TOP = frozenset({"schema", "name", "inactive", "settings", "triggers", "steps"})
 _SETTINGS = frozenset(
@@ -35,6 +38,23 @@ _SETTINGS = frozenset(
 _TRIGGER = frozenset({"id"})
 _STEP = frozenset({"namespace", "disabled", "note", "notes", "runtime", "_props_cursor", "props"})
 _DEFINED = frozenset({"app", "name", "type", "authType", "appId"})
+
+
+class GradedField(JsonStruct, frozen=True):
+    """
+    A field of the written files, with the evidence for its format.
+
+    Attributes:
+        file: `workflow.yaml`, `pdkernel.yaml`, or the name of an entry file.
+        field: Keys of the field, `steps[].uses`; empty for a whole file.
+        grade: The evidence for the format: documented, observed in a synced folder, inferred, or ours (defined by pdkernel).
+        steps: The steps with this field, in order; empty for a field of the workflow.
+    """
+
+    file: str
+    field: str
+    grade: Grade
+    steps: tuple[str, ...] = ()
 
 
 def grade_fields(files: Sequence[DefinitionFile], workflow: Workflow) -> tuple[GradedField, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from msgspec import field
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from pdkernel.definition.atomic_write import check_write_paths, write_files_atomically
 from pdkernel.definition.checklist import build_checklist
 from pdkernel.definition.file_plan import STATE_FILE, WORKFLOW_FILE, DefinitionFile, plan_files
-from pdkernel.definition.lint import lint_workflow
+from pdkernel.definition.lint import Finding, lint_workflow
 from pdkernel.definition.readme import README, build_readme, check_readme_replaceable
 from pdkernel.definition.sidecar import SIDECAR_FILE_NAME, Sidecar, merge_sidecars
 from pdkernel.definition.sidecar_yaml import read_sidecar
@@ -25,7 +26,23 @@ from pdkernel.directive import parse_yaml
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import NotebookError, RequestError, UnsupportedError
 from pdkernel.model import Workflow
-from pdkernel.render.files import FileChange, FileState, Finding
+
+FileState = Literal["new", "changed", "unchanged", "left alone"]
+
+
+class FileChange(JsonStruct, frozen=True):
+    """
+    A file of an export.
+
+    Attributes:
+        path: Path relative to the folder, with forward slashes.
+        state: State of the file. `left alone` is a file that pdkernel did not write and did not change.
+        diff: Unified diff against the previous file, or the empty string.
+    """
+
+    path: str
+    state: FileState
+    diff: str = ""
 
 
 class ExportResult(JsonStruct, frozen=True, kw_only=True):

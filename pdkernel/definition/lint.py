@@ -25,12 +25,49 @@ from pdkernel.definition.languages import INFERRED_LANGUAGES
 from pdkernel.definition.sidecar import EXTERNAL_USER, UNANSWERED, Sidecar, StepSidecar
 from pdkernel.definition.slug import slugify
 from pdkernel.directive.setting_rules import SETTING_RULES
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, ExpressionError
 from pdkernel.model import LANGUAGE_NAMES, MAX_PROP_BYTES, AppBinding, Step, Workflow
-from pdkernel.render.files import Finding
 
 _EXACT = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")
 _RESPONSE_FIX = "Send one on every path: `$.respond({...})`, in Python `pd.respond({...})`, before the step can end."
+
+
+class Finding(JsonStruct, frozen=True):
+    """
+    A finding to check before a deployment.
+
+    Attributes:
+        rule: Stable name of the rule that found it.
+        step: The step, or None for the workflow.
+        cell: Number of the cell, starting at 1; None for a folder.
+        line: Line in the cell or *file*; None if the finding has no single line.
+        message: The problem.
+        fix: How to fix the problem.
+        file: The file, for a folder.
+    """
+
+    rule: str
+    step: str | None
+    cell: int | None
+    line: int | None
+    message: str
+    fix: str = ""
+    file: str | None = None
+
+    @property
+    def location(self) -> str:
+        """
+        The location: `step send, line 2`; empty for the whole workflow.
+
+        The step names the cell. The cell's number is not the `[n]` on the screen, so it is in the JSON only.
+        """
+        parts = [
+            f"step {self.step}" if self.step is not None else "",
+            self.file or "",
+            f"line {self.line}" if self.line is not None else "",
+        ]
+        return ", ".join(part for part in parts if part)
 
 
 def check_references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:

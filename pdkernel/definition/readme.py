@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pdkernel.analysis import find_app_bindings, find_workflow_variables
+from pdkernel.definition.checklist import CHECKLIST_HEADING
 from pdkernel.errors import RequestError
 from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
-from pdkernel.render.files import CHECKLIST_HEADING
 
 README = "README.md"
 GENERATED_COMMENT = "<!-- Written by `pdkernel export --docs`, and written anew with each export: do not edit. -->"

@@ -14,7 +14,7 @@ from pdkernel.definition.atomic_write import check_write_paths
 from pdkernel.definition.checklist import build_checklist, list_omissions
 from pdkernel.definition.file_plan import WORKFLOW_FILE, DefinitionFile, build_sidecar, find_inferred_steps
 from pdkernel.definition.folder_patch import FolderPatch, build_folder_patch
-from pdkernel.definition.folder_write import ExportResult, apply_changes, diff_file
+from pdkernel.definition.folder_write import ExportResult, FileChange, apply_changes, diff_file
 from pdkernel.definition.lint import lint_workflow
 from pdkernel.definition.readme import README, build_readme, check_readme_replaceable
 from pdkernel.definition.sidecar import (
@@ -33,7 +33,6 @@ from pdkernel.definition.workflow_document import WorkflowDocument, read_documen
 from pdkernel.directive import parse_yaml, patch_yaml
 from pdkernel.errors import NotebookError, RequestError
 from pdkernel.model import Workflow
-from pdkernel.render.files import FileChange
 
 
 def export_to_synced_folder(

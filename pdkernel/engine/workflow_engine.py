@@ -22,7 +22,6 @@ from pdkernel.actions import Catalog
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.egress import Gateway, OutboundPolicy, ServerGateway
-from pdkernel.engine.action_forms import ActionForms
 from pdkernel.engine.deliveries import MAX_TRIES, NOTIFICATION_STEP
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
@@ -103,11 +102,12 @@ class WorkflowEngine:
         self.origin = origin
         self.journal = journal
         self._project = project
+        self.directory = directory
         self._clock = clock
         self.ids = ids
         self.gateway = gateway
         self.catalog = Catalog.for_project(project, environ=environ)
-        self._workers = workers
+        self.workers = workers
         self._shares_workers = shares_workers
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)
         self.find_workflow: WorkflowFinder = find_sibling_workflow
@@ -134,7 +134,6 @@ class WorkflowEngine:
             watch_cancellation=self._watch_cancellation,
             has_dispatch=lambda: self.has_dispatch,
         )
-        self.forms = ActionForms(directory=directory, workers=workers, catalog=self.catalog)
         self.source_runner = SourceRunner(
             directory=directory,
             workers=workers,
@@ -491,7 +490,7 @@ class WorkflowEngine:
     @property
     def expected_places(self) -> int:
         """The number of runs that would begin to execute at once."""
-        return self._workers.expected_places
+        return self.workers.expected_places
 
     async def _check_lease(self) -> None:
         """Raise `RunLostError` if other processes may continue the runs of this one."""
@@ -521,7 +520,7 @@ class WorkflowEngine:
     async def close(self) -> None:
         """Close pool and gateway unless they are shared; close the journal."""
         if not self._shares_workers:
-            await self._workers.close()
+            await self.workers.close()
             await self.gateway.close()
         await self.journal.close()
 

@@ -5,6 +5,7 @@ An import never writes into the folder that it imports, and never overwrites a n
 
     account_questions     account choices for the account ids in a synced file
     notebook_texts        a workflow's folder -> the texts of the notebook and its `pdkernel.yaml`
+    import_report         the requirements of an imported workflow, as data, text and Markdown
     requirements_report   which steps can run, and the requirements of the others
     folder_import         a whole repository, workflow by workflow; writes the notebooks
 """

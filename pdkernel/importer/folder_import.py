@@ -30,6 +30,7 @@ from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError
 from pdkernel.importer.account_questions import AccountAnswer, AccountQuestion
+from pdkernel.importer.import_report import ImportReport
 from pdkernel.importer.notebook_texts import (
     AskTrigger,
     ImportSource,
@@ -40,7 +41,6 @@ from pdkernel.importer.notebook_texts import (
 from pdkernel.importer.requirements_report import build_import_report
 from pdkernel.model import Workflow
 from pdkernel.notebook import MAX_CELLS_BYTES, METADATA_KEY
-from pdkernel.render.import_report import ImportReport
 from pdkernel.source import WORKFLOW_FILE, iter_workflow_paths
 
 NOTEBOOK_SUFFIX = ".ipynb"

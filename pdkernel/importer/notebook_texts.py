@@ -25,9 +25,9 @@ from pdkernel.importer.account_questions import (
     build_questions,
     find_known_choices,
 )
+from pdkernel.importer.import_report import ImportReport, render_markdown
 from pdkernel.model import AppBinding, Step, Trigger, Workflow
 from pdkernel.notebook import format_notebook
-from pdkernel.render.import_report import ImportReport, render_markdown
 
 _ACTION_SOURCE_NAMES = ("builtin", "npm", "connect")
 

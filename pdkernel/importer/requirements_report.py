@@ -1,7 +1,7 @@
 """
 The requirements of a workflow on this machine before its first run, found without running code.
 
-`render.import_report` formats the report.
+`import_report` formats the report.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ from pdkernel.errors import (
     LicenceError,
     RequestError,
 )
-from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
-from pdkernel.render.import_report import (
+from pdkernel.importer.import_report import (
     AccountAssignment,
     ActionSource,
     ImportReport,
@@ -48,6 +47,7 @@ from pdkernel.render.import_report import (
     UnsupportedItem,
     VariableRead,
 )
+from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
 
 ChoicesByStep = Mapping[str, Mapping[str, AccountChoice]]
 

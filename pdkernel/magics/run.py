@@ -176,8 +176,8 @@ class RunMagics(Magics):
         from pdkernel.definition import slugify
         from pdkernel.egress import PolicyCell
         from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
+        from pdkernel.proof import report as proofs
         from pdkernel.render import files
-        from pdkernel.render import proof as proofs
 
         chosen = parse_arguments(self.pdexport, line)
         session = get_session(self.shell)

@@ -314,8 +314,8 @@ def _connect_sandbox_account(session: Session, app: str) -> None:
 
 def _user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
     """The accounts of *user* for the workflow, and the picked user if this has changed since."""
+    from pdkernel.readiness import app_accounts as accounts
     from pdkernel.readiness import check_app_accounts
-    from pdkernel.render import accounts
 
     apps = check_app_accounts(
         session.workflow, directory=session.directory, catalog=session.catalog, user=user, environment=environment
@@ -332,8 +332,8 @@ def _user_output(session: Session, user: str | None, environment: Environment) -
 
 def _found_users(session: Session, environment: Environment, text: str) -> RichOutput:
     """The external users that match *text*, with their marks."""
+    from pdkernel.operations import users
     from pdkernel.operations.users import search_users
-    from pdkernel.render import users
 
     try:
         workflow = session.workflow
@@ -356,8 +356,7 @@ def _found_users(session: Session, environment: Environment, text: str) -> RichO
 
 def _matrix(session: Session, user: str | None, environment: Environment, search: str) -> RichOutput:
     """Which step could run for which external user; *user* or *search* limits the matrix."""
-    from pdkernel.readiness import build_matrix
-    from pdkernel.render import matrix
+    from pdkernel.readiness import build_matrix, matrix
 
     table = build_matrix(
         session.workflow,

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 
 from pdkernel.directive.setting_rules import SETTING_RULES
 from pdkernel.errors import format_count
+from pdkernel.importer.import_report import AccountAssignment
+from pdkernel.migration.migration_report import MigrationItem
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.migration.step_items import Surroundings, build_store_item, find_step_items
 from pdkernel.migration.trigger_items import find_trigger_items
 from pdkernel.model import Step, UnsupportedEntry, Workflow
 from pdkernel.readiness import DoctorReport, MissingRequirement
-from pdkernel.render.import_report import AccountAssignment
-from pdkernel.render.migration import MigrationItem
 
 NETWORK_SETTING = "network"
 LIMIT_SETTINGS = (

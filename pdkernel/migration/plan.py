@@ -12,12 +12,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from pdkernel.actions.action_reference import ActionReference
 from pdkernel.actions.builtin_source import load_builtin_actions
 from pdkernel.errors import PdkernelError, RequestError
-from pdkernel.migration.report import ReportSettings, build_migration_report, find_surroundings
-from pdkernel.migration.sources import MigrationSource
-from pdkernel.migration.step_items import find_invoked
-from pdkernel.project.schedule import Schedule
-from pdkernel.render.migration import ItemKind, WorkflowMigration
-from pdkernel.render.migration_plan import (
+from pdkernel.migration.migration_report import ItemKind, WorkflowMigration
+from pdkernel.migration.move_plan import (
     END_OF_WORKFLOWS,
     ActionLicence,
     MovePlan,
@@ -25,6 +21,10 @@ from pdkernel.render.migration_plan import (
     PlannedWorkflow,
     PlanState,
 )
+from pdkernel.migration.report import ReportSettings, build_migration_report, find_surroundings
+from pdkernel.migration.sources import MigrationSource
+from pdkernel.migration.step_items import find_invoked
+from pdkernel.project.schedule import Schedule
 
 RESERVE = timedelta(days=14)
 """Days between the last suggested move and the end of Workflows."""

@@ -13,11 +13,7 @@ from pdkernel.clock import Clock, format_iso
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Account, Directory, Environment
 from pdkernel.migration.items import find_items
-from pdkernel.migration.sources import MigrationSource
-from pdkernel.migration.step_items import UNNAMED_STORE, Surroundings, find_invoked
-from pdkernel.model import AppBinding
-from pdkernel.readiness import DoctorReport
-from pdkernel.render.migration import (
+from pdkernel.migration.migration_report import (
     DELETION_DAY,
     SHUTDOWN_DAY,
     ItemKind,
@@ -27,6 +23,10 @@ from pdkernel.render.migration import (
     SharedResource,
     WorkflowMigration,
 )
+from pdkernel.migration.sources import MigrationSource
+from pdkernel.migration.step_items import UNNAMED_STORE, Surroundings, find_invoked
+from pdkernel.model import AppBinding
+from pdkernel.readiness import DoctorReport
 
 SHARED_KINDS: tuple[ItemKind, ...] = (
     "data_store",

@@ -11,9 +11,9 @@ from pdkernel.analysis import find_rule_problem
 from pdkernel.analysis.platform_uses import PlatformUse, find_hosts, find_platform_uses
 from pdkernel.expression import OBSERVED_OPERATORS, RULE_FILTER, RULE_FILTER_PROP, RuleFilter
 from pdkernel.identity import Account
+from pdkernel.migration.migration_report import SHUTDOWN_DAY, ItemKind, MigrationItem
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.model import Step
-from pdkernel.render.migration import SHUTDOWN_DAY, ItemKind, MigrationItem
 
 UNNAMED_STORE = "a data store without a name"
 """The name of the item of a data store that the source does not name."""

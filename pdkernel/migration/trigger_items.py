@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY
 from pdkernel.directive import describe_emitters
 from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN
+from pdkernel.migration.migration_report import SHUTDOWN_DAY, MigrationItem
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.model import JSON, Trigger, Workflow
-from pdkernel.render.migration import SHUTDOWN_DAY, MigrationItem
 
 
 def find_trigger_items(source: MigrationSource, workflow: Workflow) -> Iterator[MigrationItem]:

@@ -2,6 +2,7 @@
 What a person can ask for, written once: interfaces parse the arguments, call an operation and print its result.
 
     accounts     connecting an account
+    action_forms options and dynamic props for the forms of actions
     actions      the search for pre-built actions, and their descriptions
     batches      runs of a workflow for each of several external users
     environment  environment variables

@@ -10,6 +10,7 @@ from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
 from pdkernel.blocking import run_blocking
+from pdkernel.operations.action_forms import ActionForms
 
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -80,4 +81,4 @@ async def describe_action(
         ActionSourceError: The action's source is unreachable.
         StepError: The action's module cannot be loaded.
     """
-    return await engine.forms.describe(ActionReference.parse(uses), catalog=catalog, progress=progress)
+    return await ActionForms(engine).describe(ActionReference.parse(uses), catalog=catalog, progress=progress)

@@ -22,7 +22,7 @@ from pdkernel.encode import JsonStruct
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.identity import Directory
 from pdkernel.model import Workflow
-from pdkernel.render.proof import Proof
+from pdkernel.proof.report import Proof
 from pdkernel.source import WorkflowSource, load_served_source
 from pdkernel.variables import read_variables_file
 
@@ -198,7 +198,7 @@ def prove_export(
         ProjectError: The project cannot be used.
     """
     from pdkernel.loop_thread import LoopThread
-    from pdkernel.proof import ExportedNotebook, run_proof
+    from pdkernel.proof.prover import ExportedNotebook, run_proof
 
     exported = ExportedNotebook(
         source.path,

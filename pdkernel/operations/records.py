@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pdkernel.errors import RequestError
 from pdkernel.identity import Directory
-from pdkernel.render.records import RecordProof
+from pdkernel.proof.record_report import RecordProof
 from pdkernel.source import WorkflowSource
 
 if TYPE_CHECKING:

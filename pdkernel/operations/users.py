@@ -1,21 +1,46 @@
-"""The search for external users, with the marks of each: ready, missing an account, failed today."""
+"""
+The search for external users, and the view of those that it finds.
+
+An entry has marks (ready, missing an account, failed today), the names of the user's accounts, and when the user was last active.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 
 from pdkernel.actions import Catalog
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock, format_iso
+from pdkernel.encode import JsonStruct
 from pdkernel.engine.journal import FailedRun, open_journal_reader
+from pdkernel.errors import format_count
 from pdkernel.identity import MAX_FOUND_USERS, Directory, Environment, FoundUser, UserSearchResult
 from pdkernel.model import Workflow
 from pdkernel.project import Project
 from pdkernel.readiness import check_found_users
-from pdkernel.render.matrix import MatrixCell
-from pdkernel.render.users import UserEntry, UserFailure, UserList
+from pdkernel.readiness.matrix import MatrixCell
+from pdkernel.render import formatting
+from pdkernel.render.apps import format_app_name
+from pdkernel.render.markup import (
+    CELL_STYLE,
+    CONTAINER_STYLE,
+    Html,
+    Tone,
+    escape_control_characters,
+    join_lines,
+    muted,
+    pill,
+    tag,
+)
+from pdkernel.render.rich_output import RichOutput
+
+MAX_NAMES = 2
+"""Names of accounts that an entry shows."""
+_MAX_NAME_CHARACTERS = 40
+_MAX_APPS = 4
 
 
 async def search_users(
@@ -97,3 +122,179 @@ def _build_entry(found: FoundUser, failure: FailedRun | None, cell: MatrixCell |
         readiness=cell,
         failure=None if failure is None else UserFailure(failure.id, failure.workflow, format_iso(failure.started_at)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A short statement about a user, with a symbol, so that it does not depend on its colour."""
+
+    text: str
+    tone: Tone
+
+
+class UserFailure(JsonStruct, frozen=True):
+    """The newest failed run of a user today."""
+
+    run_id: str
+    workflow: str
+    started_at: str
+
+
+class UserEntry(JsonStruct, frozen=True):
+    """
+    An external user that a search has found.
+
+    Attributes:
+        external_user_id: The user's id.
+        environment: The user's environment.
+        created_at: When the user was created.
+        active_at: When the user last had a run, or connected an account.
+        apps: Apps of the user's accounts; None while they are not known.
+        names: Names of the user's accounts that differ from the id.
+        accounts: The number of accounts.
+        readiness: Whether a workflow could run for the user; None if no workflow was checked, or the accounts are not known yet.
+        failure: The newest failed run today, or None.
+    """
+
+    external_user_id: str
+    environment: str
+    created_at: str
+    active_at: str
+    apps: tuple[str, ...] | None
+    names: tuple[str, ...] = ()
+    accounts: int = 0
+    readiness: MatrixCell | None = None
+    failure: UserFailure | None = None
+
+    @property
+    def marks(self) -> Sequence[Mark]:
+        """The marks: readiness, and a failure today."""
+        marks = []
+        cell = self.readiness
+        if cell is not None:
+            is_ready = cell.state != "error" and not cell.unhealthy
+            tone: Tone = "good" if is_ready else "bad" if cell.state == "error" else "warn"
+            marks.append(Mark(f"{'✓' if is_ready else '✗'} {cell.label}", tone))
+        elif self.apps is None:
+            marks.append(Mark("… checking accounts", "quiet"))
+        if self.failure is not None:
+            marks.append(Mark("! failed today", "bad"))
+        return marks
+
+    def describe(self, now: datetime) -> str:
+        """Names of the user's accounts, their apps, and when the user was last active."""
+        shown = [formatting.truncate_line(name, _MAX_NAME_CHARACTERS) for name in self.names[:MAX_NAMES]]
+        apps = [format_app_name(app) for app in (self.apps or ())[:_MAX_APPS]]
+        more = len(self.apps or ()) - len(apps)
+        parts = [", ".join(shown), ", ".join(apps) + (f" and {more} more" if more else "")]
+        if self.apps == ():
+            parts.append("no accounts")
+        return " · ".join(part for part in (*parts, f"active {_format_age(self.active_at, now)}") if part)
+
+    def json_form(self) -> object:
+        """The fields; `accounts` is the number of accounts."""
+        return {
+            "external_user_id": self.external_user_id,
+            "environment": self.environment,
+            "created_at": self.created_at,
+            "active_at": self.active_at,
+            "accounts": self.accounts,
+            "apps": self.apps or (),
+            "failed_run": self.failure.run_id if self.failure else None,
+        }
+
+
+class UserList(JsonStruct, frozen=True):
+    """
+    The external users that a search has found.
+
+    Attributes:
+        entries: The users, most recently active first.
+        search: The text that was searched for.
+        environment: The users' environment.
+        more: How many further users match.
+        progress: What is still being searched; empty at the end.
+    """
+
+    entries: tuple[UserEntry, ...]
+    search: str
+    environment: str
+    more: int = 0
+    progress: str = ""
+
+    @property
+    def summary(self) -> str:
+        """How many users are shown, and how to find the others."""
+        if self.progress:
+            return self.progress
+        matching = f" whose id or account name contains {self.search!r}" if self.search else ""
+        if not self.entries:
+            return f"There are no external users{matching} in {self.environment}."
+        if self.more:
+            return f"{self.more:,} more, type to narrow."
+        return f"{format_count(len(self.entries), 'external user')}{matching}."
+
+
+def format_entry(entry: UserEntry, *, shows_names: bool) -> str:
+    """The user in one line of a terminal: id, environment, apps, marks, and with *shows_names* the names of accounts."""
+    apps = ", ".join(sorted(entry.apps or ())) or "no accounts"
+    parts = [entry.external_user_id, entry.environment, apps, *(mark.text for mark in entry.marks)]
+    if shows_names and entry.names:
+        parts.append(
+            ", ".join(formatting.truncate_line(name, _MAX_NAME_CHARACTERS) for name in entry.names[:MAX_NAMES])
+        )
+    return "  ".join(parts)
+
+
+def render_text(users: UserList, *, now: datetime, hint: str = "") -> str:
+    """Render the users as text, a line for each; *hint* tells how to find the others."""
+    width = max((len(_id(entry)) for entry in users.entries), default=0)
+    lines = []
+    for entry in users.entries:
+        marks = "  ".join(mark.text for mark in entry.marks)
+        lines.append("  ".join(part for part in (f"{_id(entry):<{width}}", marks, entry.describe(now)) if part))
+    lines += _footer(users, hint)
+    return escape_control_characters("".join(f"{line}\n" for line in lines))
+
+
+def render_output(users: UserList, *, now: datetime, hint: str = "") -> RichOutput:
+    """The users for a notebook."""
+    rows = [
+        tag(
+            "tr",
+            tag("th", _id(entry), style=CELL_STYLE),
+            tag("td", render_marks(entry), style=CELL_STYLE),
+            tag("td", muted(entry.describe(now)), style=CELL_STYLE),
+        )
+        for entry in users.entries
+    ]
+    table = tag("table", join_lines(rows), style="border-collapse:collapse;margin:4px 0") if rows else Html("")
+    parts = [table, *(tag("div", line) for line in _footer(users, hint))]
+    html = tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-users")
+    return RichOutput(text=render_text(users, now=now, hint=hint), html=html)
+
+
+def render_marks(entry: UserEntry) -> Html:
+    """The marks of *entry* as HTML."""
+    return Html(" ".join(pill(mark.text, mark.tone) for mark in entry.marks))
+
+
+def _footer(users: UserList, hint: str) -> Iterator[str]:
+    if users.more and hint:
+        yield f"{users.more:,} more. {hint}"
+    elif users.more or users.search or not users.entries:
+        yield users.summary
+
+
+def _id(entry: UserEntry) -> str:
+    return formatting.truncate_line(entry.external_user_id, _MAX_NAME_CHARACTERS)
+
+
+def _format_age(moment: str, now: datetime) -> str:
+    seconds = (now - datetime.fromisoformat(moment)).total_seconds()
+    if seconds < 60:
+        return "just now"
+    for unit_s, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= unit_s:
+            return f"{format_count(int(seconds // unit_s), unit)} ago"
+    return f"on {moment[:10]}"

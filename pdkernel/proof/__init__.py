@@ -1,6 +1,8 @@
 """
 Proof of an export: the written files and the notebook's workflow run on every saved event and are compared.
 
+    report                 the result of a proof, as data, text and HTML
+    record_report          a workflow compared with recorded runs, as data, text and HTML
     prover                 the order of a proof: read back, compare, run both sides, report
     exported_folder        the written folder as a workflow
     definition_comparison  two workflow definitions compared
@@ -15,8 +17,3 @@ Proof of an export: the written files and the notebook's workflow run on every s
 
 A proof sends no request and does not change the project.
 """
-
-from pdkernel.proof.cases import resolve_recording_path
-from pdkernel.proof.prover import ExportedNotebook, run_proof
-
-__all__ = ["ExportedNotebook", "resolve_recording_path", "run_proof"]

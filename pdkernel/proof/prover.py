@@ -12,6 +12,7 @@ from pathlib import Path
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import SYSTEM_CLOCK, Clock
 from pdkernel.definition import Sidecar, grade_fields
+from pdkernel.definition.field_grades import GradedField
 from pdkernel.engine.account_resolution import collect_secrets
 from pdkernel.errors import DefinitionError
 from pdkernel.identity import Directory
@@ -28,12 +29,12 @@ from pdkernel.proof.excluded_steps import (
 )
 from pdkernel.proof.exported_folder import NO_SIDECAR_NOTE, ExportedFolder, normalize_for_run, read_exported_folder
 from pdkernel.proof.record_comparison import RecordTarget, compare_records, find_recorded_id
+from pdkernel.proof.record_report import RecordProof
 from pdkernel.proof.recorded_runs import RECORDS_FOLDER, open_records
+from pdkernel.proof.report import RUN_ENDED_EARLIER, WHOLE_RUN, CaseVerdict, Difference, Proof, StepVerdict
 from pdkernel.proof.run_comparison import RunDifferences, compare_runs, is_refused_before_start, separate_flaky
 from pdkernel.proof.side_runner import ProofRunner, ProofSide, SideRun
 from pdkernel.redaction import Redactor
-from pdkernel.render.proof import RUN_ENDED_EARLIER, WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
-from pdkernel.render.records import RecordProof
 from pdkernel.source import EVENTS_FOLDER
 from pdkernel.variables import load_variables
 

@@ -39,13 +39,13 @@ from pdkernel.proof.cases import ProofCase
 from pdkernel.proof.directory_cache import cache_directory
 from pdkernel.proof.excluded_steps import find_unavailable_actions, has_unrecorded_call
 from pdkernel.proof.exported_folder import normalize_for_run
+from pdkernel.proof.record_report import RecordedPlace, RecordedStep, RecordProof, RecordVerdict
 from pdkernel.proof.recorded_runs import OMITTED, RecordArchive, RecordedRun
 from pdkernel.proof.run_comparison import is_refused_before_start
 from pdkernel.proof.side_runner import ProofRunner, ProofSide, SideRun
 from pdkernel.proof.value_differences import MISSING, ValueDifference, find_differences
 from pdkernel.redaction import Redactor
 from pdkernel.redaction.secret_patterns import REDACTED
-from pdkernel.render.records import RecordedPlace, RecordedStep, RecordProof, RecordVerdict
 from pdkernel.source import WorkflowSource
 from pdkernel.variables import load_variables
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pdkernel.execution import Execution, StepResult
+from pdkernel.proof.report import WHOLE_RUN
 from pdkernel.proof.side_runner import SideRun
 from pdkernel.proof.value_differences import MISSING, ValueDifference, find_differences
-from pdkernel.render.proof import WHOLE_RUN
 
 RunDifferences = dict[str, list[ValueDifference]]
 """Differences by step; the key `WHOLE_RUN` is the run itself."""

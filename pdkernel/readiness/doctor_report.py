@@ -9,25 +9,24 @@ from msgspec.structs import replace
 
 from pdkernel.actions import Catalog
 from pdkernel.definition import Sidecar, lint_workflow
+from pdkernel.definition.lint import Finding
 from pdkernel.encode import JsonStruct
 from pdkernel.identity import Directory, Environment
-from pdkernel.importer import build_import_report
+from pdkernel.importer import build_import_report, import_report
+from pdkernel.importer.import_report import ImportReport
 from pdkernel.lookup import Lookup
 from pdkernel.model import Workflow
-from pdkernel.readiness.matrix import build_matrix, preview_lookup
+from pdkernel.readiness import matrix as matrix_view
+from pdkernel.readiness.matrix import ReadinessMatrix, build_matrix, preview_lookup
 from pdkernel.readiness.requirements import (
     MissingRequirement,
     find_missing_requirements,
     find_unanswered_accounts,
     format_missing_requirements,
 )
-from pdkernel.render import import_report
 from pdkernel.render import lookup as lookup_view
-from pdkernel.render import matrix as matrix_view
-from pdkernel.render.files import Finding, format_findings
-from pdkernel.render.import_report import ImportReport
+from pdkernel.render.files import format_findings
 from pdkernel.render.markup import escape_control_characters
-from pdkernel.render.matrix import ReadinessMatrix
 
 SHARED_WORKERS_NOTE = (
     "share_workers: always. Runs of this workflow for different external users use the same processes."

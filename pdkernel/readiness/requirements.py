@@ -32,11 +32,11 @@ from pdkernel.errors import (
     LicenceError,
 )
 from pdkernel.identity import MAX_FOUND_USERS, Directory, Environment, UserSearchResult
+from pdkernel.importer.import_report import ImportReport
 from pdkernel.lookup import Lookup
 from pdkernel.model import AppBinding, Language, Workflow
+from pdkernel.readiness.app_accounts import AppReadiness
 from pdkernel.readiness.matrix import collect_app_bindings, preview_lookup
-from pdkernel.render.accounts import AppReadiness
-from pdkernel.render.import_report import ImportReport
 from pdkernel.version import INSTALL_COMMANDS
 from pdkernel.workers import find_go, find_node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
@@ -19,67 +19,13 @@ from pdkernel.render.markup import (
     tag,
 )
 
+if TYPE_CHECKING:
+    from pdkernel.actions.action_view import ActionView  # which loads the pool of workers
+
 MAX_LISTED_ACTIONS = 50
 """Maximum number of actions in a list."""
 
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
-
-
-@dataclass(frozen=True, slots=True)
-class PropRow:
-    """
-    A prop of an action.
-
-    Attributes:
-        name: Key of the prop in a cell.
-        type: Declared type.
-        required: Whether the prop must have a value.
-        label: Display name.
-        description: Description.
-        choices: A sentence with the possible values, or with the command that lists them; empty for any value.
-        default: Default value as JSON text, or None.
-    """
-
-    name: str
-    type: str
-    required: bool
-    label: str = ""
-    description: str = ""
-    choices: str = ""
-    default: str | None = None
-
-    @property
-    def type_label(self) -> str:
-        """The type, with `required` or the default value."""
-        if self.required:
-            return f"{self.type}, required"
-        return f"{self.type}, default {self.default}" if self.default is not None else self.type
-
-
-@dataclass(frozen=True, slots=True)
-class ActionView:
-    """
-    One action.
-
-    Attributes:
-        uses: `KEY@VERSION`.
-        name: Display name.
-        description: Description.
-        source: Source of the action.
-        apps: Slugs of apps whose accounts the action needs.
-        props: Props of the action.
-        cell: A cell that uses the action.
-        note: A sentence about the action, or empty.
-    """
-
-    uses: str
-    name: str
-    description: str
-    source: str
-    apps: tuple[str, ...] = ()
-    props: tuple[PropRow, ...] = ()
-    cell: str = ""
-    note: str = ""
 
 
 def render_list_text(found: Sequence[ActionView]) -> str:

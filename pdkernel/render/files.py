@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from pdkernel.encode import JsonStruct
+from pdkernel.definition.checklist import CHECKLIST_HEADING
+from pdkernel.definition.folder_write import FileChange, FileState
+from pdkernel.definition.lint import Finding
 from pdkernel.errors import format_count
 from pdkernel.render.markup import (
     CODE_STYLE,
@@ -23,9 +24,7 @@ from pdkernel.render.markup import (
 )
 from pdkernel.render.rich_output import RichOutput
 
-FileState = Literal["new", "changed", "unchanged", "left alone"]
 MAX_DIFF_LINES = 300
-CHECKLIST_HEADING = "Set up by hand, because Git sync does not transfer it:"
 _FINDINGS_HEADING = "Check before a deployment:"
 _SERVE_NOTES_HEADING = "Before you serve the folder:"
 _SERVE_HEADING = "To serve the folder:"
@@ -33,58 +32,6 @@ _SERVE_HEADING = "To serve the folder:"
 _TONES: dict[FileState, Tone] = {"new": "good", "changed": "warn", "unchanged": "quiet", "left alone": "quiet"}
 _ADDED = "background-color:rgba(26,127,55,0.2)"
 _REMOVED = "background-color:rgba(207,34,46,0.2)"
-
-
-class FileChange(JsonStruct, frozen=True):
-    """
-    A file of an export.
-
-    Attributes:
-        path: Path relative to the folder, with forward slashes.
-        state: State of the file. `left alone` is a file that pdkernel did not write and did not change.
-        diff: Unified diff against the previous file, or the empty string.
-    """
-
-    path: str
-    state: FileState
-    diff: str = ""
-
-
-class Finding(JsonStruct, frozen=True):
-    """
-    A finding to check before a deployment.
-
-    Attributes:
-        rule: Stable name of the rule that found it.
-        step: The step, or None for the workflow.
-        cell: Number of the cell, starting at 1; None for a folder.
-        line: Line in the cell or *file*; None if the finding has no single line.
-        message: The problem.
-        fix: How to fix the problem.
-        file: The file, for a folder.
-    """
-
-    rule: str
-    step: str | None
-    cell: int | None
-    line: int | None
-    message: str
-    fix: str = ""
-    file: str | None = None
-
-    @property
-    def location(self) -> str:
-        """
-        The location: `step send, line 2`; empty for the whole workflow.
-
-        The step names the cell. The cell's number is not the `[n]` on the screen, so it is in the JSON only.
-        """
-        parts = [
-            f"step {self.step}" if self.step is not None else "",
-            self.file or "",
-            f"line {self.line}" if self.line is not None else "",
-        ]
-        return ", ".join(part for part in parts if part)
 
 
 def render_text(

@@ -14,6 +14,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.identity import Directory
+from pdkernel.operations.action_forms import ActionForms
 from pdkernel.project import Project
 from pdkernel.server.passthrough import PipedreamPassthrough
 from pdkernel.source import RefusedSource, WorkflowSource
@@ -213,3 +214,8 @@ class AppContext:
     print_login_code: Callable[[str], None] | None = None
     on_console_code_used: Callable[[str], None] = lambda _: None
     link_deliveries: set[str] = field(default_factory=set)
+
+    @property
+    def forms(self) -> ActionForms:
+        """The data of the forms of actions and triggers."""
+        return ActionForms(self.engine)

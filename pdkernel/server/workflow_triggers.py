@@ -289,7 +289,7 @@ class WorkflowTriggers:
 
     async def _read_interfaces(self, state: TriggerState) -> tuple[Schedule, str | None]:
         """The times of the source's timer, and the base of its endpoint's URL. Raises `RequestError` if nothing runs the source."""
-        _, description = await self._context.engine.forms.describe(_uses(state))
+        _, description = await self._context.forms.describe(_uses(state))
         interfaces = {prop.type: prop for prop in description.props}
         timer = interfaces.get(TIMER_INTERFACE)
         base_url = self._context.settings.base_url if HTTP_INTERFACE in interfaces else None

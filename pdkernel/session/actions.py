@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pdkernel.actions.action_reference import suggest_step_name
 from pdkernel.connect.registered_apps import load_registered_apps
-from pdkernel.engine.action_forms import FormRequest
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON, Step
+from pdkernel.operations.action_forms import ActionForms, FormRequest
 from pdkernel.operations.actions import ActionSearch, ProgressListener, describe_action, search_actions
 from pdkernel.variables import load_variables
 
@@ -100,7 +100,7 @@ class SessionActions:
         """
         request = self._form(step, values)
         return self._call_engine(
-            lambda runtime: runtime.forms.load_options(request, prop, page=page, context=context, query=query)
+            lambda runtime: ActionForms(runtime).load_options(request, prop, page=page, context=context, query=query)
         )
 
     def fetch_additional_props(
@@ -108,7 +108,7 @@ class SessionActions:
     ) -> tuple[PropDeclaration, ...]:
         """The props that the step's action adds for *values*. Raises the errors of `fetch_options`, and `StepError`."""
         request = self._form(step, values)
-        return self._call_engine(lambda runtime: runtime.forms.load_additional_props(request))
+        return self._call_engine(lambda runtime: ActionForms(runtime).load_additional_props(request))
 
     def list_apps(self) -> tuple[str, ...]:
         """Slugs of the apps of accounts, steps and components, and of registered apps; sorted."""

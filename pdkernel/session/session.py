@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pdkernel.engine.event_sources import SourceResult
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.project import Project
-    from pdkernel.render.proof import Proof
+    from pdkernel.proof.report import Proof
     from pdkernel.server.app_context import AppContext
     from pdkernel.session.actions import SessionActions
     from pdkernel.session.connect_links import ConnectLinks

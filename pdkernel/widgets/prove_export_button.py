@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as ipw
 
 from pdkernel.errors import PdkernelError
-from pdkernel.render import proof as proofs
+from pdkernel.proof import report as proofs
 from pdkernel.session import Session
 from pdkernel.widgets.components import (
     ROW_LAYOUT,

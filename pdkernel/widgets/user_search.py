@@ -15,8 +15,7 @@ from ipywidgets.widgets.widget_string import HTMLStyle
 from pdkernel.errors import PdkernelError
 from pdkernel.identity import Environment
 from pdkernel.model import Workflow
-from pdkernel.operations.users import search_users
-from pdkernel.render.users import UserEntry, UserList, render_marks
+from pdkernel.operations.users import UserEntry, UserList, render_marks, search_users
 from pdkernel.session import Session
 from pdkernel.widgets.background_run import LatestCall
 from pdkernel.widgets.components import (

@@ -14,13 +14,13 @@ from pdkernel.actions.connect_source import ConnectSource
 from pdkernel.actions.source_settings import ActionSettings
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.step_actions import StepAction, StepActions, is_connect_call_allowed
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ActionSourceError, ConnectSettingsError, OutboundCallRefusedError, StepError
 from pdkernel.execution import Execution
 from pdkernel.model import Step
+from pdkernel.operations.action_forms import ActionForms, FormRequest
 from pdkernel.project import Login, Project
 from pdkernel.workers import StepRecorder
 from tests.actions.connect_server import ACTION, ACTION_PROPS, CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
@@ -193,7 +193,7 @@ async def test_options(runtime: WorkflowEngine, api: ConnectServer) -> None:
     """Options of a prop come from Connect, for the user and the values of the other props."""
     request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")
 
-    page = await runtime.forms.load_options(request, "door", query="d")
+    page = await ActionForms(runtime).load_options(request, "door", query="d")
 
     assert [(option.label, option.value) for option in page.options] == [("Door A", "a"), ("b", "b")]
     assert page.context == {"next": 2}
@@ -206,7 +206,7 @@ async def test_options_of_an_added_prop(runtime: WorkflowEngine, api: ConnectSer
     """For a prop that the action adds, Pipedream reloads the props first, and gets their id with the request."""
     request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")
 
-    await runtime.forms.load_options(request, "width")
+    await ActionForms(runtime).load_options(request, "width")
 
     assert api.bodies("/actions/configure")[0]["dynamic_props_id"] == "dyp_123"
 
@@ -242,7 +242,7 @@ async def test_additional_props(runtime: WorkflowEngine) -> None:
     """Pipedream returns the props for the current values; those that the action adds are the result."""
     request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")
 
-    found = await runtime.forms.load_additional_props(request)
+    found = await ActionForms(runtime).load_additional_props(request)
 
     assert [(prop.name, prop.type) for prop in found] == [("width", "integer")]
 
@@ -251,7 +251,7 @@ async def test_options_require_the_users_account_at_pipedream(runtime: WorkflowE
     """Without an account at Pipedream there is a reason instead of options, and no request for options."""
     request = FormRequest(action(OPEN), parse_policy("deny"), external_user_id="grace")
 
-    page = await runtime.forms.load_options(request, "door")
+    page = await ActionForms(runtime).load_options(request, "door")
 
     assert page.options == ()
     assert "grace's hangar account" in str(page.empty_reason)
@@ -262,9 +262,9 @@ async def test_choices_require_a_user(runtime: WorkflowEngine, api: ConnectServe
     """Without an external user a form has the reason instead of choices, and the action gets no request."""
     request = FormRequest(action(OPEN), parse_policy("deny"))
 
-    page = await runtime.forms.load_options(request, "door")
+    page = await ActionForms(runtime).load_options(request, "door")
     with pytest.raises(StepError) as refused:
-        await runtime.forms.load_additional_props(request)
+        await ActionForms(runtime).load_additional_props(request)
 
     assert (page.options, page.empty_reason) == ((), refused.value.message)
     assert "no external user is chosen: %pduser" in refused.value.message
@@ -275,7 +275,7 @@ async def test_a_prop_without_options(runtime: WorkflowEngine) -> None:
     """A prop that declares no options has the reason instead of choices."""
     request = FormRequest(action(OPEN), parse_policy("deny"), external_user_id="ada")
 
-    page = await runtime.forms.load_options(request, "wide")
+    page = await ActionForms(runtime).load_options(request, "wide")
 
     assert page.empty_reason == "wide is boolean and has no options."
 

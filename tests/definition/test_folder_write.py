@@ -18,9 +18,9 @@ from pdkernel.definition import (
     read_sidecar,
     write_files,
 )
+from pdkernel.definition.lint import Finding
 from pdkernel.errors import NotebookError, RequestError, UnsupportedError
 from pdkernel.model import Step
-from pdkernel.render.files import Finding
 from tests.builders import with_step
 from tests.definition.builders import PYTHON, quickstart
 

@@ -15,8 +15,8 @@ from pdkernel.definition import (
     lint_workflow,
     read_folder_workflow,
 )
+from pdkernel.definition.lint import Finding
 from pdkernel.model import JSON, AppBinding, Step, Trigger, UnsupportedEntry, Workflow
-from pdkernel.render.files import Finding
 from tests.definition.builders import PYTHON, synced
 
 PROJECTS = Path(__file__).parent / "projects"

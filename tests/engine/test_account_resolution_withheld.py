@@ -14,13 +14,13 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.connect import open_directory
 from pdkernel.egress import StoredResponse, parse_policy
-from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.deliveries import FIRST_RETRY_S, retry_delay_s
 from pdkernel.engine.event_sources import SourceRequest
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, Execution
 from pdkernel.model import Step, Trigger
+from pdkernel.operations.action_forms import ActionForms, FormRequest
 from pdkernel.project import Project
 from tests.builders import a_step, a_workflow, an_event, node_step, python_step
 from tests.connect.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream
@@ -188,8 +188,8 @@ async def test_options_of_an_action_go_through_the_proxy(
     step = a_step("%%pdstep pick --uses github-pick@0.0.1\n")
     request = FormRequest(step, parse_policy("live"), external_user_id="ada", folder=tmp_path)
 
-    page = await runtime.forms.load_options(request, "choice")
-    added = await runtime.forms.load_additional_props(request)
+    page = await ActionForms(runtime).load_options(request, "choice")
+    added = await ActionForms(runtime).load_additional_props(request)
 
     assert [option.value for option in page.options] == ["https://api.github.com/user"]
     assert [prop.definition["label"] for prop in added if prop.name == "more"] == ["https://api.github.com/user"]

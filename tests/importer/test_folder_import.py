@@ -31,9 +31,9 @@ from pdkernel.importer import (
     import_folder,
     plan_notebook_paths,
 )
+from pdkernel.importer.import_report import ImportReport
 from pdkernel.model import Trigger, Workflow
 from pdkernel.notebook import read_notebook
-from pdkernel.render.import_report import ImportReport
 from pdkernel.session.draft import Draft
 from tests.definition.builders import NODE, synced
 from tests.definition.test_synced_folder import workflows

@@ -12,9 +12,9 @@ from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
 from pdkernel.definition.sidecar_yaml import parse_sidecar
 from pdkernel.directive import dump_cell_yaml, parse_yaml
 from pdkernel.importer import read_for_import
+from pdkernel.importer.import_report import ImportReport
 from pdkernel.importer.notebook_texts import build_notebook_texts
 from pdkernel.model import JSON, AppBinding, Trigger
-from pdkernel.render.import_report import ImportReport
 from tests.definition.builders import NODE, synced
 from tests.golden import assert_golden
 from tests.importer.import_helpers import HEAD, PROJECTS, import_one

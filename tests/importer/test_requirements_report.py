@@ -12,8 +12,8 @@ from pdkernel.actions import Catalog
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
 from pdkernel.definition import AccountChoice
 from pdkernel.importer import build_import_report
+from pdkernel.importer.import_report import AccountAssignment, ImportReport, PackageUse, StoreUse, VariableRead
 from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, StoreBinding, Trigger, Workflow
-from pdkernel.render.import_report import AccountAssignment, ImportReport, PackageUse, StoreUse, VariableRead
 from tests.builders import a_workflow, bash_step, go_step, node_step, python_step
 
 CODE = "export default defineComponent({ async run() {} });\n"

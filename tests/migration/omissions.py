@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.directive import dump_yaml
-from pdkernel.render.migration import ItemKind
+from pdkernel.migration.migration_report import ItemKind
 
 WORKFLOWS = 40
 _NODE = "export default defineComponent({{ {props}\n  async run({{ steps, $ }}) {{\n    {body}\n  }},\n}});\n"

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from pdkernel.definition.lint import Finding
 from pdkernel.identity import Account
+from pdkernel.importer.import_report import AccountAssignment, ImportReport, StoreUse, UnsupportedItem, VariableRead
 from pdkernel.migration.items import find_items
+from pdkernel.migration.migration_report import MigrationItem
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.migration.step_items import Surroundings
 from pdkernel.model import ROUND_TRIP_KEY, Step, StoreBinding, UnsupportedEntry, Workflow
 from pdkernel.readiness import DoctorReport, MissingRequirement
-from pdkernel.render.files import Finding
-from pdkernel.render.import_report import AccountAssignment, ImportReport, StoreUse, UnsupportedItem, VariableRead
-from pdkernel.render.migration import MigrationItem
 from tests.builders import a_workflow, python_step
 
 ACCOUNT = Account("apn_1", "slack", "Ada's", "ada", "development", datetime(2026, 1, 1, tzinfo=UTC))

@@ -13,12 +13,12 @@ from pdkernel.actions import Catalog
 from pdkernel.clock import ManualClock
 from pdkernel.connect import LocalDirectory
 from pdkernel.errors import RequestError
+from pdkernel.migration.move_plan import END_OF_WORKFLOWS, MovePlan
 from pdkernel.migration.plan import build_plan
 from pdkernel.migration.report import ReportSettings
 from pdkernel.migration.sources import MigrationSource, read_sources
 from pdkernel.model import Trigger
 from pdkernel.project import Project
-from pdkernel.render.migration_plan import END_OF_WORKFLOWS, MovePlan
 
 FIRST = date(2027, 1, 4)
 

@@ -16,10 +16,10 @@ from pdkernel.connect.remote import RemoteDirectory
 from pdkernel.connect.sdk import Sdk
 from pdkernel.connect.workflow_api import WorkflowApi
 from pdkernel.errors import RequestError
+from pdkernel.migration.migration_report import GROUP_HEADINGS, GROUP_OF_KIND, MigrationReport, WorkflowMigration
 from pdkernel.migration.report import ReportSettings, build_migration_report
 from pdkernel.migration.sources import MigrationSource, read_sources
 from pdkernel.project import Project
-from pdkernel.render.migration import GROUP_HEADINGS, GROUP_OF_KIND, MigrationReport, WorkflowMigration
 from tests.connect.upstream import Upstream, running_upstream
 from tests.definition.builders import NODE, synced
 from tests.migration.omissions import (

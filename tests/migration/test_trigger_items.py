@@ -9,10 +9,10 @@ import pytest
 
 from pdkernel.definition import Sidecar
 from pdkernel.definition.api_workflow import ENDPOINT_URL_KEY
+from pdkernel.migration.migration_report import MigrationItem
 from pdkernel.migration.sources import MigrationSource
 from pdkernel.migration.trigger_items import find_trigger_items
 from pdkernel.model import Trigger, TriggerType, Workflow
-from pdkernel.render.migration import MigrationItem
 
 
 def items(*triggers: Trigger, source: str = "flow", path: Path | None = None, **choices: Any) -> list[MigrationItem]:

@@ -12,8 +12,8 @@ from pdkernel.errors import RequestError
 from pdkernel.operations.export import prove_export
 from pdkernel.operations.records import compare_with_records, has_records
 from pdkernel.project import Project
+from pdkernel.proof import report as proof_view
 from pdkernel.proof.recorded_runs import RecordedRun, open_records
-from pdkernel.render import proof as proof_view
 from pdkernel.source import load_source
 from tests.cli.fork_server import ForkServer
 from tests.http_servers import AnsweringServer, serve

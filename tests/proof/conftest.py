@@ -13,8 +13,8 @@ import pytest
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import DefinitionFile, Sidecar, dump_sidecar, plan_files
 from pdkernel.project import Project
-from pdkernel.proof import ExportedNotebook, run_proof
-from pdkernel.render.proof import Proof, StepVerdict
+from pdkernel.proof.prover import ExportedNotebook, run_proof
+from pdkernel.proof.report import Proof, StepVerdict
 from pdkernel.source import load_source
 from tests.builders import an_event
 from tests.notebook_files import notebook_of

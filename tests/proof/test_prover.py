@@ -17,8 +17,9 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
 from pdkernel.errors import RequestError
-from pdkernel.proof import ExportedNotebook, resolve_recording_path, run_proof
-from pdkernel.render import proof as drawn
+from pdkernel.proof import report as drawn
+from pdkernel.proof.cases import resolve_recording_path
+from pdkernel.proof.prover import ExportedNotebook, run_proof
 from pdkernel.session import Session
 from pdkernel.source import load_source
 from tests.egress.kit import OutsideServer

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
-from pdkernel.render.proof import Proof
+from pdkernel.proof.report import Proof
 from tests.proof.conftest import Files, Mutation, Notebook, verdicts
 
 HEADER = """%%pdworkflow

@@ -13,10 +13,10 @@ import pytest
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.project import Project
+from pdkernel.proof import record_report as view
 from pdkernel.proof.record_comparison import RecordTarget, compare_records, require_recorded_id
+from pdkernel.proof.record_report import RecordProof
 from pdkernel.proof.recorded_runs import RecordedRun, open_records
-from pdkernel.render import records as view
-from pdkernel.render.records import RecordProof
 from pdkernel.source import load_source
 
 WORKFLOW_ID = "p_Abc1234"

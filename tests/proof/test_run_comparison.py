@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from pdkernel.execution import AccountUse, Delivery, ErrorRecord, Log, OutboundCall, Response, StepResult
+from pdkernel.proof.report import WHOLE_RUN
 from pdkernel.proof.run_comparison import compare_runs, is_refused_before_start, separate_flaky
 from pdkernel.proof.side_runner import SideRun
 from pdkernel.proof.value_differences import ValueDifference
-from pdkernel.render.proof import WHOLE_RUN
 from tests.render.builders import a_call, an_execution, with_step
 
 

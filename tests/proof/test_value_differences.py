@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pdkernel.proof.report import Difference
 from pdkernel.proof.value_differences import MISSING, ValueDifference, find_differences
 from pdkernel.redaction import Redactor, Secret
-from pdkernel.render.proof import Difference
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ import pytest
 from pdkernel.actions import Catalog
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
+from pdkernel.definition.lint import Finding
+from pdkernel.importer.import_report import ImportReport
 from pdkernel.lookup import Lookup
 from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, Workflow
 from pdkernel.project import Project
+from pdkernel.readiness import matrix as matrix_view
 from pdkernel.readiness.doctor_report import DoctorReport
+from pdkernel.readiness.matrix import MatrixCell, MatrixRow, ReadinessMatrix
 from pdkernel.readiness.requirements import MissingRequirement
 from pdkernel.render import lookup as lookup_view
-from pdkernel.render import matrix as matrix_view
-from pdkernel.render.files import Finding
-from pdkernel.render.import_report import ImportReport
-from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
 from tests.builders import a_workflow, python_step
 
 

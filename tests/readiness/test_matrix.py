@@ -26,7 +26,7 @@ from pdkernel.identity import Account, Directory, Environment, Plan
 from pdkernel.model import Step, Workflow
 from pdkernel.project import Project
 from pdkernel.readiness import build_matrix, check_found_users, preview_lookup
-from pdkernel.render.matrix import MatrixCell, ReadinessMatrix
+from pdkernel.readiness.matrix import MatrixCell, ReadinessMatrix
 from tests.builders import a_workflow, an_event, go_step, node_step, python_step
 from tests.engine.conftest import Run
 from tests.server.site import Site, site_of

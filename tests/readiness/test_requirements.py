@@ -14,17 +14,17 @@ from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND, ActionSetti
 from pdkernel.connect import LocalDirectory
 from pdkernel.definition import Sidecar
 from pdkernel.identity import Environment
+from pdkernel.importer.import_report import AccountAssignment, ImportReport
 from pdkernel.model import ROUND_TRIP_KEY, AppBinding, Step, StoreBinding, UnsupportedEntry, Workflow
 from pdkernel.project import Project
 from pdkernel.readiness import DoctorReport, find_missing_requirements
+from pdkernel.readiness.app_accounts import AppReadiness
 from pdkernel.readiness.requirements import (
     MissingRequirement,
     check_app_accounts,
     find_unanswered_accounts,
     format_missing_requirements,
 )
-from pdkernel.render.accounts import AppReadiness
-from pdkernel.render.import_report import AccountAssignment, ImportReport
 from pdkernel.version import INSTALL_COMMANDS
 from tests.builders import a_workflow, bash_step, go_step, node_step, python_step
 

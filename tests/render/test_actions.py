@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from pdkernel.actions.action_view import ActionView, PropRow
 from pdkernel.render import actions
-from pdkernel.render.actions import ActionView, PropRow
 from tests.render.reading import EVIL, Page
 
 SEND = ActionView(

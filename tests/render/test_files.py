@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pdkernel.definition.folder_write import FileChange, FileState
+from pdkernel.definition.lint import Finding
 from pdkernel.render import files
-from pdkernel.render.files import FileChange, FileState, Finding
 from tests.render.reading import EVIL, Page, assert_view
 
 DIFF = "--- a/workflow.yaml\n+++ b/workflow.yaml\n@@ -1,3 +1,3 @@\n org_id: o_1\n-name: Old\n+name: New\n steps:\n"

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from pdkernel.execution import AccountUse, StepResult
 from pdkernel.lookup import AccountCandidate, AppLookup, Lookup, LookupFailure
-from pdkernel.render import lookup, matrix, timeline
-from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
+from pdkernel.readiness import matrix
+from pdkernel.readiness.matrix import MatrixCell, MatrixRow, ReadinessMatrix
+from pdkernel.render import lookup, timeline
 from tests.render import builders
 from tests.render.reading import Page, assert_view
 

@@ -13,10 +13,10 @@ from typing import Any
 from pdkernel.actions import ActionReference, Component
 from pdkernel.actions.component import ComponentKind
 from pdkernel.blocking import run_blocking
-from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE
 from pdkernel.errors import ActionNotFoundError
 from pdkernel.model import ACCOUNT_KEY, JSON, Step
+from pdkernel.operations.action_forms import FormRequest
 from pdkernel.project import DEFAULT_DATA_STORE
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.api_call import ApiCall, ApiError
@@ -132,7 +132,7 @@ async def parse_component_request(
     """
     user = call.resolve_user(body.get("external_user_id", body.get("external_id")))
     uses, component = await find_component(call, body.get("id"), body.get("version"), kind)
-    _, description = await call.context.engine.forms.describe(uses)
+    _, description = await call.context.forms.describe(uses)
     given = body.get("configured_props") or {}
     if not isinstance(given, dict):
         raise ApiError(400, "configured_props must be an object with values by prop.")

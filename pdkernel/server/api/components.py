@@ -62,7 +62,7 @@ def retrieve_handler(kind: ComponentKind | None) -> ApiHandler:
     async def retrieve(call: ApiCall) -> JSON:
         uses, found = await find_component(call, call.path_param("key"), call.query_param("version"), kind)
         call.check_scope(*required_scopes(found.kind, "retrieve"))
-        component, description = await call.context.engine.forms.describe(uses)
+        component, description = await call.context.forms.describe(uses)
         return {"data": serialize_component(component, description)}
 
     return retrieve
@@ -87,7 +87,7 @@ def configure_handler(kind: ComponentKind | None) -> ApiHandler:
             or (query is not None and not isinstance(query, str))
         ):
             raise ApiError(400, "page must be a number, and query a string.")
-        load_options = call.context.engine.forms.load_options
+        load_options = call.context.forms.load_options
         found, errors = await _call_component(
             lambda: load_options(
                 configured.to_form_request(call),
@@ -117,7 +117,7 @@ def reload_props_handler(kind: ComponentKind | None) -> ApiHandler:
         configured = await parse_component_request(call, await call.read_json(), kind, whole=False)
         call.check_scope(*required_scopes(configured.component.kind, "props"))
         added, errors = await _call_component(
-            lambda: call.context.engine.forms.load_additional_props(configured.to_form_request(call))
+            lambda: call.context.forms.load_additional_props(configured.to_form_request(call))
         )
         props = serialize_props(configured.description, added or ())
         # a run computes dynamic props again; the id only identifies this result
@@ -144,7 +144,7 @@ async def _describe_if_loaded(call: ApiCall, component: Component) -> ComponentD
     if component.file is None:
         return None
     try:
-        _, description = await call.context.engine.forms.describe(ActionReference(component.key, component.version))
+        _, description = await call.context.forms.describe(ActionReference(component.key, component.version))
     except StepError:
         return None
     return description

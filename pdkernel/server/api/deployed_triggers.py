@@ -214,7 +214,7 @@ async def _description(call: ApiCall, trigger: DeployedTrigger) -> ComponentDesc
     """The description of the source; None if the source cannot be loaded."""
     uses = ActionReference(trigger.key, trigger.version)
     try:
-        _, description = await call.context.engine.forms.describe(uses, install=False)
+        _, description = await call.context.forms.describe(uses, install=False)
     except PdkernelError:
         return None
     return description

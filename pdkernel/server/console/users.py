@@ -24,7 +24,7 @@ from pdkernel.identity import (
 )
 from pdkernel.operations.users import start_of_today
 from pdkernel.readiness import check_found_users
-from pdkernel.render.matrix import MatrixCell
+from pdkernel.readiness.matrix import MatrixCell
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit, for_visitors

@@ -155,7 +155,7 @@ def _log_unexpected(run: asyncio.Task[Any]) -> None:
 async def _has_custom_response(context: AppContext, uses: ActionReference) -> bool:
     """Whether the source sends its own response."""
     try:
-        _, description = await context.engine.forms.describe(uses, install=False)
+        _, description = await context.forms.describe(uses, install=False)
     except PdkernelError:
         return False  # the source cannot be loaded; its run reports the error
     return any(prop.type == HTTP_INTERFACE and prop.definition.get("customResponse") for prop in description.props)

@@ -1,4 +1,4 @@
-"""View of a proof: the verdict for each step and event, and the differences; all values are redacted."""
+"""The result of a proof, and its view: the verdict for each step and event, and the differences; all values are redacted."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Literal
 
 import msgspec
 
+from pdkernel.definition.field_grades import GRADES, Grade, GradedField
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import format_count
-from pdkernel.render import formatting, records
+from pdkernel.proof import record_report as records
+from pdkernel.proof.record_report import RecordProof
+from pdkernel.render import formatting
 from pdkernel.render.markup import (
     CELL_STYLE,
     CODE_STYLE,
@@ -25,12 +28,8 @@ from pdkernel.render.markup import (
     scrolling_region,
     tag,
 )
-from pdkernel.render.records import RecordProof
 
 Verdict = Literal["same", "differs", "not compared"]
-Grade = Literal["documented", "observed", "inferred", "ours"]
-GRADES: tuple[Grade, ...] = ("documented", "observed", "inferred", "ours")
-
 WHOLE_RUN = "whole run"
 RUN_ENDED_EARLIER = "On this event the run ends before this step."
 """The reason for a step that ran on neither side; its label is `not run`."""
@@ -95,23 +94,6 @@ class CaseVerdict(JsonStruct, frozen=True):
     external_user: str | None
     steps: tuple[StepVerdict, ...]
     run_verdict: StepVerdict = msgspec.field(name="whole")
-
-
-class GradedField(JsonStruct, frozen=True):
-    """
-    A field of the written files, with the evidence for its format.
-
-    Attributes:
-        file: `workflow.yaml`, `pdkernel.yaml`, or the name of an entry file.
-        field: Keys of the field, `steps[].uses`; empty for a whole file.
-        grade: The evidence for the format: documented, observed in a synced folder, inferred, or ours (defined by pdkernel).
-        steps: The steps with this field, in order; empty for a field of the workflow.
-    """
-
-    file: str
-    field: str
-    grade: Grade
-    steps: tuple[str, ...] = ()
 
 
 class Proof(JsonStruct, frozen=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.render import accounts
-from pdkernel.render.accounts import AppReadiness
+from pdkernel.readiness import app_accounts as accounts
+from pdkernel.readiness.app_accounts import AppReadiness
 from tests.render.reading import EVIL, Page, assert_view
 
 APPS = (

@@ -12,10 +12,10 @@ import pytest
 
 from pdkernel.connect import LocalDirectory
 from pdkernel.egress import Gateway, parse_policy
-from pdkernel.engine.action_forms import FormRequest
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import StepError
+from pdkernel.operations.action_forms import ActionForms, FormRequest
 from pdkernel.project import Project
 from tests.builders import Gate, a_step, a_workflow, an_event, python_step
 from tests.http_servers import AnsweringServer, serve
@@ -70,7 +70,7 @@ async def test_options_show_no_secret(runtime: WorkflowEngine, form: Callable[..
     """Labels and values have placeholders for variables, credentials and secret props that the action's code returns."""
     request = form('note: "{{ steps.one.n }}"\npin: {_enc: x}\n', exports={"one": {"n": "exported"}})
 
-    page = await runtime.forms.load_options(request, "seen")
+    page = await ActionForms(runtime).load_options(request, "seen")
 
     assert page.empty_reason is None
     values = [option.value for option in page.options]
@@ -83,7 +83,7 @@ async def test_secret_props_are_not_in_the_environment(
     runtime: WorkflowEngine, form: Callable[..., FormRequest]
 ) -> None:
     """The process of the action has no environment variable with the value of a secret prop."""
-    page = await runtime.forms.load_options(form(), "hidden")
+    page = await ActionForms(runtime).load_options(form(), "hidden")
 
     assert page.options == ()
 
@@ -92,7 +92,7 @@ async def test_the_reason_for_missing_options_shows_no_secret(
     runtime: WorkflowEngine, form: Callable[..., FormRequest]
 ) -> None:
     """If the action's code fails, the reason has placeholders for its secrets."""
-    page = await runtime.forms.load_options(form(), "failing")
+    page = await ActionForms(runtime).load_options(form(), "failing")
 
     assert page.options == ()
     assert str(page.empty_reason).startswith("Error: no ⟦secret:depot/")
@@ -100,9 +100,9 @@ async def test_the_reason_for_missing_options_shows_no_secret(
 
 async def test_added_props_show_no_secret(runtime: WorkflowEngine, form: Callable[..., FormRequest]) -> None:
     """Props that the action's code adds, and its error, have placeholders for secrets."""
-    (added,) = await runtime.forms.load_additional_props(form("note: fine\n"))
+    (added,) = await ActionForms(runtime).load_additional_props(form("note: fine\n"))
     with pytest.raises(StepError, match="no ⟦secret:depot/") as caught:
-        await runtime.forms.load_additional_props(form("note: failing\n"))
+        await ActionForms(runtime).load_additional_props(form("note: failing\n"))
 
     assert str(added.definition["default"]).startswith("⟦secret:depot/")
     assert "key-0123456789" not in repr(caught.value)
@@ -116,7 +116,7 @@ async def test_forms_keep_to_public_addresses(
     with serve(AnsweringServer(lambda _: (200, b""))) as server:
         request = form(f"note: {server.url}\n")
         policy = replace(request.policy, public_only=public_only)
-        page = await runtime.forms.load_options(replace(request, policy=policy), "called")
+        page = await ActionForms(runtime).load_options(replace(request, policy=policy), "called")
 
     assert len(server.requests) == (0 if public_only else 1)
     assert [option.value for option in page.options] == [403 if public_only else 200]
@@ -134,7 +134,7 @@ async def test_a_form_does_not_wait_for_runs(
         await gate.wait_until_reached()
         try:
             async with asyncio.timeout(30):
-                page = await engine.forms.load_options(form(), "seen")
+                page = await ActionForms(engine).load_options(form(), "seen")
         finally:
             gate.open()
             execution = await running
@@ -150,6 +150,6 @@ async def test_programs_of_a_form_keep_to_the_outbound_policy(
     if runtime.gateway.sandbox_kind != "redirect":
         pytest.skip("NOT RUN: this system does not permit a seccomp listener")
 
-    page = await runtime.forms.load_options(form(), "bypassed")
+    page = await ActionForms(runtime).load_options(form(), "bypassed")
 
     assert (page.empty_reason, [option.value for option in page.options]) == (None, ["HTTP/1.1 403"])

@@ -1,5 +1,5 @@
 """
-The report on a move away from Pipedream, as data, text and one HTML page that loads nothing; without credentials.
+The report on a move away from Pipedream, as data and text, without credentials; `pages` has it as HTML.
 
 The totals are sums of the rows, so they add up by construction.
 """
@@ -12,9 +12,9 @@ from typing import Final, Literal
 
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import format_count
-from pdkernel.render import records
+from pdkernel.proof import record_report as records
+from pdkernel.proof.record_report import RecordProof
 from pdkernel.render.markup import Tone, escape_control_characters
-from pdkernel.render.records import RecordProof
 
 ItemGroup = Literal["answer", "lost", "switch"]
 ItemKind = Literal[

@@ -22,9 +22,10 @@ from pdkernel.engine.account_resolution import format_credential_ref, insert_pla
 from pdkernel.engine.directory_snapshot import format_connect_account_command
 from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.step_actions import describe_component, is_connect_call_allowed
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import StepError
 from pdkernel.expression.template import OPENING_BRACES
-from pdkernel.identity import Directory, Environment, ProxyAccess
+from pdkernel.identity import Environment, ProxyAccess
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, require_object
 from pdkernel.project.variables import format_variable_ref, is_secret_prop_name
 from pdkernel.redaction import Redactor, Secret
@@ -36,7 +37,6 @@ from pdkernel.workers import (
     PropOption,
     PropOptionsPage,
     RunSetup,
-    StepPool,
 )
 
 _DYNAMIC = "dynamic"
@@ -85,15 +85,13 @@ class ActionForms:
     Loads the data of forms.
 
     Args:
-        directory: Users and accounts.
-        workers: The worker pool.
-        catalog: The pre-built actions.
+        engine: The engine whose users, workers and pre-built actions are used.
     """
 
-    def __init__(self, *, directory: Directory, workers: StepPool, catalog: Catalog) -> None:
-        self._directory = directory
-        self._workers = workers
-        self._catalog = catalog
+    def __init__(self, engine: WorkflowEngine) -> None:
+        self._directory = engine.directory
+        self._workers = engine.workers
+        self._catalog = engine.catalog
 
     async def describe(
         self,

@@ -7,8 +7,9 @@ import json
 import pytest
 from msgspec.structs import replace
 
-from pdkernel.render import proof
-from pdkernel.render.proof import WHOLE_RUN, CaseVerdict, Difference, GradedField, Proof, StepVerdict
+from pdkernel.definition.field_grades import GradedField
+from pdkernel.proof import report as proof
+from pdkernel.proof.report import WHOLE_RUN, CaseVerdict, Difference, Proof, StepVerdict
 from tests.render.reading import EVIL, Page, assert_view
 
 WHY = "GET https://api.example.test/x is not in events/order.recorded.jsonl. Record it: pdkernel run work.ipynb"

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import format_count
+from pdkernel.migration.migration_report import DELETION_DAY, SHUTDOWN_DAY, MigrationItem
 from pdkernel.render.markup import Html, Tone, escape_control_characters, join_lines, pill, tag
-from pdkernel.render.migration import DELETION_DAY, SHUTDOWN_DAY, MigrationItem
 
 PlanState = Literal["ready", "blocked", "unreadable"]
 ActionLicence = Literal["built in", "run by Connect", "own component", "no commercial use", "open"]

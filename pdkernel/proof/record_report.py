@@ -1,4 +1,4 @@
-"""View of a workflow compared with its recorded runs at Pipedream: counts for each step, and every difference; values are redacted."""
+"""A workflow compared with its recorded runs at Pipedream, and the view of it: counts for each step, and every difference; values are redacted."""
 
 from __future__ import annotations
 

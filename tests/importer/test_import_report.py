@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pdkernel.render.import_report import (
+from pdkernel.importer.import_report import (
     AccountAssignment,
     ActionSource,
     ImportReport,

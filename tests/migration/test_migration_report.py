@@ -7,7 +7,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from pdkernel.render.migration import (
+from pdkernel.migration.migration_report import (
     MigrationItem,
     MigrationReport,
     MoveStep,
@@ -16,7 +16,7 @@ from pdkernel.render.migration import (
     format_shared,
     render_text,
 )
-from pdkernel.render.migration_page import render_page
+from pdkernel.migration.pages import render_page
 from tests.render.reading import EVIL
 
 STORE = MigrationItem(

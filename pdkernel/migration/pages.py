@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pdkernel.render.markup import Html, inline_code, join, join_lines, pill, tag
-from pdkernel.render.migration import (
+from pdkernel.migration.migration_report import (
     COLUMNS,
     DELETION_DAY,
     STATE_LABELS,
@@ -18,9 +17,10 @@ from pdkernel.render.migration import (
     format_summary,
     iter_groups,
 )
-from pdkernel.render.migration_plan import MovePlan, render_table
-from pdkernel.render.records import RecordProof, summarize
-from pdkernel.render.records import render_html as render_records
+from pdkernel.migration.move_plan import MovePlan, render_table
+from pdkernel.proof.record_report import RecordProof, summarize
+from pdkernel.proof.record_report import render_html as render_records
+from pdkernel.render.markup import Html, inline_code, join, join_lines, pill, tag
 
 
 def render_page(report: MigrationReport) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pdkernel.render import matrix
-from pdkernel.render.matrix import MatrixCell, MatrixRow, ReadinessMatrix
+from pdkernel.readiness import matrix
+from pdkernel.readiness.matrix import MatrixCell, MatrixRow, ReadinessMatrix
 from tests.render.reading import Page
 
 READY = MatrixCell("", "ready")

@@ -6,9 +6,8 @@ import csv
 import io
 from datetime import date
 
-from pdkernel.render.migration import MigrationItem
-from pdkernel.render.migration_page import render_plan_page
-from pdkernel.render.migration_plan import (
+from pdkernel.migration.migration_report import MigrationItem
+from pdkernel.migration.move_plan import (
     COLUMNS,
     MovePlan,
     PlannedAction,
@@ -17,6 +16,7 @@ from pdkernel.render.migration_plan import (
     render_csv,
     render_text,
 )
+from pdkernel.migration.pages import render_plan_page
 from tests.render.reading import EVIL
 
 
