@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from pdkernel.engine.pauses import PauseMode
     from pdkernel.engine.run_request import OnChange, RunRequest
     from pdkernel.operations.events import EventLike
-    from pdkernel.operations.export import Export
+    from pdkernel.operations.export import Export, Proof
     from pdkernel.project import Project
-    from pdkernel.proof.report import Proof
 
 __all__ = [
     "Engine",

@@ -22,8 +22,8 @@ from pdkernel.cli.terminal import print_json
 from pdkernel.errors import PdkernelError, RequestError
 
 if TYPE_CHECKING:
+    from pdkernel.operations.export import Proof
     from pdkernel.operations.notebook_checks import NotebookCheck
-    from pdkernel.proof.report import Proof
 
 
 @command(
@@ -88,13 +88,11 @@ def _find_notebooks(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _add_proof(check: NotebookCheck, state: CliContext, path: Path) -> NotebookCheck:
     """*check* with the proof, or with the error that keeps the notebook from being proved."""
-    from pdkernel.proof.report import summarize
-
     try:
         proof = _prove(state, path)
     except PdkernelError as error:
         return replace(check, error=str(error))
-    return replace(check, proof=proof.verdict, proof_summary="" if proof.is_complete else summarize(proof)[0])
+    return replace(check, proof=proof.verdict, proof_summary="" if proof.is_complete else proof.summarize()[0])
 
 
 def _prove(state: CliContext, path: Path) -> Proof:

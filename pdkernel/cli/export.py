@@ -20,7 +20,7 @@ from pdkernel.cli.terminal import is_interactive, print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
-    from pdkernel.proof.report import Proof
+    from pdkernel.operations.export import Proof
     from pdkernel.source import WorkflowSource
 
 
@@ -69,7 +69,6 @@ def export(
     first; undo them with Git. Files of removed steps stay and are listed.
     """
     from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
-    from pdkernel.proof import report as proof_view
     from pdkernel.render import files as files_view
     from pdkernel.source import load_source
 
@@ -99,7 +98,7 @@ def export(
             nl=False,
         )
         if proof is not None:
-            click.echo(proof_view.render_text(proof), nl=False)
+            click.echo(proof.render_text(), nl=False)
         if files.is_written:
             click.echo(f"\n{files_view.build_serving_output(files.serve_command, files.serve_notes).text}")
     return 1 if proof is not None and proof.verdict == "differs" else 0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pdkernel.migration.events import SavedEvents
     from pdkernel.migration.report import ReportSettings
     from pdkernel.migration.sources import MigrationSource
-    from pdkernel.proof.record_report import RecordProof
+    from pdkernel.operations.records import RecordProof
 
 
 @group(section=MIGRATE)

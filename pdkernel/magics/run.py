@@ -176,7 +176,6 @@ class RunMagics(Magics):
         from pdkernel.definition import slugify
         from pdkernel.egress import PolicyCell
         from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
-        from pdkernel.proof import report as proofs
         from pdkernel.render import files
 
         chosen = parse_arguments(self.pdexport, line)
@@ -216,7 +215,7 @@ class RunMagics(Magics):
             )
         )
         if proof is not None:
-            display(RichOutput(text=proofs.render_text(proof), html=proofs.render_html(proof)))
+            display(RichOutput(text=proof.render_text(), html=proof.render_html()))
         if exported.is_written:
             display(files.build_serving_output(exported.serve_command, exported.serve_notes))
         if exported.is_written and proof is None:

@@ -29,6 +29,15 @@ from pdkernel.variables import read_variables_file
 if TYPE_CHECKING:
     from pdkernel.project import Project
 
+__all__ = [
+    "DRY_RUN_NOTE",
+    "Export",
+    "Proof",
+    "check_export_options",
+    "export_workflow",
+    "prove_export",
+]
+
 DRY_RUN_NOTE = "No file was written: --dry-run shows the changes only."
 
 

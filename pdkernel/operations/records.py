@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from pdkernel.egress import OutboundPolicy
     from pdkernel.project import Project
 
+__all__ = [
+    "RecordProof",
+    "compare_with_records",
+    "has_records",
+    "parse_stand_in",
+]
+
 
 def has_records(project: Project, source: WorkflowSource) -> bool:
     """Whether *project* has recorded runs of *source*."""

@@ -174,39 +174,54 @@ class Proof(JsonStruct, frozen=True):
             **({"records": self.records.to_json()} if self.records is not None else {}),
         }
 
+    def summarize(self) -> list[str]:
+        """
+        Sum up the proof in one or two lines.
 
-def render_text(proof: Proof) -> str:
-    """Render the proof as text: what was compared, a table, differences, reasons and notes."""
-    lines = [*summarize(proof), *(f"  {line}" for line in _table(proof))]
-    for where, difference in _shown(proof):
-        lines += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
-    lines += [line for footnote in _footnotes(proof) for line in ("", *footnote.split("\n"))]
-    if proof.records is not None:
-        lines += ["", *records.render_text(proof.records).splitlines()]
-    return escape_control_characters("".join(f"{line.rstrip()}\n" for line in lines))
+        If steps were not compared, a line has the compared steps, those that were not, and what to do. It is the first line
+        unless there are differences.
+        """
+        if self.is_complete:
+            return [_title(self)]
+        missing = self.not_compared
+        names = [step.step for step in missing]
+        compared = [name for name in self.steps if name not in names]
+        why = NOT_REACHED if missing[0].reason == RUN_ENDED_EARLIER else missing[0].reason or ""
+        done = f"Compared: {', '.join(compared)}." if compared else "No step was compared."
+        summary = f"Not proven for every step. {done} Not compared: {', '.join(names)}. {' '.join(why.split())}"
+        return [_title(self), summary] if self.verdict == "differs" else [summary, _title(self)]
 
+    def render_text(self) -> str:
+        """Render the proof as text: what was compared, a table, differences, reasons and notes."""
+        lines = [*self.summarize(), *(f"  {line}" for line in _table(self))]
+        for where, difference in _shown(self):
+            lines += ["", f"{where}: {difference.path}", *(f"  {side}" for side in _sides(difference))]
+        lines += [line for footnote in _footnotes(self) for line in ("", *footnote.split("\n"))]
+        if self.records is not None:
+            lines += ["", *records.render_text(self.records).splitlines()]
+        return escape_control_characters("".join(f"{line.rstrip()}\n" for line in lines))
 
-def render_html(proof: Proof) -> str:
-    """Render the proof as HTML, with a collapsible table of fields and grades."""
-    first, *others = summarize(proof)
-    parts = [
-        join([pill(proof.label, proof.tone), Html(" "), tag("strong", first)]),
-        *(tag("div", line) for line in others),
-    ]
-    if proof.cases:
-        rows = [tag("tr", *(tag("th", breakable(head), style=CELL_STYLE) for head in _heads(proof)))]
-        for case in proof.cases:
-            cells = [tag("td", pill(found.label, found.tone), style=CELL_STYLE) for found in _row(proof, case)]
-            rows.append(tag("tr", tag("th", _event(case), style=f"{CELL_STYLE};white-space:nowrap"), *cells))
-        parts.append(tag("table", join_lines(rows)))
-    for where, difference in _shown(proof):
-        parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
-        parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
-    parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(proof)]
-    if proof.records is not None:
-        parts.append(records.render_html(proof.records))
-    parts.append(collapsible(tag("span", "Evidence for each field"), _fields(proof)))
-    return tag("div", join_lines(parts), class_="pd-view pd-proof", **scrolling_region("Proof"))
+    def render_html(self) -> str:
+        """Render the proof as HTML, with a collapsible table of fields and grades."""
+        first, *others = self.summarize()
+        parts = [
+            join([pill(self.label, self.tone), Html(" "), tag("strong", first)]),
+            *(tag("div", line) for line in others),
+        ]
+        if self.cases:
+            rows = [tag("tr", *(tag("th", breakable(head), style=CELL_STYLE) for head in _heads(self)))]
+            for case in self.cases:
+                cells = [tag("td", pill(found.label, found.tone), style=CELL_STYLE) for found in _row(self, case)]
+                rows.append(tag("tr", tag("th", _event(case), style=f"{CELL_STYLE};white-space:nowrap"), *cells))
+            parts.append(tag("table", join_lines(rows)))
+        for where, difference in _shown(self):
+            parts.append(tag("div", where, ": ", tag("code", difference.path), style="margin-top:4px"))
+            parts.append(tag("pre", "\n".join(_sides(difference)), style=CODE_STYLE))
+        parts += [multiline(footnote, style="margin-top:4px") for footnote in _footnotes(self)]
+        if self.records is not None:
+            parts.append(records.render_html(self.records))
+        parts.append(collapsible(tag("span", "Evidence for each field"), _fields(self)))
+        return tag("div", join_lines(parts), class_="pd-view pd-proof", **scrolling_region("Proof"))
 
 
 def _table(proof: Proof) -> Iterator[str]:
@@ -224,24 +239,6 @@ def _table(proof: Proof) -> Iterator[str]:
             named = [found.step for found in _row(proof, case) if found.label == word]
             if named:
                 yield f"  {word}: {', '.join(named)}"
-
-
-def summarize(proof: Proof) -> list[str]:
-    """
-    Sum up the proof in one or two lines.
-
-    If steps were not compared, a line has the compared steps, those that were not, and what to do. It is the first line
-    unless there are differences.
-    """
-    if proof.is_complete:
-        return [_title(proof)]
-    missing = proof.not_compared
-    names = [step.step for step in missing]
-    compared = [name for name in proof.steps if name not in names]
-    why = NOT_REACHED if missing[0].reason == RUN_ENDED_EARLIER else missing[0].reason or ""
-    done = f"Compared: {', '.join(compared)}." if compared else "No step was compared."
-    summary = f"Not proven for every step. {done} Not compared: {', '.join(names)}. {' '.join(why.split())}"
-    return [_title(proof), summary] if proof.verdict == "differs" else [summary, _title(proof)]
 
 
 def _title(proof: Proof) -> str:

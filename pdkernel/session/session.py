@@ -35,8 +35,8 @@ from pdkernel.session.notebook_state import NotebookState
 if TYPE_CHECKING:
     from pdkernel.engine.event_sources import SourceResult
     from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.operations.export import Proof
     from pdkernel.project import Project
-    from pdkernel.proof.report import Proof
     from pdkernel.server.app_context import AppContext
     from pdkernel.session.actions import SessionActions
     from pdkernel.session.connect_links import ConnectLinks

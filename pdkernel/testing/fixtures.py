@@ -15,9 +15,8 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.files import is_file
 from pdkernel.model import JSON, Workflow
-from pdkernel.operations.records import compare_with_records
+from pdkernel.operations.records import RecordProof, compare_with_records
 from pdkernel.project import Project, find_project
-from pdkernel.proof.record_report import RecordProof
 from pdkernel.snapshot_tests import RuntimeFactory, SettableClock, TemporaryProject
 from pdkernel.source import load_source
 from pdkernel.testing.failure_report import record_run

@@ -8,7 +8,6 @@ from typing import Any
 import ipywidgets as ipw
 
 from pdkernel.errors import PdkernelError
-from pdkernel.proof import report as proofs
 from pdkernel.session import Session
 from pdkernel.widgets.components import (
     ROW_LAYOUT,
@@ -51,7 +50,7 @@ class ProveExportButton(ipw.VBox):
         show_message(self.outcome, "Running both sides on every saved event, offline ...")
         try:
             show_message_html(
-                self.outcome, proofs.render_html(self._session.prove_export(self._folder, is_patch=self._is_patch))
+                self.outcome, self._session.prove_export(self._folder, is_patch=self._is_patch).render_html()
             )
         except PdkernelError as fault:
             show_message(self.outcome, str(fault), kind="error")

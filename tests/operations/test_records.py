@@ -12,7 +12,6 @@ from pdkernel.errors import RequestError
 from pdkernel.operations.export import prove_export
 from pdkernel.operations.records import compare_with_records, has_records
 from pdkernel.project import Project
-from pdkernel.proof import report as proof_view
 from pdkernel.proof.recorded_runs import RecordedRun, open_records
 from pdkernel.source import load_source
 from tests.cli.fork_server import ForkServer
@@ -74,8 +73,8 @@ def test_a_proof_of_an_export_has_the_records(tmp_path: Path, result: int, verdi
 
     assert (proof.verdict, proof.is_complete) == (verdict, True)
     assert json.loads(json.dumps(proof.to_json()))["records"]["counts"]["recorded"] == 1
-    assert "against 1 run at Pipedream" in proof_view.render_text(proof)
-    assert "against 1 run at Pipedream" in proof_view.render_html(proof)
+    assert "against 1 run at Pipedream" in proof.render_text()
+    assert "against 1 run at Pipedream" in proof.render_html()
 
 
 @pytest.mark.parametrize(("result", "outcome"), [(4, "passed"), (5, "failed")])

@@ -17,7 +17,6 @@ import pytest
 from pdkernel.clock import ManualClock
 from pdkernel.definition import AccountChoice, Sidecar, StepSidecar
 from pdkernel.errors import RequestError
-from pdkernel.proof import report as drawn
 from pdkernel.proof.cases import resolve_recording_path
 from pdkernel.proof.prover import ExportedNotebook, run_proof
 from pdkernel.session import Session
@@ -407,7 +406,7 @@ def test_secrets_are_redacted(notebook: Notebook) -> None:
 
     proof = notebook.prove(changed("tell/entry.py", "' one'", f"' {secret}'"))
 
-    shown = json.dumps(proof.to_json()) + drawn.render_text(proof) + drawn.render_html(proof)
+    shown = json.dumps(proof.to_json()) + proof.render_text() + proof.render_html()
     assert proof.verdict == "differs"
     assert secret not in shown
     assert "secret:env/PLANTED" in shown

@@ -8,8 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from pdkernel.definition.field_grades import GradedField
-from pdkernel.proof import report as proof
-from pdkernel.proof.report import WHOLE_RUN, CaseVerdict, Difference, Proof, StepVerdict
+from pdkernel.proof.report import NOT_REACHED, RUN_ENDED_EARLIER, WHOLE_RUN, CaseVerdict, Difference, Proof, StepVerdict
 from tests.render.reading import EVIL, Page, assert_view
 
 WHY = "GET https://api.example.test/x is not in events/order.recorded.jsonl. Record it: pdkernel run work.ipynb"
@@ -51,14 +50,14 @@ SAME = replace(
 @pytest.mark.parametrize("form", ["txt", "html"])
 def test_proofs_match_the_golden_file(form: str) -> None:
     """A table of events and steps, each difference with both sides, reasons for skipped comparisons, field grades."""
-    draw = proof.render_text if form == "txt" else proof.render_html
+    drawn = FOUND.render_text() if form == "txt" else FOUND.render_html()
 
-    assert_view(f"proof.{form}", draw(FOUND))
+    assert_view(f"proof.{form}", drawn)
 
 
 def test_no_difference() -> None:
     """A proof without differences has a short text."""
-    drawn = proof.render_text(SAME)
+    drawn = SAME.render_text()
 
     assert drawn.splitlines()[:3] == [
         "Proof of flow: workflow same; 1 run, steps: 3 same.",
@@ -88,7 +87,7 @@ def test_many_steps() -> None:
         "order", "ada", (StepVerdict(names[0], "not compared", reason="w"), *steps), StepVerdict(WHOLE_RUN)
     )
 
-    drawn = proof.render_text(replace(SAME, steps=names, cases=(case,))).splitlines()
+    drawn = replace(SAME, steps=names, cases=(case,)).render_text().splitlines()
 
     assert drawn[2:5] == [
         "  order as ada:",
@@ -101,7 +100,7 @@ def test_many_differences() -> None:
     """Of very many differences some are shown, and the others are counted."""
     many = replace(FOUND, definition_differences=tuple(Difference(f"steps[{n}]", "1", "2") for n in range(50)))
 
-    drawn = proof.render_text(many)
+    drawn = many.render_text()
 
     assert "steps[19]" in drawn
     assert "steps[20]" not in drawn
@@ -156,20 +155,20 @@ def test_markup_in_any_field_is_shown_as_text() -> None:
         (EVIL,),
     )
 
-    for drawn in (proof.render_html(evil), proof.render_text(evil)):
+    for drawn in (evil.render_html(), evil.render_text()):
         assert "\x1b" not in drawn
-    assert "<b>bold</b></script>" in Page(proof.render_html(evil)).text
+    assert "<b>bold</b></script>" in Page(evil.render_html()).text
 
 
 def test_a_step_that_neither_side_reached() -> None:
     """If a run ends above a step on both sides, the step is shown as not run, without a reason."""
-    steps = (StepVerdict("read"), StepVerdict("send", "not compared", reason=proof.RUN_ENDED_EARLIER))
+    steps = (StepVerdict("read"), StepVerdict("send", "not compared", reason=RUN_ENDED_EARLIER))
     case = CaseVerdict("order", None, steps, StepVerdict(WHOLE_RUN))
 
-    drawn = proof.render_text(replace(SAME, steps=("read", "send"), cases=(case,)))
+    drawn = replace(SAME, steps=("read", "send"), cases=(case,)).render_text()
 
     assert drawn.splitlines()[:4] == [
-        f"Not proven for every step. Compared: read. Not compared: send. {proof.NOT_REACHED}",
+        f"Not proven for every step. Compared: read. Not compared: send. {NOT_REACHED}",
         "Proof of flow: workflow same; 1 run, steps: 1 same, 1 not run.",
         "  event  read  send     whole run",
         "  order  same  not run  same",
@@ -184,11 +183,11 @@ def test_a_step_that_was_not_compared_is_not_green() -> None:
     closed = replace(gap, cases=(*gap.cases, *SAME.cases))
 
     first = f"Not proven for every step. Compared: read, tell. Not compared: send. {WHY}"
-    assert proof.render_text(gap).splitlines()[0] == first
-    assert Page(proof.render_html(gap)).text.split()[:2] == ["not", "complete"]
-    assert "#1a7f37" not in proof.render_html(gap).partition("</strong>")[0]
+    assert gap.render_text().splitlines()[0] == first
+    assert Page(gap.render_html()).text.split()[:2] == ["not", "complete"]
+    assert "#1a7f37" not in gap.render_html().partition("</strong>")[0]
     assert (gap.verdict, gap.is_complete, closed.is_complete) == ("same", False, True)
-    assert proof.render_text(closed).startswith("Proof of flow: ")
+    assert closed.render_text().startswith("Proof of flow: ")
 
 
 @pytest.mark.parametrize(("length", "is_table"), [(80, True), (81, False)])
@@ -197,7 +196,7 @@ def test_the_widest_table(length: int, is_table: bool) -> None:
     name = "s" * length
     case = CaseVerdict("order", None, (StepVerdict(name),), StepVerdict(WHOLE_RUN))
 
-    drawn = proof.render_text(replace(SAME, steps=(name,), cases=(case,)))
+    drawn = replace(SAME, steps=(name,), cases=(case,)).render_text()
 
     assert (f"event  {name}  whole run" in drawn) is is_table
 
@@ -208,9 +207,9 @@ def test_a_common_reason_is_reported_once(count: int, ending: str) -> None:
     step = StepVerdict("send", "not compared", reason="w")
     cases = tuple(CaseVerdict(f"e{number}", None, (step,), StepVerdict(WHOLE_RUN)) for number in range(count))
 
-    nowhere = proof.render_text(replace(SAME, steps=("send",), cases=cases))
+    nowhere = replace(SAME, steps=("send",), cases=cases).render_text()
     compared = CaseVerdict("e9", None, (StepVerdict("send"),), StepVerdict(WHOLE_RUN))
-    drawn = proof.render_text(replace(SAME, steps=("send",), cases=(*cases, compared)))
+    drawn = replace(SAME, steps=("send",), cases=(*cases, compared)).render_text()
 
     assert nowhere.startswith("Not proven for every step. No step was compared. Not compared: send. w\n")
     assert "Not compared (" not in nowhere
