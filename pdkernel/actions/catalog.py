@@ -14,21 +14,24 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
+import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdkernel.actions.action_reference import ActionReference
-from pdkernel.actions.app_credentials import AppCredentials, order_form_fields
+from pdkernel.actions.app_credentials import AppCredentials, iter_modules, order_form_fields
 from pdkernel.actions.builtin_source import can_replace_version, load_builtin_actions
 from pdkernel.actions.component import Component, ComponentKind, filter_components
 from pdkernel.actions.connect_source import ConnectSource, resolve_connect_login
-from pdkernel.actions.description_cache import DescriptionCache
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock, LockedComponent
-from pdkernel.actions.missing_action import build_missing_action_error
-from pdkernel.actions.npm_registry import NpmRegistry
 from pdkernel.actions.npm_source import (
+    APPS_ON_NPM,
+    NPM_SCOPE,
+    NpmRegistry,
     NpmSource,
     PackageRegistry,
     ProgressCallback,
@@ -36,21 +39,28 @@ from pdkernel.actions.npm_source import (
 from pdkernel.actions.prop_binding import guess_app_bindings, resolve_app_bindings
 from pdkernel.actions.source_lookup import SourceLookup
 from pdkernel.actions.source_settings import (
+    ACCEPT_LICENCE_COMMAND,
     ActionSettings,
     EmptySettings,
     SettingsStore,
     SourceSetting,
     build_licence_error,
+    find_components_folder,
+    format_tried_sources,
 )
 from pdkernel.analysis import find_app_bindings
 from pdkernel.blocking import run_blocking
-from pdkernel.errors import ActionNotFoundError, ConnectSettingsError, LicenceError
+from pdkernel.encode import decode_json, encode_json
+from pdkernel.errors import ActionNotFoundError, ActionVersionError, ConnectSettingsError, LicenceError
 from pdkernel.model import AppBinding, Step, get_app_slug
+from pdkernel.workers import ComponentDescription, ComponentFile
 
 if TYPE_CHECKING:
     from pdkernel.project import Login, Project
 
+
 _MAX_SUGGESTIONS = 3
+_PIN = "pin the step's exports to run the other steps: --pin STEP=FILE, %pdpin STEP JSON."
 
 
 def _silent(_: str) -> None:
@@ -402,3 +412,127 @@ class Catalog:
         similar = difflib.get_close_matches(key, sorted(keys), n=_MAX_SUGGESTIONS, cutoff=0.6)
         found = (self._find_local(ActionReference(each, None)) for each in similar)
         return [each.uses for each in found if each is not None]
+
+
+class DescriptionCache:
+    """
+    A cache on disk of the props that components declare, by file.
+
+    Only a worker can load a component to read its props; with the cache, a file is loaded once until it changes.
+
+    Args:
+        folder: The folder of the cache; created with the first entry.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptions: dict[str, ComponentDescription] = {}
+
+    def get(self, file: ComponentFile) -> ComponentDescription | None:
+        """The description of the component in *file*; None if the file's current content is not in the cache."""
+        name = self._name(file)
+        if name not in self._descriptions:
+            try:
+                self._descriptions[name] = decode_json((self._folder / name).read_bytes(), ComponentDescription)
+            except (OSError, ValueError):
+                return None  # not cached yet, or written by another version of pdkernel
+        return self._descriptions[name]
+
+    def put(self, file: ComponentFile, description: ComponentDescription) -> None:
+        """Store *description* for *file*. If the disk is full, only this process keeps the description."""
+        name = self._name(file)
+        self._descriptions[name] = description
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = self._folder / f".{name}.{secrets.token_hex(4)}"  # another process may store the same entry
+            try:
+                draft.write_bytes(encode_json(description))
+                draft.replace(self._folder / name)
+            finally:
+                draft.unlink(missing_ok=True)
+        except OSError:
+            return
+
+    def _name(self, file: ComponentFile) -> str:
+        """The name of the cache entry. It changes with the module; for a folder source, with every module of the app."""
+        modules = [file.path]
+        if file.origin == "folder":
+            modules = sorted(iter_modules(file.path.parents[2]))
+        marks = [f"{path}:{path.stat().st_mtime_ns}:{path.stat().st_size}" for path in modules if path.exists()]
+        return f"{file.key}-{hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]}.json"
+
+
+def build_missing_action_error(
+    uses: ActionReference,
+    sources: Sequence[SourceSetting],
+    *,
+    other: Component | None = None,
+    similar: Sequence[str] = (),
+    why: str = "",
+) -> ActionNotFoundError:
+    """
+    Build the error for a missing action.
+
+    Args:
+        uses: The reference of the step.
+        sources: The sources of actions that are not built in, in the order in which they were tried.
+        other: Another version of the action that the source has, or None.
+        similar: Similar actions.
+        why: Why the action is missing, as a sentence; by default, that no source has it.
+    """
+    tried = format_tried_sources(sources) if len(sources) > 1 else ""
+    if other is not None and other.file is not None and other.file.origin == "builtin":
+        return ActionVersionError(
+            f"The built-in {uses.key} follows version {other.version} of the platform's action and cannot replace version "
+            f"{uses.version}, whose props may differ.",
+            fix=f"If the props are the same, run: pdkernel actions add {other.uses} --instead-of {uses}",
+        )
+    if other is not None:
+        return ActionVersionError(
+            " ".join(
+                (
+                    f"{other.source} has version {other.version} of {other.key}, but the step uses version {uses.version}.",
+                    tried,
+                )
+            ).strip(),
+            fix=f"Write @{other.version} in the step, or run: pdkernel actions add {other.uses} --instead-of {uses}",
+        )
+    if uses.is_private:
+        missing = f"The code of the private component {uses.key} is missing: it is stored at Pipedream, and not in Git."
+        return ActionNotFoundError(
+            f"{missing} {tried}".strip(),
+            fix=_suggest_private_folder(uses, sources),
+        )
+    hint = f"Similar: {', '.join(similar)}." if similar else ""
+    missing = f"No source of this project has the action {uses}." if tried or not why else ""
+    return ActionNotFoundError(
+        " ".join(part for part in (missing, why, tried, hint) if part), fix=_suggest_sources(uses, sources)
+    )
+
+
+def _suggest_private_folder(uses: ActionReference, sources: Sequence[SourceSetting]) -> str:
+    name = uses.key.rpartition("/")[2]
+    module = f"APP/actions/{name}/{name}.mjs"
+    folder = next((each.folder for each in sources if each.folder is not None), None)
+    if folder is not None:
+        where = f"{find_components_folder(folder) or folder}/{module}."
+    else:
+        setting = f"[FOLDER, {', '.join(map(str, sources))}]" if sources else "FOLDER"
+        where = f"FOLDER/{module}, and write `actions: {setting}` in pdkernel.yaml."
+    return f"Copy its code to {where} Or write the step as code, or {_PIN}"
+
+
+def _suggest_sources(uses: ActionReference, sources: Sequence[SourceSetting]) -> str:
+    names = {each.source for each in sources}
+    possible = []
+    if "npm" not in names and uses.app in APPS_ON_NPM:
+        possible.append(f"npm ({NPM_SCOPE}/{uses.app}), after you accept its licence: {ACCEPT_LICENCE_COMMAND}")
+    if "folder" not in names:
+        possible.append("a folder with the layout of a components checkout: pdkernel project set actions FOLDER")
+    if "connect" not in names:
+        possible.append("Pipedream, with a Connect project: pdkernel project set actions connect")
+    if not possible:
+        return f"Check the key and the version. Or {_PIN}"
+    what = "Sources that may have it: " if len(possible) > 1 else "A source that may have it is "
+    several = " A project may have several sources: name all of them, in the order of the search." if sources else ""
+    return f"{what}{'; '.join(possible)}.{several} Or {_PIN}"

@@ -1,5 +1,5 @@
 """
-The command group: sections of the help, common options, the project, and the report of an error.
+The command group: sections of the help, common options, completion in a shell, the project, and the report of an error.
 
 Exit statuses: 0 success or exited, 1 a step failed, 2 refused before any step, 3 internal error, 4 paused.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import cloup
+from click.shell_completion import get_completion_class
 
 from pdkernel.cli.command_help import Group, Section
 from pdkernel.cli.terminal import escape_text, is_interactive, print_json, print_text
@@ -26,6 +27,7 @@ from pdkernel.version import VERSION
 if TYPE_CHECKING:
     from pdkernel.identity import Directory
     from pdkernel.project import Project
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +41,11 @@ TEST = Section("Test", "doctor", "check", "shape", "source")
 MIGRATE = Section("Migrate", "import", "migrate")
 SERVE = Section("Serve", "serve", "triggers", "invoke", "clients", "keys")
 PROJECT = Section("Project", "project", "env", "secrets", "store", "login", "logout", "completion")
+json_option = cloup.option("--json", "as_json", is_flag=True, help="Print only one JSON value.")
+yes_option = cloup.option("-y", "--yes", is_flag=True, help="Do not ask for a confirmation.")
+# how the system refuses a file that a command names or finds
+_REFUSALS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+_EXAMPLES = ('eval "$(pdkernel completion bash)"', "pdkernel completion fish >~/.config/fish/completions/pdkernel.fish")
 
 
 class CommandLineError(RequestError):
@@ -212,10 +219,6 @@ def common_options(*, hidden: bool) -> Callable[[F], F]:
     return decorate
 
 
-json_option = cloup.option("--json", "as_json", is_flag=True, help="Print only one JSON value.")
-yes_option = cloup.option("-y", "--yes", is_flag=True, help="Do not ask for a confirmation.")
-
-
 def environment_option(default: str = "development") -> Callable[[F], F]:
     """The option `--environment`; its help names *default*, which applies without the option."""
     return cloup.option(
@@ -281,10 +284,6 @@ def command(
         return add(common_options(hidden=True)(_handle_errors(function)))
 
     return decorate
-
-
-# how the system refuses a file that a command names or finds
-_REFUSALS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def _handle_errors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -362,3 +361,17 @@ def print_error(code: str, message: str) -> None:
             f"... and {format_count(hidden, 'more line')} ({code}); --json prints all lines",
         ]
     click.echo(click.style("Error:", fg="red", bold=True) + " " + "\n".join(lines), err=True)
+
+
+@command(name="completion", section=PROJECT, examples=_EXAMPLES)
+@cloup.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(_: CliContext, shell: str) -> int:
+    """
+    Print the script that completes commands in SHELL.
+
+    For every new shell, add the first example to ~/.bashrc, or with zsh to ~/.zshrc.
+    """
+    found = get_completion_class(shell)
+    assert found is not None, "click completes in these shells"
+    click.echo(found(pdkernel, {}, "pdkernel", "_PDKERNEL_COMPLETE").source())
+    return 0

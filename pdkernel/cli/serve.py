@@ -7,11 +7,14 @@ Options of the command and the output at startup. Sockets, API and endpoints are
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import click
@@ -19,20 +22,13 @@ import cloup
 
 from pdkernel.blocking import run_blocking
 from pdkernel.cli.app import SERVE, CliContext, command, json_option
-from pdkernel.cli.serve_output import (
-    code_printer,
-    describe_triggers,
-    print_line,
-    print_startup,
-    startup_json,
-    write_line,
-)
 from pdkernel.cli.size_param import parse_size
+from pdkernel.cli.terminal import is_interactive, print_text
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from ssl import SSLContext
 
     from pdkernel.project import Project
@@ -41,6 +37,7 @@ if TYPE_CHECKING:
     from pdkernel.server.processes import ProcessMembership
     from pdkernel.server.source_workflows import SourceWorkflows
     from pdkernel.source import RefusedSource
+
 
 DEFAULT_PORT = 8765
 
@@ -432,3 +429,98 @@ def _host_names(*names: str) -> list[str]:
     """The host names in *names* (hosts or URLs), without the wildcard addresses 0.0.0.0 and ::."""
     found = [urlsplit(name).hostname if "://" in name else name for name in names]
     return [name for name in found if name and name not in ("0.0.0.0", "::")]  # noqa: S104
+
+
+def startup_json(
+    project: Project,
+    project_id: str,
+    url: str,
+    served: Sequence[ServedWorkflow],
+    not_served: Sequence[RefusedSource],
+) -> dict[str, Any]:
+    """What `--json` prints when the server answers requests. A workflow without an HTTP trigger has no endpoint."""
+    return {
+        "url": url,
+        "project_id": project_id,
+        "database": project.location,
+        "workflows": [
+            {
+                "name": each.source.workflow.name,
+                "id": each.id,
+                "endpoint": each.endpoint_key if _has_endpoint(each) else None,
+                "url": f"{url}/{each.endpoint_key}" if _has_endpoint(each) else None,
+            }
+            for each in served
+        ],
+        "not_served": [{"name": each.name, "folder": str(each.path), "reason": each.reason} for each in not_served],
+    }
+
+
+def code_printer(url: str, *, as_json: bool) -> Callable[[str], None] | None:
+    """A function that prints a login code on a terminal; None without a terminal, because a log must not contain codes."""
+    return partial(_print_login_code, url) if is_interactive(sys.stderr) and not as_json else None
+
+
+def _print_login_code(url: str, code: str) -> None:
+    write_line(f"Console: {url}/-/login?code={code}    # valid once, for ten minutes")
+
+
+def write_line(line: str) -> None:
+    """Print a line to standard error."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def print_line(value: dict[str, Any]) -> None:
+    """Print a JSON value as a line of standard output."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def _has_endpoint(served: ServedWorkflow) -> bool:
+    """Whether the workflow has an HTTP trigger."""
+    return any(trigger.type == "http" for trigger in served.source.workflow.triggers)
+
+
+def print_startup(
+    url: str,
+    served: Sequence[ServedWorkflow],
+    not_served: Sequence[RefusedSource],
+    more: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the URLs of the served workflows, the workflows that are not served, and the lines *more*."""
+    lines = [] if as_json else [f"Serving at {url} (Ctrl-C stops)"]
+    if not as_json:
+        width = max((len(each.source.workflow.name) for each in served), default=0)
+        lines += [
+            f"  {each.source.workflow.name.ljust(width)}  {f'{url}/{each.endpoint_key}' if _has_endpoint(each) else 'no endpoint'}"
+            for each in served
+        ]
+        lines += [] if served else ["  No workflows: only the Connect API is served."]
+    if not_served:
+        lines += ["Not served:", *(f"  {each.name} ({each.path}): {each.reason}" for each in not_served)]
+    print_text("\n".join([*lines, *more]), err=True, nl=bool(lines or more))
+
+
+def describe_triggers(project: Project, workflows: Sequence[ServedWorkflow], url: str) -> list[str]:
+    """Lines about the triggers: when each one fires, and which are off."""
+    from pdkernel.cli.triggers import trigger_lines
+    from pdkernel.operations.triggers import find_unserved_emitters, view_triggers
+
+    views = [view for served in workflows for view in view_triggers(project, served.source)]
+    if not views:
+        return []
+    lines = [f"  {line}" for line in trigger_lines(project, views, base_url=url)]
+    sources = [(each.id, each.source) for each in workflows]
+    lines += [
+        f"  {view.workflow_name!r} listens to {name!r}, which is not served."
+        for view in views
+        for name in find_unserved_emitters(view, sources)
+    ]
+    has_off = not all(view.is_enabled for view in views)
+    return [
+        "Triggers (off until they are enabled, because Pipedream may still fire them):" if has_off else "Triggers:",
+        *lines,
+    ]

@@ -15,9 +15,7 @@ Forms of a notebook: ipywidgets that show and change the session.
     background_run      a run in the background, with a live timeline; the latest of several calls
     request_buttons     buttons for requests to the served draft
     pause_buttons       buttons for a paused run
-    save_test_button    the button that saves a run as a test
-    prove_export_button the button that proves an export
-    stale_steps_button  the button that runs stale steps again
+    output_buttons      buttons beside an output: save a run as a test, prove an export, run stale steps again
     form                the base class of forms
     saved_output        the output that stays readable without a kernel
     components          small components: messages, copyable text, secret field
@@ -27,10 +25,8 @@ A form calls the session and listens to it. Its only state of its own is unsaved
 
 from pdkernel.widgets.action_form import ActionForm
 from pdkernel.widgets.event_composer import EventComposer
+from pdkernel.widgets.output_buttons import ProveExportButton, SaveTestButton, StaleStepsButton
 from pdkernel.widgets.pause_buttons import PauseButtons
-from pdkernel.widgets.prove_export_button import ProveExportButton
-from pdkernel.widgets.save_test_button import SaveTestButton
-from pdkernel.widgets.stale_steps_button import StaleStepsButton
 from pdkernel.widgets.user_picker import UserPicker
 
 __all__ = [

@@ -45,8 +45,8 @@ from pdkernel.widgets.event_field_text import (
 )
 from pdkernel.widgets.event_fields import EventFields, build_notes_html
 from pdkernel.widgets.form import SessionForm
+from pdkernel.widgets.output_buttons import SaveTestButton
 from pdkernel.widgets.pause_buttons import PauseButtons
-from pdkernel.widgets.save_test_button import SaveTestButton
 from pdkernel.widgets.saved_output import build_line_output
 
 NEW_EVENT = "new event"

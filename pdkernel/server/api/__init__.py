@@ -5,8 +5,9 @@ Connect's routes: users, accounts, apps, components, deployed triggers, the prox
     cors                                    calls from web pages
     pagination                              pages of lists
     serializers                             users and accounts as JSON
-    accounts, users, apps, projects         routes with those names
-    components, actions                     descriptions of components; runs of actions
+    accounts                                external users and their accounts
+    apps                                    apps, and the project
+    components                              descriptions of components; runs of actions
     component_request                       configuration of a component in a request
     trigger_deployment, deployed_triggers   event sources that run for external users
     component_serializers                   components as JSON

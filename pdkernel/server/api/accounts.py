@@ -1,5 +1,5 @@
 """
-Routes of accounts: list, read, connect with a Connect token, delete.
+Routes of external users (list, delete) and of their accounts (list, read, connect with a Connect token, delete).
 
 Only an OAuth client receives credentials, never a browser. Accounts of the other environment and your own accounts are not
 visible.
@@ -21,7 +21,7 @@ from pdkernel.model import JSON
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.apps import resolve_app_slug
 from pdkernel.server.api.pagination import Page
-from pdkernel.server.api.serializers import serialize_account
+from pdkernel.server.api.serializers import serialize_account, serialize_user
 from pdkernel.server.link import webhooks
 from pdkernel.server.link.account_connection import connect_account
 from pdkernel.server.link.tokens import find_token
@@ -144,3 +144,20 @@ def _credentials(body: dict[str, Any]) -> dict[str, str]:
     if not isinstance(fields, dict) or not fields:
         raise RequestError("cfmap_json is missing. Send the account's fields, a JSON object as a string.")
     return {str(name): value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+
+
+async def list_users(call: ApiCall) -> JSON:
+    """`GET .../users`, by id."""
+    users = await run_blocking(call.context.directory.users, call.environment)
+    words = call.query_param("q")
+    found = [user for user in users if words is None or words.lower() in user.external_id.lower()]
+    page = Page(call, found, lambda user: user.external_id)
+    return page.to_json([serialize_user(user) for user in page.items])
+
+
+async def delete_user(call: ApiCall) -> Response:
+    """`DELETE .../users/{external_user_id}`, with their accounts and deployed triggers of that environment."""
+    user = call.resolve_user(call.path_param("external_user_id"))
+    if not await run_blocking(call.context.directory.delete_user, user, call.environment):
+        raise ApiError(404, f"There is no external user {user!r} in {call.environment}.")
+    return Response(status_code=204)

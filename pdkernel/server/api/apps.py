@@ -1,7 +1,7 @@
 """
-Routes of apps.
+Routes of apps, and of the project: a server has exactly one.
 
-The list has the apps of accounts and components, and those that a user of Connect Link can choose. pdkernel does not have a list
+The list of apps has the apps of accounts and components, and those that a user of Connect Link can choose. pdkernel does not have a list
 of all apps of Pipedream.
 """
 
@@ -19,7 +19,7 @@ from pdkernel.render.apps import format_app_name
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.pagination import Page
 from pdkernel.server.app_context import AppContext
-from pdkernel.server.app_serializers import list_offered_apps, resolve_slug, serialize_app
+from pdkernel.server.app_serializers import derive_app_id, list_offered_apps, resolve_slug, serialize_app
 
 _SORTS: dict[str, Callable[[str], Any]] = {"name": format_app_name, "name_slug": str, "featured_weight": str}
 
@@ -87,3 +87,35 @@ def _search_apps(call: ApiCall) -> list[str]:
 def _apps_with_components(catalog: Catalog, kind: ComponentKind) -> set[str]:
     own = load_builtin_actions() if kind == "action" else ()
     return {*map(get_app_slug, own), *catalog.list_apps(kind)}
+
+
+async def list_project_apps(call: ApiCall) -> JSON:
+    """`GET .../projects/info`: the project's apps."""
+    slugs = sorted(await run_blocking(list_known_apps, call.context))
+    return {"apps": [{"id": derive_app_id(slug), "name_slug": slug} for slug in slugs]}
+
+
+async def list_projects(call: ApiCall) -> JSON:
+    """`GET /v1/connect/projects`."""
+    page = Page(call, [_serialize_project(call)], lambda project: str(project["id"]))
+    return page.to_json(page.items)
+
+
+async def retrieve_project(call: ApiCall) -> JSON:
+    """`GET /v1/connect/projects/{id}`."""
+    project = _serialize_project(call)
+    if call.path_param("requested_id") != project["id"]:
+        raise ApiError(
+            404, f"This server has no project {call.path_param('requested_id')[:40]!r}, only {project['id']}."
+        )
+    return project
+
+
+def _serialize_project(call: ApiCall) -> dict[str, Any]:
+    return {
+        "id": call.context.directory.project_id,
+        "name": call.context.project.folder.parent.name or "pdkernel",
+        "app_name": None,
+        "support_email": None,
+        "connect_require_key_auth_test": False,
+    }

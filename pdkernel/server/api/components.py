@@ -1,7 +1,7 @@
 """
-Routes of components, actions and triggers: list, retrieve, options of props, dynamic props.
+Routes of components, actions and triggers: list, retrieve, options of props, dynamic props, and the run of an action.
 
-The engine's forms run the component's own code for options and dynamic props.
+The component's own code runs for options and dynamic props. The run of an action is recorded like any other.
 """
 
 from __future__ import annotations
@@ -9,16 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, TypeVar
 
 from pdkernel.actions import ActionReference, Component
 from pdkernel.actions.component import COMPONENT_KINDS, ComponentKind
+from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import StepError
-from pdkernel.model import JSON
+from pdkernel.event import Event
+from pdkernel.execution import RETURN_VALUE, UNFINISHED_STATUSES, ErrorRecord, StepResult
+from pdkernel.model import JSON, Workflow
 from pdkernel.server.api.api_call import ApiCall, ApiError, ApiHandler, public_message
-from pdkernel.server.api.component_request import find_component, parse_component_request
+from pdkernel.server.api.component_request import (
+    ACTION_STEP_NAME,
+    ComponentRequest,
+    find_component,
+    parse_component_request,
+)
 from pdkernel.server.api.component_serializers import API_COMPONENT_TYPES, serialize_component, serialize_props
 from pdkernel.server.api.pagination import Page
+from pdkernel.server.run_registry import LOST_MESSAGE
 from pdkernel.workers import ComponentDescription
 
 T = TypeVar("T")
@@ -27,6 +37,8 @@ _NAMES: dict[ComponentKind, str] = {"action": "actions", "source": "triggers"}
 
 _REGISTRIES = ("public", "private", "all")
 _MAX_LISTED = 100_000
+_OBSERVATION_KINDS = {"stdout": "console.log", "stderr": "console.error"}
+_NOT_FOUND = frozenset({"action_not_found", "action_version"})
 
 
 def required_scopes(kind: ComponentKind | None, act: str) -> tuple[str, ...]:
@@ -160,3 +172,62 @@ def _kinds(call: ApiCall, kind: ComponentKind | None) -> tuple[ComponentKind, ..
     if not found:
         raise ApiError(400, "component_type must be action or trigger.")
     return tuple(found)
+
+
+async def run_action(call: ApiCall) -> JSON:
+    """`POST .../actions/run`: run an action once. An error of the action is in `os`, with status 200, as on the platform."""
+    body = await call.read_json()
+    if body.get("stash_id"):
+        # parity[file-stash]: the platform stores files that actions write, and passes them to later actions
+        raise ApiError(400, "pdkernel does not store files of actions: omit stash_id.")
+    configured = await parse_component_request(call, body, "action")
+    execution = await call.state.runs.run(_build_run_request(call, configured))
+    if execution.status in UNFINISHED_STATUSES:
+        raise ApiError(400, LOST_MESSAGE)
+    step = execution.step(ACTION_STEP_NAME)
+    if step.status == "not_run":
+        raise _build_run_error(execution.error)
+    exports = dict(step.exports)
+    value = exports.pop(RETURN_VALUE, None)
+    # parity[redacted-return]: in the return value of an action, a secret is a placeholder
+    return {"exports": exports, "os": _build_observations(step), "ret": value, "stash_id": None}
+
+
+def _build_run_request(call: ApiCall, configured: ComponentRequest) -> RunRequest:
+    name = f"action {configured.component.key}"
+    return RunRequest(
+        workflow=Workflow(name=name, steps=(configured.to_step(),)),
+        event=Event(configured.event_data, is_http=False),
+        policy=call.policy,
+        variables=configured.secret_variables,
+        external_user_id=configured.external_user_id,
+        environment=call.environment,
+        folder=call.context.project.folder.parent,
+        test=False,
+        source=name,
+        interface="http",
+        account_overrides=configured.accounts,
+    )
+
+
+def _build_run_error(error: ErrorRecord | None) -> ApiError:
+    if error is None:
+        return ApiError(400, "The action did not run.")
+    # only the first line: the fix is for the server's owner
+    text = error.message.splitlines()[0] if error.message else error.name
+    return ApiError(404 if error.code in _NOT_FOUND else 400, text)
+
+
+def _build_observations(step: StepResult) -> list[dict[str, Any]]:
+    at = _milliseconds(step.started_at)
+    found: list[dict[str, Any]] = [
+        {"k": _OBSERVATION_KINDS[log.stream], "msg": log.text, "ts": at} for log in step.logs
+    ]
+    if step.error is not None:
+        error = {"name": step.error.name, "message": step.error.message, "stack": step.error.stack or ""}
+        found.append({"k": "error", "err": error, "ts": at + (step.duration_ms or 0)})
+    return found
+
+
+def _milliseconds(iso_time: str | None) -> float:
+    return datetime.fromisoformat(iso_time).timestamp() * 1000 if iso_time else 0.0

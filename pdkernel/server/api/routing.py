@@ -13,17 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.actions.component import ComponentKind
-from pdkernel.server.api import (
-    accounts,
-    actions,
-    apps,
-    components,
-    deployed_triggers,
-    projects,
-    proxy,
-    trigger_deployment,
-    users,
-)
+from pdkernel.server.api import accounts, apps, components, deployed_triggers, proxy, trigger_deployment
 from pdkernel.server.api.api_call import ApiHandler, Endpoint, authenticated_endpoint
 from pdkernel.server.api.cors import preflight
 from pdkernel.server.path_params import path_segment, rest_of_path
@@ -94,8 +84,8 @@ _ACCOUNTS = (
         backend=True,
         bucket="accounts",
     ),
-    _RouteSpec("GET", "/users", users.list_users, ("connect:users:read",), backend=True),
-    _RouteSpec("DELETE", f"/users/{_USER}", users.delete_user, ("connect:users:write",), backend=True),
+    _RouteSpec("GET", "/users", accounts.list_users, ("connect:users:read",), backend=True),
+    _RouteSpec("DELETE", f"/users/{_USER}", accounts.delete_user, ("connect:users:write",), backend=True),
 )
 _APPS = tuple(
     # the platform has no narrower scope for these routes (its staff, in its forum)
@@ -111,10 +101,14 @@ _APPS = tuple(
 )
 _PROJECTS_READ = ("connect:projects:read",)
 _PROJECTS = (
-    _RouteSpec("GET", "/v1/connect/projects", projects.list_projects, _PROJECTS_READ, backend=True),
-    _RouteSpec("GET", "/projects/info", projects.info, _PROJECTS_READ),
+    _RouteSpec("GET", "/v1/connect/projects", apps.list_projects, _PROJECTS_READ, backend=True),
+    _RouteSpec("GET", "/projects/info", apps.list_project_apps, _PROJECTS_READ),
     _RouteSpec(
-        "GET", f"/v1/connect/projects/{rest_of_path('requested_id')}", projects.retrieve, _PROJECTS_READ, backend=True
+        "GET",
+        f"/v1/connect/projects/{rest_of_path('requested_id')}",
+        apps.retrieve_project,
+        _PROJECTS_READ,
+        backend=True,
     ),
 )
 _KINDS: tuple[tuple[str, ComponentKind | None], ...] = (
@@ -157,7 +151,7 @@ _COMPONENTS = tuple(
     )
 )
 _RUNS = (
-    _RouteSpec("POST", "/actions/run", actions.run, ("connect:actions:run",), bucket="runs"),
+    _RouteSpec("POST", "/actions/run", components.run_action, ("connect:actions:run",), bucket="runs"),
     _RouteSpec(" ".join(proxy.METHODS), f"/proxy/{_URL}", proxy.proxy, ("connect:proxy",), bucket="proxy"),
 )
 

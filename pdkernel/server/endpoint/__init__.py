@@ -1,9 +1,7 @@
 """
 Requests that start workflows or invoke deployed triggers.
 
-    handler          handles a request from route to response
-    endpoint_route   finds the workflow by path or host
-    trigger_auth     the trigger's auth
+    handler          handles a request: workflow, trigger's auth, run, response
     trigger_handler  requests to deployed triggers
     request_body     bodies of every media type, forms with files
     form_fields      queries and URL-encoded forms

@@ -1,16 +1,20 @@
-"""Handles a request to an endpoint: route, auth, rate limit, body, run, response."""
+"""Handles a request to an endpoint: workflow, trigger's auth, rate limit, body, run, response."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+import re
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.blocking import until_silent
+from pdkernel.blocking import run_blocking, until_silent
 from pdkernel.egress.own_server import StepCaller
 from pdkernel.engine.http_response import HttpResponse, build_text_response
 from pdkernel.engine.run_context import fired_by
@@ -20,10 +24,10 @@ from pdkernel.event import Event
 from pdkernel.identity import parse_environment
 from pdkernel.model import Trigger, Workflow
 from pdkernel.server.access_log import add_access_log_note
+from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
-from pdkernel.server.endpoint import responses, trigger_auth, trigger_handler
-from pdkernel.server.endpoint.endpoint_route import EndpointRoute, resolve_route
+from pdkernel.server.endpoint import responses, trigger_handler
 from pdkernel.server.endpoint.form_fields import TooManyFieldsError, parse_query
 from pdkernel.server.endpoint.request_body import (
     MAX_BODY_BYTES,
@@ -33,8 +37,11 @@ from pdkernel.server.endpoint.request_body import (
     discard_body,
     read_body,
 )
-from pdkernel.server.middleware import RETRY_AFTER_S, UNAVAILABLE_MESSAGE, UNKNOWN_OUTCOME_MESSAGE
+from pdkernel.server.middleware import BASE_PATH_KEY, RETRY_AFTER_S, UNAVAILABLE_MESSAGE, UNKNOWN_OUTCOME_MESSAGE
+from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
+from pdkernel.server.pipedream_tokens import TokenStatus
 from pdkernel.server.run_registry import StartedRun, build_run_request
+from pdkernel.server.scopes import INVOKE_SCOPE
 from pdkernel.server.step_connections import STEP_CALL_KEY
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
@@ -44,6 +51,37 @@ STEP_CALL_MESSAGE = (
     "or past the proxy that its environment variables name. "
     "Leave out x-pd-external-user-id: the new run has the user of this run."
 )
+_SDK_MANGLED_PATH = re.compile(r"/(https?):/{1,2}([^/?#]+)(/[^?]*)?(?:\?(.*))?\Z", re.DOTALL | re.IGNORECASE)
+_ESCAPED = re.compile("%3a|%3f", re.IGNORECASE)
+_MAX_KEY_POSITION = 8
+"""Number of path segments that are searched for the key."""
+_LACKS_SCOPE = f"The access token lacks the scope {INVOKE_SCOPE}."
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRoute:
+    """
+    The route of a request.
+
+    Attributes:
+        workflow: The workflow of the endpoint.
+        remaining_path: The path after the key, or `/`.
+        url: The URL that the client requested.
+        query: The query string.
+    """
+
+    workflow: ServedWorkflow
+    remaining_path: str
+    url: str
+    query: str
+
+
+@dataclass(frozen=True)
+class _AuthRefusal:
+    """The message and status of the response to an unauthorized request."""
+
+    text: str
+    status: int = 401
 
 
 class Endpoint:
@@ -74,9 +112,7 @@ async def _handle(request: Request) -> Response:
         return response or responses.refusal_response(404, "There is no such endpoint.")
     if request.method == "OPTIONS":
         return responses.preflight(request.headers.get("access-control-request-headers"))
-    refused = await trigger_auth.check_auth(
-        state.context, route.workflow, trigger, request.headers.get("authorization")
-    )
+    refused = await _check_auth(state.context, route.workflow, trigger, request.headers.get("authorization"))
     if refused is not None:
         headers = {"www-authenticate": "Bearer"} if refused.status == 401 else {"retry-after": "2"}
         return responses.refusal_response(refused.status, refused.text, headers)
@@ -147,17 +183,92 @@ def _refuse_large_body() -> RequestRefusal:
 
 
 def _resolve_route(request: Request, state: AppState) -> EndpointRoute | None:
+    """
+    The route of a request, or None if it does not name an endpoint.
+
+    The endpoint's key is in the host name or in the path. Python SDKs 1.1.12 to 2.3.0 send the whole URL as the path:
+    `/https:/KEY.m.pipedream.net/...`.
+    """
     forwarded = request.headers.get("x-forwarded-host", "") if request.scope.get("pdkernel.key") else ""
     host = request.headers.get("host", "")
     if forwarded and state.names.find_endpoint_key(host) is None:
         host = forwarded
-    return resolve_route(
-        request.scope,
-        scheme=resolve_scheme(request.scope, request.headers, state.context.settings.trusted_proxies),
-        host=host,
-        workflows=state.context.workflows,
-        host_names=state.names,
+    scope, workflows = request.scope, state.context.workflows
+    scheme = resolve_scheme(scope, request.headers, state.context.settings.trusted_proxies)
+    raw = scope.get("raw_path") or scope["path"].encode()
+    path = raw.decode("latin-1")
+    query = scope.get("query_string", b"").decode("latin-1")
+    key = scope.get("pdkernel.key")
+    base = scope.get(BASE_PATH_KEY, "")
+    if key is not None:
+        found = workflows.find(key)
+        return (
+            EndpointRoute(found, unquote(path) or "/", _url(scheme, host, base + path, query), query) if found else None
+        )
+    mangled = (
+        _SDK_MANGLED_PATH.match(_ESCAPED.sub(lambda found: unquote(found[0]), path))
+        if path[:5].lower() == "/http"
+        else None
     )
+    if mangled:
+        scheme, host, path, nested = mangled[1].lower(), mangled[2], mangled[3] or "/", mangled[4] or ""
+        query = "&".join(part for part in (nested, query) if part)
+        key = state.names.find_endpoint_key(host)
+        found = workflows.find(key) if key else None
+        if found is not None:
+            return EndpointRoute(found, unquote(path), _url(scheme, host, path, query), query)
+    parts = path.split("/")
+    for index, part in enumerate(parts[1 : _MAX_KEY_POSITION + 1], 1):
+        found = workflows.find(unquote(part)) if part else None
+        if found is not None:
+            rest = "/" + "/".join(parts[index + 1 :])
+            return EndpointRoute(found, unquote(rest), _url(scheme, host, base + path, query), query)
+    return None
+
+
+def _url(scheme: str, host: str, path: str, query: str) -> str:
+    return f"{scheme}://{host}{path}" + (f"?{query}" if query else "")
+
+
+async def _check_auth(
+    context: AppContext, served: ServedWorkflow, trigger: Trigger, authorization: str | None
+) -> _AuthRefusal | None:
+    """
+    Return the reason why the request may not start the workflow, or None.
+
+    Tokens are compared in constant time.
+    """
+    if trigger.auth == "none":
+        return None
+    if trigger.auth == "bearer":
+        expected = served.variables.get(trigger.token_env or "") or None
+        given = parse_bearer_token(authorization) or ""
+        same = expected is not None and hmac.compare_digest(given.encode("latin-1", "replace"), expected.encode())
+        return None if same else _AuthRefusal("This endpoint requires its token: Authorization: Bearer TOKEN.")
+    try:
+        caller = await run_blocking(authorize, context, authorization)
+    except UnauthorizedError as why:
+        token = parse_bearer_token(authorization)
+        if context.passthrough is not None and token is not None:
+            return _refusal_for_status(context, await context.passthrough.tokens.check(token))
+        where = f"POST {context.settings.base_url}/v1/oauth/token"
+        return _AuthRefusal(f"{why} This endpoint requires an OAuth access token. Get one with {where}.")
+    return None if caller.has_scope(INVOKE_SCOPE) else _AuthRefusal(_LACKS_SCOPE)
+
+
+def _refusal_for_status(context: AppContext, status: TokenStatus) -> _AuthRefusal | None:
+    match status:
+        case "good":
+            return None
+        case "scope":
+            return _AuthRefusal(_LACKS_SCOPE)
+        case "unchecked":
+            return _AuthRefusal("The access token could not be checked: Pipedream does not respond. Try again.", 503)
+        case "unknown":
+            return _AuthRefusal(
+                "Neither this server nor the workspace of its Connect project issued this access token. "
+                f"Get a token with POST {context.settings.base_url}/v1/oauth/token."
+            )
 
 
 def _http_trigger(workflow: Workflow) -> Trigger | None:

@@ -8,8 +8,7 @@ Connect Link: tokens, pages where a person connects an account, webhooks.
     account_connection  connects an account with a token
     csrf                protection against cross-site request forgery
     webhooks            events for the product's back end
-    html_pages          HTML of the pages
-    page_assets         style and script of the pages
+    html_pages          HTML of the pages, with their style and script
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """
 OAuth clients and their tokens.
 
-    token_endpoints    the token and revocation endpoints
-    client_assertions  authentication by a signed assertion
-    authorization      authorizes a request by its access token
+    token_endpoints  the token and revocation endpoints, and the authentication of clients
+    authorization    authorizes a request by its access token
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Routes `POST /v1/oauth/token` and `POST /v1/oauth/revoke`.
 
-A client sends its credentials as JSON, as a form, by HTTP Basic, or as a signed assertion.
+A client sends its credentials as JSON, as a form, by HTTP Basic, or as a signed assertion (RFC 7523), which is valid once.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
 from pdkernel.blocking import run_blocking
+from pdkernel.connect.oauth_providers import format_origin
 from pdkernel.project.access_tokens import TOKEN_LIFETIME_S
 from pdkernel.project.oauth_clients import OAuthClient
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
-from pdkernel.server.oauth import client_assertions
 from pdkernel.server.scopes import scope_covers
 
 GRANT = "client_credentials"
@@ -30,6 +32,13 @@ _NO_STORE_HEADERS = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _MAX_FIELDS = 50
 _MAX_BODY_BYTES = 64 * 1024
 """Maximum size of a body; the sender is not authenticated yet."""
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_HEADER_TYPE = "client-authentication+jwt"
+"""`typ` of an assertion, set by the official SDK; another token signed with the same key is not an assertion."""
+_MAX_LIFETIME_S = 300.0
+"""Maximum lifetime of an assertion in seconds (the official SDK uses 60)."""
+_CLOCK_SKEW_S = 10.0
+"""Tolerated difference of the clocks in seconds."""
 
 
 class _OAuthError(Exception):
@@ -111,18 +120,67 @@ async def _authenticate(context: AppContext, request: Request, fields: Mapping[s
 async def _authenticate_assertion(
     context: AppContext, request: Request, fields: Mapping[str, str], client_id: str, secret: str
 ) -> OAuthClient:
-    if secret or fields.get("client_assertion_type") != client_assertions.TYPE:
+    if secret or fields.get("client_assertion_type") != ASSERTION_TYPE:
         raise _OAuthError(
             "invalid_request",
-            f"With client_assertion, omit client_secret, and set client_assertion_type to {client_assertions.TYPE}.",
+            f"With client_assertion, omit client_secret, and set client_assertion_type to {ASSERTION_TYPE}.",
         )
-    named = client_assertions.audiences(context, request)
-    client = await run_blocking(
-        client_assertions.authenticate_assertion, context, fields["client_assertion"], named, client_id
-    )
+    # the origin of the request's URL, and of the public URL
+    named = format_origin(str(request.base_url)), format_origin(context.settings.base_url)
+    client = await run_blocking(_find_issuer, context, fields["client_assertion"], named, client_id)
     if client is None:
         text = f"The assertion is invalid, has expired or was already used. The audience must be {' or '.join(named)}."
         raise _OAuthError("invalid_client", text, 401)
+    return client
+
+
+def _find_issuer(
+    context: AppContext, assertion: str, audience: Collection[str], client_id: str = ""
+) -> OAuthClient | None:
+    """
+    Return the client that issued *assertion*, and mark the assertion as used; None if the assertion is invalid.
+
+    The client must have issued it for this server, a short time ago (`private_key_jwt`, RFC 7523).
+
+    Args:
+        context: Context of the server.
+        assertion: A signed JWT.
+        audience: Accepted audiences.
+        client_id: Client id in the request, or "".
+    """
+    try:
+        named = str(jwt.decode(assertion, options={"verify_signature": False}).get("sub"))
+        key = context.project.client_keys.find(named)
+        if key is None or jwt.get_unverified_header(assertion).get("typ") != _HEADER_TYPE:
+            return None
+        claims: dict[str, Any] = jwt.decode(
+            assertion,
+            key,
+            algorithms=["RS256" if isinstance(key, rsa.RSAPublicKey) else "ES256"],
+            audience=list(audience),
+            issuer=named,
+            # times are checked below with the context's clock
+            options={
+                "require": ["iss", "sub", "aud", "exp", "jti"],
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
+            },
+        )
+        expires, begins = float(claims["exp"]), float(claims.get("nbf", 0))
+    except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError):
+        return None
+    now = context.clock.now().timestamp()
+    timely = (
+        begins - _CLOCK_SKEW_S <= now < expires + _CLOCK_SKEW_S and expires <= now + _MAX_LIFETIME_S + _CLOCK_SKEW_S
+    )
+    if not timely or client_id not in ("", named):
+        return None
+    client = context.project.oauth_clients.find(named)
+    if client is None or not context.project.client_keys.consume_assertion(
+        named, claims["jti"], expires + _CLOCK_SKEW_S
+    ):
+        return None
     return client
 
 

@@ -9,8 +9,8 @@ from typing import Literal
 import pytest
 
 from pdkernel.actions import ActionReference
+from pdkernel.actions.catalog import build_missing_action_error
 from pdkernel.actions.component import Component
-from pdkernel.actions.missing_action import build_missing_action_error
 from pdkernel.actions.source_settings import SourceName, SourceSetting
 from pdkernel.errors import ActionVersionError
 from pdkernel.workers import ComponentFile

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.cli.serve_output import code_printer, describe_triggers, print_startup, startup_json
+from pdkernel.cli.serve import code_printer, describe_triggers, print_startup, startup_json
 from pdkernel.errors import RequestError
 from pdkernel.operations.triggers import enable_triggers
 from pdkernel.project import Project

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.actions.description_cache import DescriptionCache
+from pdkernel.actions.catalog import DescriptionCache
 from pdkernel.workers import ComponentDescription, ComponentFile
 
 DESCRIPTION = ComponentDescription(key="a-b", name="B")

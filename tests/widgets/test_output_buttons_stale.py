@@ -8,7 +8,7 @@ from IPython.utils.capture import capture_output
 
 from pdkernel.event import Event
 from pdkernel.session import Session
-from pdkernel.widgets.stale_steps_button import StaleStepsButton
+from pdkernel.widgets.output_buttons import StaleStepsButton
 from tests.render.builders import an_execution
 from tests.widgets.front_end import press, screen
 
