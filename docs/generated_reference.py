@@ -29,8 +29,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from pdkernel import errors, load_ipython_extension, unload_ipython_extension
+from pdkernel.cli import pdkernel
 from pdkernel.cli.command_help import Command
-from pdkernel.cli.commands import pdkernel
 from pdkernel.directive import STEP_OPTIONS
 
 ROOT = Path(__file__).parents[1]

@@ -32,7 +32,7 @@ from traitlets.config import Config
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
 from pdkernel.blocking import FORBID_VARIABLE
-from pdkernel.cli.commands import pdkernel
+from pdkernel.cli import pdkernel
 from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
 from tests.notebooks import scrub

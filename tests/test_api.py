@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 import pdkernel
-from pdkernel.cli.commands import pdkernel as command
+from pdkernel.cli import pdkernel as command
 from pdkernel.errors import (
     DefinitionError,
     EventError,

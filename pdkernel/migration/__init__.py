@@ -6,7 +6,7 @@ to be deleted after April 30, 2027, when Pipedream deletes the data of Workflows
 still be compared, so the comparison (`proof.record_comparison`, `proof.recorded_runs`, `proof.record_report`, `operations.records`, `pd_records`)
 may stay longer. With this package, delete its doors:
 
-    cli.migrate, cli.migrate_record              the commands, and their lines in `cli.commands` and the section in `cli.app`
+    cli.migrate, cli.migrate_record              the commands, and their lines in `cli` and the section in `cli.app`
     cli.stores                                   only the last line of a downloaded store, `TOTAL_KEY`
     connect.workflow_api                         the REST API of workflows
     templates/record_step.mjs, dump_step.mjs     the steps for Pipedream

@@ -12,9 +12,9 @@ from typing import Any
 import click
 import pytest
 
+from pdkernel.cli import pdkernel as root
 from pdkernel.cli.app import CliContext, configure_logging, print_error
 from pdkernel.cli.command_help import Command, Section
-from pdkernel.cli.commands import pdkernel as root
 from pdkernel.server.link.connect_page import CALLBACK_PATH
 from tests.cli.conftest import Shell
 

@@ -47,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def imported(folder: Path) -> WorkflowSource:
     """*folder* imported as a notebook beside it, and that notebook read."""
     notebook = folder.parent / "made" / f"{folder.name}.ipynb"
-    pdkernel = importlib.import_module("pdkernel.cli.commands").pdkernel
+    pdkernel = importlib.import_module("pdkernel.cli").pdkernel
     ended = CliRunner().invoke(
         pdkernel, ["--project", str(folder.parent), "import", str(folder), "--to", str(notebook)]
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pdkernel.cli.commands import pdkernel
+from pdkernel.cli import pdkernel
 from pdkernel.directive import STEP_OPTIONS
 
 ROOT = Path(__file__).parents[2]

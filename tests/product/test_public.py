@@ -60,7 +60,7 @@ def test_starting_points_are_light(module: str) -> None:
 
 def test_commands_are_light() -> None:
     """Loading every command loads none of the libraries that only some commands need."""
-    loaded = imported_by("import pdkernel.cli.commands")
+    loaded = imported_by("import pdkernel.cli")
 
     assert loaded.isdisjoint(set(HEAVY) - {"click"})
 
@@ -81,7 +81,7 @@ def test_export_is_light(tmp_path: Path) -> None:
     words = ["export", str(tmp_path / "work.ipynb"), "--to", str(tmp_path / "flow")]
 
     loaded = imported_by(
-        "from pdkernel.cli.commands import pdkernel\n"
+        "from pdkernel.cli import pdkernel\n"
         f"pdkernel({words!r}, standalone_mode=False)\npdkernel({words!r}, standalone_mode=False)"
     )
 

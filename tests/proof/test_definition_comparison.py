@@ -101,7 +101,7 @@ def test_synced_projects(tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(PROJECTS / name, tmp_path / name))
     notebook = tmp_path / "made.ipynb"
     ended = CliRunner().invoke(
-        importlib.import_module("pdkernel.cli.commands").pdkernel,
+        importlib.import_module("pdkernel.cli").pdkernel,
         ["--project", str(tmp_path), "import", str(folder), "--to", str(notebook)],
     )
     assert ended.exit_code == 0, ended.output
