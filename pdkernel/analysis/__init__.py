@@ -1,5 +1,5 @@
 """
-Static reading of step code: what steps read, declare, import and respond, and the contract of a workflow's events.
+Static reading of step code: what steps read, declare, import and respond. The contract of callers is in `contract`.
 
 Python is read by `ast`, Node.js and `{{ }}` expressions by tree-sitter. No code runs. Only literal names
 count. Names that only a run determines, and the event fields of Bash and Go steps, are reported as unknown.
@@ -15,12 +15,7 @@ from pdkernel.analysis.combined_errors import (
     translate_places,
     with_message,
 )
-from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, format_path, reader_sort_key
-from pdkernel.analysis.contract_check import ContractViolation, check_event
-from pdkernel.analysis.contract_derivation import derive_contract, suggest_key
-from pdkernel.analysis.contract_examples import build_contract_schema, build_example_body, build_example_event
 from pdkernel.analysis.custom_response import MissingResponse, missing_responses, responds
-from pdkernel.analysis.event_comparison import Drift, EventComparison, compare_event, detect_drift
 from pdkernel.analysis.imported_files import (
     ReadFile,
     StepFileError,
@@ -69,37 +64,23 @@ from pdkernel.analysis.workflow_checks import (
 __all__ = [
     "STANDARD_VARIABLES",
     "UNKNOWN_APP",
-    "Contract",
-    "ContractViolation",
-    "Drift",
-    "EventComparison",
-    "Field",
     "FieldPath",
-    "FieldReader",
     "MissingResponse",
-    "ObjectUse",
     "PackageImport",
     "PythonRequirement",
     "ReadFile",
     "SecretProp",
     "StepFileError",
     "UnreadAnswer",
-    "build_contract_schema",
-    "build_example_body",
-    "build_example_event",
-    "check_event",
     "check_header",
     "check_import_complete",
     "check_packages",
     "check_readable",
     "check_step_order",
     "check_workflow",
-    "compare_event",
     "count_parents",
-    "derive_contract",
     "describe_error_place",
     "describe_place",
-    "detect_drift",
     "fill_secret_props",
     "find_answer_readers",
     "find_app_bindings",
@@ -120,7 +101,6 @@ __all__ = [
     "find_unreadable_requirements",
     "find_workflow_variables",
     "format_instead",
-    "format_path",
     "is_synced",
     "iter_sources",
     "locate_missing_prop",
@@ -130,9 +110,7 @@ __all__ = [
     "needs_step",
     "package_fault",
     "raise_combined",
-    "reader_sort_key",
     "responds",
-    "suggest_key",
     "translate_places",
     "with_message",
     "with_step_files",

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath
-from pdkernel.analysis.contract import Contract, FieldReader, format_path
+from pdkernel.analysis.contract import Contract, format_path
+from pdkernel.analysis.step_reads import FieldReader
 from pdkernel.encode import JsonStruct
 from pdkernel.model import JSON
 from pdkernel.shape.inference import get_type_name

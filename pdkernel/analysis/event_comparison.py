@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath
-from pdkernel.analysis.contract import Contract, Field, FieldReader, format_path
+from pdkernel.analysis.contract import Contract, Field, format_path
 from pdkernel.analysis.contract_check import ContractViolation, check_event
+from pdkernel.analysis.step_reads import FieldReader
 from pdkernel.encode import JsonStruct
 from pdkernel.model import JSON
 from pdkernel.shape.inference import get_type_name

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from pdkernel.analysis import python_code
 from pdkernel.analysis.abstract_values import ValueSet
-from pdkernel.analysis.contract_derivation import collect_step_reads
 from pdkernel.analysis.imported_files import iter_sources
 from pdkernel.analysis.platform_uses import find_platform_uses
+from pdkernel.analysis.step_reads import collect_step_reads
 from pdkernel.analysis.step_references import needs_step
 from pdkernel.execution import RESUME_DATA
 from pdkernel.expression import javascript

@@ -155,7 +155,7 @@ def show_contract(source: Path, events: Sequence[str], *, schema: bool, example:
     Returns:
         0 if all *events* (default: the saved events) fulfil the contract, else 1.
     """
-    from pdkernel.analysis import build_contract_schema
+    from pdkernel.analysis.contract_examples import build_contract_schema
     from pdkernel.operations.events import EventLibrary, check_contract
     from pdkernel.render import contract as contract_view
     from pdkernel.source import load_source

@@ -248,7 +248,7 @@ def _read(data: bytes, name: str) -> tuple[list[StoreRecord], int | None]:
     """The records of a file, and the number that Pipedream counted, which the last line of a downloaded store has."""
     from pdkernel.errors import EventError
     from pdkernel.event import parse_json
-    from pdkernel.migration.data_dump import TOTAL_KEY
+    from pdkernel.operations.stores import TOTAL_KEY
     from pdkernel.project import StoreRecord, check_key
 
     records: list[StoreRecord] = []

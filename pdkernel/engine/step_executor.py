@@ -15,15 +15,9 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from pdkernel.analysis import (
-    fill_secret_props,
-    find_return_line,
-    format_instead,
-    iter_sources,
-    locate_missing_prop,
-    suggest_key,
-)
+from pdkernel.analysis import fill_secret_props, find_return_line, format_instead, iter_sources, locate_missing_prop
 from pdkernel.analysis.old_code import OLD_VERSION, find_old_uses
+from pdkernel.analysis.step_reads import suggest_key
 from pdkernel.blocking import run_blocking
 from pdkernel.clock import Clock
 from pdkernel.egress import CallContext

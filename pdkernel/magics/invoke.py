@@ -101,7 +101,8 @@ def _method(session: Session) -> str:
 
 def _build_snippet_body(session: Session) -> JSON:
     """The chosen event's body with the fields that steps require; without an event, an example body."""
-    from pdkernel.analysis import build_example_body, derive_contract
+    from pdkernel.analysis.contract import derive_contract
+    from pdkernel.analysis.contract_examples import build_example_body
 
     body = session.event.data.get("body") if session.event is not None else None
     if session.event is not None and body is None and _method(session) in ("GET", "HEAD", "DELETE"):

@@ -7,7 +7,6 @@ still be compared, so the comparison (`proof.record_comparison`, `proof.recorded
 may stay longer. With this package, delete its doors:
 
     cli.migrate, cli.migrate_record              the commands, and their lines in `cli` and the section in `cli.app`
-    cli.stores                                   only the last line of a downloaded store, `TOTAL_KEY`
     connect.workflow_api                         the REST API of workflows
     templates/record_step.mjs, dump_step.mjs     the steps for Pipedream
     tests, pages                                 tests/migration, tests/cli/test_migrate*.py, docs/how-to/record.md, move-away.md

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.errors import ProjectError, RequestError, describe_fault
-from pdkernel.migration.data_dump import TOTAL_KEY
 from pdkernel.migration.receiver import TOKEN_HEADER, is_entry
+from pdkernel.operations.stores import TOTAL_KEY
 from pdkernel.proof.recorded_runs import RecordArchive, RecordedRun
 
 _TIMEOUT_S = 60.0

@@ -26,14 +26,13 @@ import msgspec
 
 from pdkernel.encode import JsonStruct, decode_json, encode_json
 from pdkernel.errors import ProjectError, RequestError, describe_fault, format_count
+from pdkernel.operations.stores import TOTAL_KEY
 
 PLAN_FILE = "plan.json"
 STEP_FILE = "step.mjs"
 STORES_FOLDER = "stores"
 FILES_FOLDER = "files"
 PART_SUFFIX = ".pdkernel-part"
-TOTAL_KEY = "total"
-"""The key of the last line of a downloaded store."""
 _TOTAL_LINE = f'{{"{TOTAL_KEY}"'.encode()
 TIMEOUT_S = 120.0
 _TRIES = 3

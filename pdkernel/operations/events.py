@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pdkernel import shape as shapes
-from pdkernel.analysis import Contract, EventComparison, build_example_event, compare_event, derive_contract
+from pdkernel.analysis.contract import Contract, derive_contract
+from pdkernel.analysis.contract_examples import build_example_event
+from pdkernel.analysis.event_comparison import EventComparison, compare_event
 from pdkernel.clock import SYSTEM_CLOCK
 from pdkernel.encode import JsonStruct
 from pdkernel.errors import EventError, RequestError

@@ -16,7 +16,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pdkernel.actions import Catalog
-from pdkernel.analysis import check_readable, derive_contract, find_unread_answers
+from pdkernel.analysis import check_readable, find_unread_answers
+from pdkernel.analysis.contract import derive_contract
 from pdkernel.definition.step_matching import match_steps
 from pdkernel.directive import is_step_cell, parse_step_cell
 from pdkernel.egress.recording import read_recorded_requests

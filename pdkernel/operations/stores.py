@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pdkernel.project import DataStoreTable, ScratchCopy
 
 
+TOTAL_KEY = "total"
+"""The key of the last line of a file with a whole store: the number of its records."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoreView:
     """

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pdkernel.analysis import (
-    Contract,
-    ContractViolation,
-    Drift,
-    EventComparison,
-    Field,
-    FieldPath,
-    FieldReader,
-    ObjectUse,
-    format_path,
-    reader_sort_key,
-)
+from pdkernel.analysis import FieldPath
+from pdkernel.analysis.contract import Contract, Field, ObjectUse, format_path, reader_sort_key
+from pdkernel.analysis.contract_check import ContractViolation
+from pdkernel.analysis.event_comparison import Drift, EventComparison
+from pdkernel.analysis.step_reads import FieldReader
 from pdkernel.errors import format_count
 from pdkernel.model import JSON
 from pdkernel.render import formatting

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 
 import ipywidgets as ipw
 
-from pdkernel.analysis import Contract, build_example_event, compare_event, derive_contract
+from pdkernel.analysis.contract import Contract, derive_contract
+from pdkernel.analysis.contract_examples import build_example_event
+from pdkernel.analysis.event_comparison import compare_event
 from pdkernel.errors import DefinitionError, EventError, PdkernelError
 from pdkernel.event import JSON_POST, Event
 from pdkernel.model import JSON

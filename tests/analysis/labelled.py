@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pdkernel.analysis import Contract, derive_contract
+from pdkernel.analysis.contract import Contract, derive_contract
 from pdkernel.model import Language, Step, Workflow
 
 CASES = Path(__file__).with_name("cases")

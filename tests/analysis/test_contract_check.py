@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pdkernel.analysis import Contract, check_event, derive_contract
 from pdkernel.analysis.abstract_values import FieldPath
-from pdkernel.analysis.contract import PathExpectation
+from pdkernel.analysis.contract import Contract, PathExpectation, derive_contract
+from pdkernel.analysis.contract_check import check_event
 from tests.builders import a_workflow, an_event, node_step, python_step
 
 

@@ -5,16 +5,10 @@ from __future__ import annotations
 import jsonschema
 import pytest
 
-from pdkernel.analysis import (
-    Contract,
-    build_contract_schema,
-    build_example_body,
-    build_example_event,
-    check_event,
-    derive_contract,
-)
 from pdkernel.analysis.abstract_values import FieldPath
-from pdkernel.analysis.contract import PathExpectation
+from pdkernel.analysis.contract import Contract, PathExpectation, derive_contract
+from pdkernel.analysis.contract_check import check_event
+from pdkernel.analysis.contract_examples import build_contract_schema, build_example_body, build_example_event
 from pdkernel.model import Workflow
 from tests.analysis.labelled import Case, cases
 from tests.builders import a_workflow, an_event, python_step

@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from pdkernel.analysis import Drift, compare_event, derive_contract, detect_drift
+from pdkernel.analysis.contract import derive_contract
+from pdkernel.analysis.event_comparison import Drift, compare_event, detect_drift
 from tests.builders import a_workflow, an_event, node_step, python_step
 
 CONTRACT = derive_contract(

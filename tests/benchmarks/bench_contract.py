@@ -19,7 +19,7 @@ import tree_sitter_go
 import tree_sitter_javascript
 from tree_sitter import Language, Parser
 
-from pdkernel.analysis import derive_contract
+from pdkernel.analysis.contract import derive_contract
 from pdkernel.model import Step, Workflow
 from tests.analysis.labelled import cases
 

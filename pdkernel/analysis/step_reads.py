@@ -1,9 +1,8 @@
 """
-Derivation of the contract of a workflow from the event fields that its steps read.
+What a step reads: the paths of the event and of earlier exports, each with the places of the code and of props that read it.
 
-The trace of a step's language records the accesses of its code and props; this module summarizes them per path and merges
-the steps. If a step returns or exports the event or a part of it, the reads of later steps from that export count too.
-Other results of a step are not followed.
+The trace of a step's language records the accesses; this module summarizes them per path. If a step returns or exports the event
+or a part of it, the reads of later steps from that export count too. Other results of a step are not followed.
 """
 
 from __future__ import annotations
@@ -14,14 +13,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pdkernel.analysis.abstract_values import LIST_ITEM, FieldPath, PathValue, ValueSet
-from pdkernel.analysis.contract import Contract, Field, FieldReader, ObjectUse, PathExpectation, reader_sort_key
 from pdkernel.analysis.trace import EVENT_CONTAINERS, AccessKind, KnownExports, PathAccess, StepTracer
+from pdkernel.encode import JsonStruct
 from pdkernel.errors import ExpressionError, did_you_mean
 from pdkernel.expression import add_missing_braces, iter_templates
-from pdkernel.model import JSON, Step, Workflow
+from pdkernel.model import JSON, Step
 
 _VALUE_USES: frozenset[AccessKind] = frozenset({"uses", "passes_on", "escapes", "dynamic"})
 _SCALARS = frozenset({"string", "number", "numeric", "boolean"})
+
+
+class FieldReader(JsonStruct, frozen=True):
+    """
+    The place in a step that reads a field.
+
+    Attributes:
+        step: The name of the step.
+        cell: The number of its cell, from 1; None for a synced folder.
+        line: The line of the cell, or of the folder's entry file; None for a prop on the directive line.
+        prop: The prop whose `{{ }}` reads it; None for code.
+        file: For a synced folder, the file that contains the prop; None for code.
+    """
+
+    step: str
+    cell: int | None = None
+    line: int | None = None
+    prop: str | None = None
+    file: str | None = None
+
+    def __str__(self) -> str:
+        where = [self.file] if self.file else []
+        where += [f"prop {self.prop}"] if self.prop else []
+        where += [f"line {self.line}"] if self.line is not None else []
+        return f"{self.step} ({', '.join(where)})" if where else self.step
 
 
 @dataclass(slots=True)
@@ -241,93 +265,3 @@ def _read(
         read.types.add("array" if is_list else "object")
         read.types -= {"object"} if "array" in read.types else set()
     return read
-
-
-# ── the contract of all steps ──
-
-
-def derive_contract(workflow: Workflow) -> Contract:
-    """The contract of the enabled steps of *workflow*."""
-    exports: dict[tuple[str, str], ValueSet] = {}
-    found: dict[FieldPath, list[PathReads]] = {}
-    unread: list[FieldReader] = []
-    for step in workflow.steps:
-        if step.disabled:
-            continue
-        reads = collect_step_reads(step, exports)
-        if not reads.is_parsed:
-            unread.append(FieldReader(step.name, step.cell_index + 1 if step.cell_index is not None else None))
-        for place, read in reads.by_path.items():
-            found.setdefault(place, []).append(read)
-        exports.update(((step.name, name), value) for name, value in reads.exports.items())
-    return _contract(found, tuple(unread))
-
-
-def _contract(found: dict[FieldPath, list[PathReads]], unread: tuple[FieldReader, ...]) -> Contract:
-    places = {
-        place: _merge_expectation(place, reads) for place, reads in sorted(found.items(), key=_path_sort_key) if place
-    }
-    fields = [
-        Field(
-            place,
-            _is_required(place, places),
-            expected.types,
-            _sort_readers(r for read in found[place] if read.is_value_used for r in read.readers),
-        )
-        for place, expected in places.items()
-        if _is_field(place, found[place])
-    ]
-    return Contract(
-        fields=tuple(fields),
-        passed_on=_build_object_uses({place: [read.passed_on_by for read in reads] for place, reads in found.items()}),
-        dynamic=_build_object_uses({place: [read.dynamic_in for read in reads] for place, reads in found.items()}),
-        expectations=places,
-        unparsed_steps=unread,
-    )
-
-
-def _path_sort_key(item: tuple[FieldPath, object]) -> list[str]:
-    return [str(segment) for segment in item[0]]
-
-
-def _merge_expectation(place: FieldPath, reads: list[PathReads]) -> PathExpectation:
-    needed = any(read.is_required for read in reads) or (
-        place[-1] != LIST_ITEM and not any(read.is_optional for read in reads)
-    )
-    return PathExpectation(needed, _types(reads), _sort_readers(reader for read in reads for reader in read.readers))
-
-
-def _types(reads: list[PathReads]) -> tuple[str, ...]:
-    if any(read.has_mixed_types for read in reads):
-        return ()
-    types = {name for read in reads for name in read.types}
-    return tuple(sorted(types - {"numeric"} if "number" in types else types))
-
-
-def _is_required(place: FieldPath, places: dict[FieldPath, PathExpectation]) -> bool:
-    """
-    Whether the field is required: the field and all its containers are.
-
-    A list may be empty. If a step ends early without a body, the required fields of the body stay required.
-    """
-    above = (place[:length] for length in range(1, len(place) + 1))
-    free = (each for each in above if each[-1] != LIST_ITEM and (each not in EVENT_CONTAINERS or each == place))
-    return all(each not in places or places[each].is_required for each in free)
-
-
-def _is_field(place: FieldPath, reads: list[PathReads]) -> bool:
-    if place in EVENT_CONTAINERS:
-        types = {name for read in reads if read.is_value_used and not read.has_mixed_types for name in read.types}
-        return bool(types - {"object", "array"})
-    return any(read.is_value_used for read in reads)
-
-
-def _sort_readers(readers: Iterable[FieldReader]) -> tuple[FieldReader, ...]:
-    return tuple(sorted(set(readers), key=reader_sort_key))
-
-
-def _build_object_uses(found: Mapping[FieldPath, list[set[FieldReader]]]) -> tuple[ObjectUse, ...]:
-    uses = (
-        (place, _sort_readers(set().union(*readers))) for place, readers in sorted(found.items(), key=_path_sort_key)
-    )
-    return tuple(ObjectUse(place, readers) for place, readers in uses if readers)
