@@ -205,22 +205,19 @@ def test_the_shape_of_the_runs_of_one_user(recorded: Shell) -> None:
     assert newest["properties"]["body"]["properties"]["id"] == {"type": "string"}
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
+def test_wrong_options_are_refused(recorded: Shell) -> None:
+    """A selection without runs, and options that do not go together, end with status 2 and a message."""
+    for args, words in (
         (["--runs", "--user", "nobody"], "There are no recorded events of the external user nobody."),
         (["--user", "ada", "signed.json"], "--user selects recorded runs"),
         (["--runs", "signed.json"], "--runs reads the events of recorded runs"),
         (["--runs", "--limit", "0"], "0 is not in the range"),
         (["--diff", "signed.json"], "--diff compares two events"),
         ([], "No event is named"),
-    ],
-)
-def test_wrong_options_are_refused(recorded: Shell, args: list[str], words: str) -> None:
-    """A selection without runs, and options that do not go together, end with status 2 and a message."""
-    ended = recorded("shape", *args)
+    ):
+        ended = recorded("shape", *args)
 
-    assert (ended.status, words in ended.stderr) == (2, True), ended.stderr
+        assert (ended.status, words in ended.stderr) == (2, True), (args, ended.stderr)
 
 
 def test_the_difference_of_two_events(pdkernel: Shell) -> None:
