@@ -11,12 +11,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from uv import find_uv_bin
+
 from pdkernel.packages.npm_command import find_npm
+from pdkernel.packages.pip_settings import map_pip_settings
 from pdkernel.workers.interpreters import find_node
 
 HERE = Path(__file__).parent
@@ -75,8 +78,9 @@ class Sdk:
                 f"{self.package}=={self.version}" if self.driver.endswith(".py") else f"{self.package}@{self.version}"
             )
             if self.driver.endswith(".py"):
-                pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-                _run([*pip, "--target", str(self.folder), name])
+                environ, options = map_pip_settings(os.environ)  # pip would also compile modules that no check imports
+                uv = [find_uv_bin(), "pip", "install", "--quiet", "--python", sys.executable, *options]
+                _run([*uv, "--target", str(self.folder), name], environ)
             else:
                 node = find_node()
                 npm = [str(node), str(find_npm(node, os.environ)), "install", "--no-audit", "--no-fund"]
@@ -84,8 +88,8 @@ class Sdk:
             (self.folder / "installed").touch()
 
 
-def _run(command: list[str]) -> None:
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def _run(command: list[str], environ: Mapping[str, str] | None = None) -> None:
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command[:3])} failed:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
 
