@@ -4,8 +4,7 @@ Connect's routes: users, accounts, apps, components, deployed triggers, the prox
     api_call                                authentication, parameters, errors
     cors                                    calls from web pages
     pagination                              pages of lists
-    serializers                             users and accounts as JSON
-    accounts                                external users and their accounts
+    accounts                                external users and their accounts, also as JSON
     apps                                    apps, and the project
     components                              descriptions of components; runs of actions
     component_request                       configuration of a component in a request

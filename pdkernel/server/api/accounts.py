@@ -8,20 +8,25 @@ visible.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
 from pdkernel.blocking import run_blocking
+from pdkernel.clock import format_iso
 from pdkernel.connect.registered_apps import check_app_slug
+from pdkernel.connect.token_refresh import refresh_due_at
+from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import RequestError
-from pdkernel.identity import Account
+from pdkernel.identity import Account, ExternalUser
 from pdkernel.model import JSON
+from pdkernel.project import Grant
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.apps import resolve_app_slug
 from pdkernel.server.api.pagination import Page
-from pdkernel.server.api.serializers import serialize_account, serialize_user
+from pdkernel.server.app_context import AppContext
+from pdkernel.server.app_serializers import serialize_app
 from pdkernel.server.link import webhooks
 from pdkernel.server.link.account_connection import connect_account
 from pdkernel.server.link.tokens import find_token
@@ -132,7 +137,7 @@ async def _serialize(call: ApiCall, account: Account) -> dict[str, Any]:
     credentials = None
     if call.query_flag("include_credentials") and call.token is None:
         credentials = await run_blocking(call.context.directory.credentials, account.id)
-    return await run_blocking(serialize_account, call.context, account, credentials=credentials)
+    return await run_blocking(_serialize_account, call.context, account, credentials=credentials)
 
 
 def _credentials(body: dict[str, Any]) -> dict[str, str]:
@@ -152,7 +157,7 @@ async def list_users(call: ApiCall) -> JSON:
     words = call.query_param("q")
     found = [user for user in users if words is None or words.lower() in user.external_id.lower()]
     page = Page(call, found, lambda user: user.external_id)
-    return page.to_json([serialize_user(user) for user in page.items])
+    return page.to_json([_serialize_user(user) for user in page.items])
 
 
 async def delete_user(call: ApiCall) -> Response:
@@ -161,3 +166,48 @@ async def delete_user(call: ApiCall) -> Response:
     if not await run_blocking(call.context.directory.delete_user, user, call.environment):
         raise ApiError(404, f"There is no external user {user!r} in {call.environment}.")
     return Response(status_code=204)
+
+
+def _serialize_user(user: ExternalUser) -> dict[str, Any]:
+    """A user as JSON, with every field that SDKs require."""
+    created = format_iso(user.created_at)
+    return {
+        "id": derive_id("exu_", f"{user.environment}/{user.external_id}"),
+        "external_id": user.external_id,
+        "created_at": created,
+        "updated_at": created,
+    }
+
+
+def _serialize_account(
+    context: AppContext, account: Account, *, credentials: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """An account as JSON, with every field that SDKs require, and with *credentials* if not None."""
+    created = format_iso(account.created_at)
+    shown: dict[str, Any] = {
+        "id": account.id,
+        "name": account.name,
+        "external_id": account.external_user_id,
+        "healthy": account.healthy,
+        "dead": not account.healthy,
+        "app": serialize_app(context, account.app),
+        "created_at": created,
+        "updated_at": created,
+        "authorized_scopes": [],
+    }
+    if credentials is not None:
+        shown |= {"credentials": dict(credentials), **_serialize_refresh(context.project.grants.find(account.id))}
+    return shown
+
+
+def _serialize_refresh(grant: Grant | None) -> dict[str, Any]:
+    """The times of expiry and refresh of the account's access token; all None if the account has no grant."""
+    if grant is None:
+        return {"expires_at": None, "error": None, "last_refreshed_at": None, "next_refresh_at": None}
+    due = refresh_due_at(grant)
+    return {
+        "expires_at": format_iso(grant.expires_at) if grant.expires_at else None,
+        "error": grant.error,
+        "last_refreshed_at": format_iso(grant.renewed_at),
+        "next_refresh_at": format_iso(due) if due else None,
+    }
