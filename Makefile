@@ -3,7 +3,7 @@
 # make test   set up, then every check and every test
 # make check  every check without the tests: ruff, mypy, import layers, docstrings, documentation
 # make dev    set up for changes: the checks and most tests, without Go, PostgreSQL and Chromium
-# make t M=shape  the tests of one package
+# make t M=language/shape  the tests of one package
 # make docs   the documentation in docs/_build/html; a warning is an error
 # make slow   the properties with many more examples than `make test` takes, `make fuzz`, 10,000 random attacks, 10,000 runs that leave nothing behind, and 20,000 simulated scenarios
 # make fuzz   50,000 requests to the server, good and bad; FUZZ=5000 for fewer
@@ -19,9 +19,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -I tests/install_progress.py $(if $(V),-v)
-PROPERTIES := tests/redaction/test_redactor.py tests/shape tests/directive tests/expression \
-  tests/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recording.py tests/project/test_data_stores.py \
-  tests/project/test_vault.py tests/widgets tests/readiness/test_matrix.py tests/egress/test_http1.py \
+PROPERTIES := tests/common/redaction/test_redactor.py tests/language/shape tests/language/directive tests/language/expression \
+  tests/files/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recording.py tests/storage/test_data_stores.py \
+  tests/storage/test_vault.py tests/kit/widgets tests/operations/readiness/test_matrix.py tests/egress/test_http1.py \
   tests/server/fuzz/test_link.py tests/server/endpoint/test_responses.py
 
 FUZZ ?= 50000
@@ -93,7 +93,7 @@ sim: .venv/.test
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(SEEDS)
 
 contract: .venv/.test
-	$(BIN)/python -m tests.analysis.labelled
+	$(BIN)/python -m tests.language.analysis.labelled
 
 crash: .venv/.test
 	PDKERNEL_CRASH_MINUTES=$(MINUTES) PDKERNEL_CRASH_SEED=$(SEED) $(BIN)/pytest -s -m 'slow or not slow' tests/durability

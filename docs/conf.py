@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from pdkernel.version import VERSION
+from pdkernel.common.version import VERSION
 
 project = "pdkernel"
 author = "The pdkernel authors"

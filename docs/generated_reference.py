@@ -31,7 +31,7 @@ from sphinx.util.docutils import SphinxDirective
 from pdkernel import errors, load_ipython_extension, unload_ipython_extension
 from pdkernel.cli import pdkernel
 from pdkernel.cli.command_help import Command
-from pdkernel.directive import STEP_OPTIONS
+from pdkernel.language.directive import STEP_OPTIONS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pdkernel"
@@ -234,7 +234,7 @@ def _name_of(node: ast.expr) -> str:
 
 def schema() -> str:
     """The keys of `pdkernel.yaml` from its JSON Schema."""
-    document = json.loads((PACKAGE / "definition" / "pdkernel.schema.json").read_text(encoding="utf-8"))
+    document = json.loads((PACKAGE / "files" / "definition" / "pdkernel.schema.json").read_text(encoding="utf-8"))
     rows = [
         [code(path), _type(part), escape(part.get("description", ""))] for path, part in _keys(document, document, "")
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pdkernel.version import VERSION
+from pdkernel.common.version import VERSION
 
 if TYPE_CHECKING:
     from pdkernel.api import (
@@ -59,13 +59,13 @@ if not TYPE_CHECKING:  # for a type checker, a module with `__getattr__` has eve
 
 def load_ipython_extension(ip: Any) -> None:
     """Register pdkernel's magics with the IPython shell *ip* (`%load_ext pdkernel`); a second call changes nothing."""
-    from pdkernel.magics import register
+    from pdkernel.kit.magics import register
 
     register(ip)
 
 
 def unload_ipython_extension(ip: Any) -> None:
     """Remove pdkernel's magics from the IPython shell *ip* (`%unload_ext pdkernel`)."""
-    from pdkernel.magics import unregister
+    from pdkernel.kit.magics import unregister
 
     unregister(ip)

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pdkernel.common.loop_thread import LoopThread
+from pdkernel.engine.variables import check_variables, load_variables
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution, RunFailedError
-from pdkernel.loop_thread import LoopThread
+from pdkernel.files.source import WorkflowSource, load_source
 from pdkernel.model import JSON
 from pdkernel.operations.shared_engine import Engine, PathLike, use_engine
-from pdkernel.source import WorkflowSource, load_source
-from pdkernel.variables import check_variables, load_variables
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pdkernel.engine.run_request import OnChange, RunRequest
     from pdkernel.operations.events import EventLike
     from pdkernel.operations.export import Export, Proof
-    from pdkernel.project import Project
+    from pdkernel.storage import Project
 
 __all__ = [
     "Engine",
@@ -299,8 +299,8 @@ def _build_request(
     pause_mode: PauseMode,
     install: bool,
 ) -> RunRequest:
+    from pdkernel.common.identity import check_external_user_id, parse_environment
     from pdkernel.egress import choose_policy
-    from pdkernel.identity import check_external_user_id, parse_environment
     from pdkernel.operations.events import resolve_event
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
@@ -325,10 +325,10 @@ def _build_request(
 
 
 def _prove(source: WorkflowSource, folder: Path, *, is_patch: bool, project: PathLike | None) -> Proof:
-    from pdkernel.connect import open_directory
+    from pdkernel.accounts import open_directory
+    from pdkernel.kit.session.state_store import read_pinned_steps
     from pdkernel.operations.export import prove_export
     from pdkernel.operations.projects import open_project
-    from pdkernel.session.state_store import read_pinned_steps
 
     opened = open_project(Path.cwd(), os.environ, folder=None if project is None else os.fspath(project))
     try:

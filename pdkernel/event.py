@@ -21,11 +21,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from pdkernel.encode import decode_large
+from pdkernel.common.encode import decode_large
+from pdkernel.common.redaction.secret_patterns import is_masked_header
+from pdkernel.common.safe_files import BYTE_ORDER_MARK
 from pdkernel.errors import EventError, format_count
-from pdkernel.files import BYTE_ORDER_MARK
 from pdkernel.model import JSON
-from pdkernel.redaction.secret_patterns import is_masked_header
 
 ENVIRONMENT_HEADER = "x-pd-environment"
 EXTERNAL_USER_HEADER = "x-pd-external-user-id"

@@ -12,9 +12,9 @@ from typing import Literal, Self
 from msgspec import UNSET, UnsetType
 from msgspec.structs import force_setattr, replace
 
-from pdkernel.encode import JsonStruct
+from pdkernel.common.encode import JsonStruct
+from pdkernel.common.lookup import Lookup
 from pdkernel.errors import PdkernelError
-from pdkernel.lookup import Lookup
 from pdkernel.model import JSON
 
 Status = Literal["queued", "executing", "paused", "resumed", "success", "error", "exited", "cancelled"]

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pdkernel.directive import parse_step_cell
 from pdkernel.event import Event
+from pdkernel.language.directive import parse_step_cell
 from pdkernel.model import JSON, Step, Trigger, Workflow
 
 

@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, settings
 
 os.environ["PDKERNEL_FORBID_BLOCKING"] = "1"  # before the package is imported: its database calls are checked
 
-from pdkernel.blocking import FORBID_VARIABLE
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.common.blocking import FORBID_VARIABLE
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.model import Step
 from pdkernel.packages.npm_command import find_npm
 from pdkernel.runtimes.file_tree import remove_tree
@@ -34,9 +34,9 @@ from pdkernel.workers.interpreters import find_node
 from tests.mounts import APART, may_mount
 
 if TYPE_CHECKING:
-    from pdkernel.project import Project
+    from pdkernel.storage import Project
+    from tests.accounts.upstream import Upstream
     from tests.cli.fork_server import ForkServer
-    from tests.connect.upstream import Upstream
     from tests.postgres import PostgresServer
 
 if sys.platform == "linux":
@@ -301,8 +301,8 @@ def apart() -> tuple[str, ...]:
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     """A project whose clock stands still until a test advances it."""
-    from pdkernel.clock import ManualClock
-    from pdkernel.project import Project
+    from pdkernel.common.clock import ManualClock
+    from pdkernel.storage import Project
 
     with Project.open(tmp_path / ".pdkernel", clock=ManualClock()) as project:
         yield project
@@ -311,7 +311,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
     """The API of a real project."""
-    from tests.connect.upstream import running_upstream
+    from tests.accounts.upstream import running_upstream
 
     with running_upstream() as api:
         yield api

@@ -31,8 +31,8 @@ from ruamel.yaml import YAML
 from traitlets.config import Config
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
-from pdkernel.blocking import FORBID_VARIABLE
 from pdkernel.cli import pdkernel
+from pdkernel.common.blocking import FORBID_VARIABLE
 from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of
 from tests.notebooks import scrub

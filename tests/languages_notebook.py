@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pdkernel.accounts import LocalDirectory
 from pdkernel.actions.source_settings import ActionSettings
-from pdkernel.connect import LocalDirectory
 from pdkernel.egress import Gateway, ReceivedRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
-from pdkernel.magics.notebook_context import get_session
-from pdkernel.project import Project
+from pdkernel.kit.magics.notebook_context import get_session
+from pdkernel.storage import Project
 from tests import notebooks
 from tests.notebooks import TOKEN
 from tests.postgres import Postgres

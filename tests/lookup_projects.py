@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import insert
 
-from pdkernel.project import Project
-from pdkernel.project.schema import accounts, external_users
+from pdkernel.storage import Project
+from pdkernel.storage.schema import accounts, external_users
 
 
 def fill(project: Project, *, users: int, apps: Sequence[str]) -> None:

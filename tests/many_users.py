@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
-from pdkernel.engine.journal import Claim, NewRun, encode_event, encode_output, open_journal
-from pdkernel.identity import Account
+from pdkernel.common.identity import Account
+from pdkernel.journal import Claim, NewRun, encode_event, encode_output, open_journal
 from pdkernel.model import Workflow
-from pdkernel.project import Project
+from pdkernel.storage import Project
 
 APPS = ("slack", "slack", "github")
 """The app of each user's account, in turn: two of three users have Slack."""

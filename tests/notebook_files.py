@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pdkernel.project import Project
-from pdkernel.session.state_store import SessionState
+from pdkernel.kit.session.state_store import SessionState
+from pdkernel.storage import Project
 
 
 def notebook_of(path: Path, *cells: str) -> Path:

@@ -19,7 +19,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.golden import write_golden
 from tests.lab_files import private_environment, short_folder
 

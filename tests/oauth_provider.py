@@ -25,11 +25,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.connect.oauth import OAuthTokens
-from pdkernel.connect.oauth_providers import ClientAuth, OAuthProvider, register_provider
-from pdkernel.connect.token_refresh import build_oauth_credentials, store_grant
-from pdkernel.project import Project
+from pdkernel.accounts import LocalDirectory
+from pdkernel.accounts.oauth import OAuthTokens
+from pdkernel.accounts.oauth_providers import ClientAuth, OAuthProvider, register_provider
+from pdkernel.accounts.token_refresh import build_oauth_credentials, store_grant
+from pdkernel.storage import Project
 
 CLIENT_ID = "client-of-ours"
 CLIENT_SECRET = "secret-of-ours-0123456789"

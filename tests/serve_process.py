@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pdkernel.blocking import FORBID_VARIABLE
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.common.blocking import FORBID_VARIABLE
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 _OURS = ("PDKERNEL_", "PIPEDREAM_", "PYTEST_")

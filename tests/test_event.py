@@ -66,7 +66,7 @@ def test_the_readme_describes_each_event(path: Path) -> None:
 @pytest.mark.parametrize("name", ["issues-opened.json", "LICENSE"])
 def test_the_package_has_the_same_event(name: str) -> None:
     """The installed package contains the library's event for new notebooks, with its licence."""
-    packaged = resources.files("pdkernel") / "templates" / "events" / name
+    packaged = resources.files("pdkernel.cli") / "templates" / "events" / name
 
     assert packaged.read_bytes() == (FOLDER / name).read_bytes()
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from pdkernel.common.lookup import AccountCandidate, AppLookup, Lookup, LookupFailure
 from pdkernel.execution import (
     AccountUse,
     CallOutcome,
@@ -28,8 +29,7 @@ from pdkernel.execution import (
     StepResult,
     StepStatus,
 )
-from pdkernel.lookup import AccountCandidate, AppLookup, Lookup, LookupFailure
-from tests.test_encode import values
+from tests.common.test_encode import values
 
 CALL = OutboundCall(
     "POST",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS, suggest_step_name
 from pdkernel.actions.component import Component
-from pdkernel.directive import format_step_line
+from pdkernel.language.directive import format_step_line
 from pdkernel.model import AppBinding, Step
 from pdkernel.workers import ComponentDescription, PropDeclaration
 

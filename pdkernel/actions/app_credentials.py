@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdkernel.identity import ACCESS_TOKEN_FIELD
+from pdkernel.common.identity import ACCESS_TOKEN_FIELD
 
 _SUFFIXES = frozenset({".mjs", ".js", ".cjs", ".ts", ".mts"})
 _OTHER_FOLDERS = frozenset({"node_modules", "dist", "test", "tests"})

@@ -48,15 +48,15 @@ from pdkernel.actions.source_settings import (
     find_components_folder,
     format_tried_sources,
 )
-from pdkernel.analysis import find_app_bindings
-from pdkernel.blocking import run_blocking
-from pdkernel.encode import decode_json, encode_json
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import decode_json, encode_json
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ConnectSettingsError, LicenceError
+from pdkernel.language.analysis import find_app_bindings
 from pdkernel.model import AppBinding, Step, get_app_slug
 from pdkernel.workers import ComponentDescription, ComponentFile
 
 if TYPE_CHECKING:
-    from pdkernel.project import Login, Project
+    from pdkernel.storage import Login, Project
 
 
 _MAX_SUGGESTIONS = 3

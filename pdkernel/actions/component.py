@@ -18,8 +18,8 @@ from tree_sitter import Node
 
 from pdkernel.actions.action_reference import version_sort_key
 from pdkernel.actions.source_settings import SourceSetting
-from pdkernel.analysis.node_code import find_apps
-from pdkernel.expression import javascript
+from pdkernel.language.analysis.node_code import find_apps
+from pdkernel.language.expression import javascript
 from pdkernel.model import AppBinding, get_app_slug
 from pdkernel.workers import ComponentFile
 

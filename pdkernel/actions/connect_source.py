@@ -20,7 +20,7 @@ from pdkernel.workers import ComponentDescription, PropDeclaration, PropOption, 
 if TYPE_CHECKING:
     import httpx
 
-    from pdkernel.project import Login, Project
+    from pdkernel.storage import Login, Project
 
 CONNECT_LIMITATIONS = (
     "Pipedream runs the action: no $.flow, data stores or files of this run, and its outbound calls are not recorded"
@@ -40,8 +40,8 @@ def resolve_connect_login(project: Project, environ: Mapping[str, str]) -> Login
     Raises:
         ConnectSettingsError: There is no login and a variable is missing; the message names the missing variables.
     """
-    from pdkernel.identity import PIPEDREAM_API_URL
-    from pdkernel.project.login import Login, check_base_url, read_environment, read_setting
+    from pdkernel.common.identity import PIPEDREAM_API_URL
+    from pdkernel.storage.login import Login, check_base_url, read_environment, read_setting
 
     found = project.login.load(environ)
     if found is not None:

@@ -27,8 +27,8 @@ from pdkernel.actions.component import (
     parse_header,
 )
 from pdkernel.actions.lock import LOCK_COMMENT, ActionsLock, LockedComponent
-from pdkernel.blocking import run_blocking
-from pdkernel.encode import decode_json, encode_json
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import decode_json, encode_json
 from pdkernel.errors import (
     ActionNotFoundError,
     ActionSourceError,

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.actions.component import Component, find_declared_apps
-from pdkernel.analysis import UNKNOWN_APP, merge_app_bindings
 from pdkernel.errors import ActionPropsError, did_you_mean
-from pdkernel.expression import add_missing_braces
+from pdkernel.language.analysis import UNKNOWN_APP, merge_app_bindings
+from pdkernel.language.expression import add_missing_braces
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, StoreBinding, get_app_slug
 from pdkernel.workers import ComponentDescription, PropDeclaration
 

@@ -18,7 +18,7 @@ from pdkernel.actions.folder_source import FolderSource
 from pdkernel.actions.lock import ActionsLock
 from pdkernel.actions.npm_source import NpmSource, ProgressCallback, build_not_installed_error
 from pdkernel.actions.source_settings import ActionSettings, SourceSetting, build_licence_error, format_tried_sources
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import ActionNotFoundError, LicenceError
 
 

@@ -20,8 +20,8 @@ from pdkernel.cli.terminal import confirm, print_json, print_text
 from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
-    from pdkernel.identity import Account
-    from pdkernel.project import Project
+    from pdkernel.common.identity import Account
+    from pdkernel.storage import Project
 
 
 @group(section=RUN)
@@ -49,9 +49,9 @@ def list_users(state: CliContext, environment: str | None, search: str, limit: i
 
     With --search or --limit, the most recently active come first.
     """
-    from pdkernel.identity import ENVIRONMENTS, parse_environment
+    from pdkernel.common.identity import ENVIRONMENTS, parse_environment
+    from pdkernel.operations.readiness.matrix import ALL_USERS
     from pdkernel.operations.users import format_entry, search_users
-    from pdkernel.readiness.matrix import ALL_USERS
 
     project, directory = state.open_project(), state.open_directory()
     found = [
@@ -88,8 +88,8 @@ def list_users(state: CliContext, environment: str | None, search: str, limit: i
 @json_option
 def remove_user(state: CliContext, external_user_id: str, environment: str | None, yes: bool, as_json: bool) -> int:
     """Remove an external user with their accounts and runs."""
-    from pdkernel.engine.journal import ExecutionQuery
-    from pdkernel.identity import parse_environment
+    from pdkernel.common.identity import parse_environment
+    from pdkernel.journal import ExecutionQuery
     from pdkernel.operations import run_history
 
     where, directory = parse_environment(environment), state.open_directory()
@@ -135,7 +135,7 @@ def list_accounts(state: CliContext, external_user: str | None, environment: str
 
     Your own accounts are valid in both environments, and listed for both.
     """
-    from pdkernel.identity import parse_environment
+    from pdkernel.common.identity import parse_environment
 
     found = state.open_directory().accounts(
         external_user_id=external_user,
@@ -218,7 +218,7 @@ def add_account(
 
     The first account of an external user creates the user.
     """
-    from pdkernel.identity import check_external_user_id, parse_environment
+    from pdkernel.common.identity import check_external_user_id, parse_environment
     from pdkernel.operations.accounts import connect_account
 
     if own == (external_user is not None):
@@ -271,7 +271,7 @@ def _require(state: CliContext, account_id: str) -> Account:
 
 def encode_account(account: Account) -> dict[str, Any]:
     """An account as JSON, without credentials."""
-    from pdkernel.clock import format_iso
+    from pdkernel.common.clock import format_iso
 
     return {
         "id": account.id,

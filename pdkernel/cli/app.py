@@ -21,12 +21,12 @@ from click.shell_completion import get_completion_class
 
 from pdkernel.cli.command_help import Group, Section
 from pdkernel.cli.terminal import escape_text, is_interactive, print_json, print_text
+from pdkernel.common.version import VERSION
 from pdkernel.errors import PdkernelError, RequestError, format_count
-from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
-    from pdkernel.identity import Directory
-    from pdkernel.project import Project
+    from pdkernel.common.identity import Directory
+    from pdkernel.storage import Project
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,7 +84,7 @@ class CliContext:
 
     def has_project(self) -> bool:
         """Whether `open_project` opens an existing project and does not create one."""
-        from pdkernel.project import find_project
+        from pdkernel.storage import find_project
 
         named = (
             self.project_folder
@@ -97,7 +97,7 @@ class CliContext:
     def open_directory(self) -> Directory:
         """Open the users and accounts: the project's own, or those of the Connect project after a login."""
         if self._directory is None:
-            from pdkernel.connect import open_directory
+            from pdkernel.accounts import open_directory
 
             self._directory = open_directory(self.open_project(), os.environ)
         return self._directory

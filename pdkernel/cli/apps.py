@@ -64,8 +64,8 @@ def add_app(
     An app has the credentials that --field names, or an OAuth client that connects its accounts. The command asks for the
     OAuth client's secret, or reads it from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
     """
-    from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
-    from pdkernel.connect.registered_apps import register_app
+    from pdkernel.accounts.oauth_providers import OAuthProvider, register_provider
+    from pdkernel.accounts.registered_apps import register_app
     from pdkernel.server.link.connect_page import CALLBACK_PATH
 
     oauth_options = (oauth_authorize_url, oauth_token_url, oauth_client_id)
@@ -111,9 +111,9 @@ def list_apps(state: CliContext, as_json: bool) -> int:
 
     These are the apps of accounts, the apps of actions, and registered apps.
     """
-    from pdkernel.connect.oauth_providers import find_provider, list_provider_apps
-    from pdkernel.connect.registered_apps import load_registered_apps
-    from pdkernel.identity import ACCESS_TOKEN_FIELD
+    from pdkernel.accounts.oauth_providers import find_provider, list_provider_apps
+    from pdkernel.accounts.registered_apps import load_registered_apps
+    from pdkernel.common.identity import ACCESS_TOKEN_FIELD
 
     project, directory = state.open_project(), state.open_directory()
     known = (

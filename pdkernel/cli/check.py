@@ -76,8 +76,8 @@ def check(
 
 
 def _find_notebooks(paths: Sequence[Path]) -> Iterator[Path]:
-    from pdkernel.notebook import is_notebook_file
-    from pdkernel.source import find_sources
+    from pdkernel.files.notebook import is_notebook_file
+    from pdkernel.files.source import find_sources
 
     for path in paths:
         found = [each for each in find_sources(path) if is_notebook_file(each)]
@@ -97,8 +97,8 @@ def _add_proof(check: NotebookCheck, state: CliContext, path: Path) -> NotebookC
 
 def _prove(state: CliContext, path: Path) -> Proof:
     from pdkernel.cli.export import prove_files
+    from pdkernel.files.source import load_source
     from pdkernel.operations.export import export_workflow
-    from pdkernel.source import load_source
 
     source = load_source(path)
     with tempfile.TemporaryDirectory(prefix="pdkernel-check-") as folder:

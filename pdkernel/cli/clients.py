@@ -20,9 +20,9 @@ from pdkernel.cli.terminal import confirm, is_interactive, print_json, print_tex
 from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
-    from pdkernel.project import Project
-    from pdkernel.project.key_rotation import RotationResult
-    from pdkernel.project.oauth_clients import OAuthClient
+    from pdkernel.storage import Project
+    from pdkernel.storage.key_rotation import RotationResult
+    from pdkernel.storage.oauth_clients import OAuthClient
 
 
 @group(section=SERVE)
@@ -210,7 +210,7 @@ def _text(file: TextIO) -> str:
 
 def encode_client(client: OAuthClient) -> dict[str, Any]:
     """A client as JSON, without its secret."""
-    from pdkernel.clock import format_iso
+    from pdkernel.common.clock import format_iso
 
     return {
         "client_id": client.id,

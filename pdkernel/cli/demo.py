@@ -20,8 +20,8 @@ from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
-    from pdkernel.session import Session
-    from pdkernel.shape import Shape
+    from pdkernel.kit.session import Session
+    from pdkernel.language.shape import Shape
 
 USERS = ("ada", "grace")
 
@@ -62,8 +62,8 @@ def run_demo(keep: Path | None) -> int:
 
 def _demo(folder: Path) -> int:
     from pdkernel.cli.new import write_notebook_template
-    from pdkernel.notebook import read_cells
-    from pdkernel.session import Session
+    from pdkernel.files.notebook import read_cells
+    from pdkernel.kit.session import Session
 
     notebook, _ = write_notebook_template(folder / "quickstart.ipynb", template="quickstart.ipynb")
     session = Session(folder=folder, notebook=notebook)
@@ -77,7 +77,7 @@ def _demo(folder: Path) -> int:
 
 
 def _run_steps(session: Session) -> int:
-    from pdkernel import definition
+    from pdkernel.files import definition
     from pdkernel.render import files, shape, timeline
 
     _title("1. The workflow")

@@ -22,11 +22,11 @@ import cloup
 from pdkernel.cli.app import TEST, CliContext, command, environment_option, json_option
 from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.terminal import print_json, print_text
+from pdkernel.common.version import VERSION
 from pdkernel.errors import PdkernelError
-from pdkernel.version import VERSION
 
 if TYPE_CHECKING:
-    from pdkernel.readiness import DoctorReport
+    from pdkernel.operations.readiness import DoctorReport
     from pdkernel.workers import Isolation
 
 _PLATFORM_PYTHON = "3.12"
@@ -72,7 +72,7 @@ def doctor(
     requirement. If SOURCE is a folder of workflows, each workflow is checked.
     """
     from pdkernel.engine.step_packages import find_isolation
-    from pdkernel.source import find_sources
+    from pdkernel.files.source import find_sources
 
     project = state.open_project()
     isolation = find_isolation(project, [source] if source else [])
@@ -136,7 +136,7 @@ def _is_ready(found: DoctorReport | PdkernelError) -> bool:
 
 def _as_json(place: Path, found: DoctorReport | PdkernelError) -> dict[str, Any]:
     if isinstance(found, PdkernelError):
-        from pdkernel.source import RefusedSource
+        from pdkernel.files.source import RefusedSource
 
         reason = RefusedSource(place, place.name, found).reason
         return {
@@ -233,12 +233,12 @@ def _check_source(
     state: CliContext, source: Path, *, environment: str | None, external_user: str | None, matrix: bool, search: str
 ) -> DoctorReport:
     from pdkernel.actions import Catalog
-    from pdkernel.identity import check_external_user_id, parse_environment
-    from pdkernel.readiness import DoctorReport
+    from pdkernel.common.identity import check_external_user_id, parse_environment
+    from pdkernel.engine.variables import load_variables
+    from pdkernel.files.source import load_source
+    from pdkernel.kit.session.state_store import read_pinned_steps
+    from pdkernel.operations.readiness import DoctorReport
     from pdkernel.server.source_workflows import find_refusal
-    from pdkernel.session.state_store import read_pinned_steps
-    from pdkernel.source import load_source
-    from pdkernel.variables import load_variables
 
     opened = load_source(source, unanswered="keep")
     refused = find_refusal(state.open_project(), opened.path)

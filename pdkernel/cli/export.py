@@ -20,8 +20,8 @@ from pdkernel.cli.terminal import is_interactive, print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
+    from pdkernel.files.source import WorkflowSource
     from pdkernel.operations.export import Proof
-    from pdkernel.source import WorkflowSource
 
 
 @command(
@@ -68,9 +68,9 @@ def export(
     --into overwrites the entry files of steps and the changed lines of workflow.yaml. Check the changes with --dry-run
     first; undo them with Git. Files of removed steps stay and are listed.
     """
+    from pdkernel.files.source import load_source
     from pdkernel.operations.export import DRY_RUN_NOTE, Export, check_export_options, export_workflow
     from pdkernel.render import files as files_view
-    from pdkernel.source import load_source
 
     target = to or into
     if not target:
@@ -106,8 +106,8 @@ def export(
 
 def prove_files(state: CliContext, opened: WorkflowSource, folder: Path, *, is_patch: bool, quiet: bool) -> Proof:
     """Prove the files that an export of *opened* wrote to *folder*; progress is printed on a terminal unless *quiet*."""
+    from pdkernel.kit.session.state_store import read_pinned_steps
     from pdkernel.operations.export import prove_export
-    from pdkernel.session.state_store import read_pinned_steps
 
     def print_progress(line: str) -> None:
         if not quiet and is_interactive(sys.stderr):

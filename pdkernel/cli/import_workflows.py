@@ -24,11 +24,11 @@ from pdkernel.errors import PdkernelError
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
-    from pdkernel.definition import Sidecar
-    from pdkernel.identity import Directory
-    from pdkernel.importer import AccountQuestion, ImportResult
-    from pdkernel.importer.import_report import ImportReport
+    from pdkernel.common.identity import Directory
+    from pdkernel.files.definition import Sidecar
     from pdkernel.model import HttpAuth, ResponseMode, Trigger
+    from pdkernel.operations.importer import AccountQuestion, ImportResult
+    from pdkernel.operations.importer.import_report import ImportReport
 
 PROGRESS_MIN_WORKFLOWS = 20
 """Imports of at least this many workflows show progress."""
@@ -72,7 +72,7 @@ def import_(
 
     FOLDER is the folder of a workflow, or a folder of them: each workflow becomes a notebook.
     """
-    from pdkernel.importer import answer_questions, find_workflow_folders, import_folder, plan_notebook_paths
+    from pdkernel.operations.importer import answer_questions, find_workflow_folders, import_folder, plan_notebook_paths
 
     found = plan_notebook_paths(folder, find_workflow_folders(folder), Path(to))
     is_asking = accounts == "ask" and is_interactive(sys.stdin)
@@ -122,7 +122,7 @@ def _find_own_accounts(state: CliContext, app: str) -> list[str]:
 
 def _catalog(state: CliContext, sidecar: Sidecar, base: Path) -> Catalog:
     from pdkernel.actions import Catalog
-    from pdkernel.project import find_project
+    from pdkernel.storage import find_project
 
     if state.has_project():
         catalog = Catalog.for_project(state.open_project(), environ=os.environ)
@@ -139,7 +139,7 @@ def _progress(number: int, count: int, source: Path) -> None:
 
 
 def _print(done: Sequence[ImportResult]) -> None:
-    from pdkernel.importer import import_report
+    from pdkernel.operations.importer import import_report
 
     for one in done:
         if one.error is not None:

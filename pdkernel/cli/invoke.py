@@ -165,7 +165,7 @@ def _snippets(state: CliContext, call: InvokeRequest, options: InvokeOptions, *,
 
 
 def _call(url: str, options: InvokeOptions) -> InvokeRequest:
-    from pdkernel.identity import parse_environment
+    from pdkernel.common.identity import parse_environment
     from pdkernel.operations.invocation import InvokeRequest, build_client
 
     body = read_body(options["body"]) if options["body"] is not None else None

@@ -65,7 +65,7 @@ def set_project(environ: MutableMapping[str, str], state: CliContext, start: Pat
         state: The context with the options of the command.
         start: The folder in which the search begins if no folder is named.
     """
-    from pdkernel.project import find_project
+    from pdkernel.storage import find_project
 
     folder = Path(state.project_folder).resolve() if state.project_folder else find_project(start).parent
     environ.setdefault("PDKERNEL_PROJECT", str(folder))

@@ -19,7 +19,7 @@ from pdkernel.cli.terminal import print_json
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
-    from pdkernel.project import Login
+    from pdkernel.storage import Login
 
 _SECRET_LOCATIONS = {"keyring": "in this machine's keyring", "project": "in the project, encrypted"}
 
@@ -84,8 +84,8 @@ def encode_login(login: Login) -> dict[str, Any]:
 
 
 def _login(given: dict[str, str | None]) -> Login:
-    from pdkernel.identity import PIPEDREAM_API_URL, parse_environment
-    from pdkernel.project.login import Login, check_base_url, read_environment, read_setting
+    from pdkernel.common.identity import PIPEDREAM_API_URL, parse_environment
+    from pdkernel.storage.login import Login, check_base_url, read_environment, read_setting
 
     environment = given["environment"]
     return Login(
@@ -102,7 +102,7 @@ def _login(given: dict[str, str | None]) -> Login:
 
 def _secret(given: str | None) -> str | None:
     """Read the secret from the source *given*, else from the environment."""
-    from pdkernel.project.login import read_setting
+    from pdkernel.storage.login import read_setting
 
     if given is None:
         return read_setting(os.environ, "CLIENT_SECRET")
@@ -136,7 +136,7 @@ def _require_value(name: str, prompt: str, value: str | None, *, hidden: bool = 
 
 def _check_login(login: Login) -> None:
     """Request one account, so that a wrong login is reported before it is stored."""
-    from pdkernel.connect.sdk import Sdk
+    from pdkernel.accounts.sdk import Sdk
 
     sdk = Sdk(login)
     sdk.call(lambda client: client.accounts.list(limit=1, request_options=sdk.build_request_options(login.environment)))

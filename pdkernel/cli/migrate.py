@@ -18,11 +18,11 @@ from pdkernel.cli.terminal import print_json, print_text
 from pdkernel.errors import ConnectSettingsError, PdkernelError, RequestError, format_count
 
 if TYPE_CHECKING:
-    from pdkernel.connect.workflow_api import WorkflowApi
-    from pdkernel.migration.data_dump import DumpPlan, DumpResult
-    from pdkernel.migration.events import SavedEvents
-    from pdkernel.migration.report import ReportSettings
-    from pdkernel.migration.sources import MigrationSource
+    from pdkernel.accounts.workflow_api import WorkflowApi
+    from pdkernel.annex.migration.data_dump import DumpPlan, DumpResult
+    from pdkernel.annex.migration.events import SavedEvents
+    from pdkernel.annex.migration.report import ReportSettings
+    from pdkernel.annex.migration.sources import MigrationSource
     from pdkernel.operations.records import RecordProof
 
 
@@ -100,10 +100,10 @@ def report(
     """
     import msgspec
 
-    from pdkernel.migration.migration_report import render_text
-    from pdkernel.migration.pages import name_record_page, render_page, render_record_page
-    from pdkernel.migration.report import build_migration_report
-    from pdkernel.migration.sources import read_sources
+    from pdkernel.annex.migration.migration_report import render_text
+    from pdkernel.annex.migration.pages import name_record_page, render_page, render_record_page
+    from pdkernel.annex.migration.report import build_migration_report
+    from pdkernel.annex.migration.sources import read_sources
 
     found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
     built = build_migration_report(found, _build_settings(state, environment))
@@ -125,9 +125,9 @@ def report(
 def _build_settings(state: CliContext, environment: str | None) -> ReportSettings:
     """What the report and the plan read besides the workflows."""
     from pdkernel.actions import Catalog
-    from pdkernel.identity import parse_environment
-    from pdkernel.migration.report import ReportSettings
-    from pdkernel.variables import load_variables
+    from pdkernel.annex.migration.report import ReportSettings
+    from pdkernel.common.identity import parse_environment
+    from pdkernel.engine.variables import load_variables
 
     project = state.open_project()
     catalog = Catalog.for_project(project, environ=os.environ)
@@ -191,10 +191,10 @@ def plan(
     its pre-built actions, the last day on which Pipedream's runs can be recorded, and a day to move. Workflows that others call move
     first.
     """
-    from pdkernel.migration.move_plan import render_calendar, render_csv, render_text
-    from pdkernel.migration.pages import render_plan_page
-    from pdkernel.migration.plan import build_plan
-    from pdkernel.migration.sources import read_sources
+    from pdkernel.annex.migration.move_plan import render_calendar, render_csv, render_text
+    from pdkernel.annex.migration.pages import render_plan_page
+    from pdkernel.annex.migration.plan import build_plan
+    from pdkernel.annex.migration.sources import read_sources
 
     found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
     settings = _build_settings(state, environment)
@@ -231,8 +231,8 @@ def _compare_records(
     state: CliContext, sources: Sequence[MigrationSource], egress: str | None
 ) -> tuple[RecordProof, ...]:
     """The workflows that have recorded runs, compared with them; a workflow that cannot run here is named."""
+    from pdkernel.files.source import load_source
     from pdkernel.operations.records import compare_with_records, has_records, parse_stand_in
-    from pdkernel.source import load_source
 
     parse_stand_in(egress)
     project, directory = state.open_project(), state.open_directory()
@@ -262,8 +262,8 @@ def _folder(source: MigrationSource) -> Path:
 
 
 def _open_api(state: CliContext, org_id: str | None) -> WorkflowApi:
-    from pdkernel.connect.sdk import Sdk
-    from pdkernel.connect.workflow_api import WorkflowApi
+    from pdkernel.accounts.sdk import Sdk
+    from pdkernel.accounts.workflow_api import WorkflowApi
 
     login = state.open_project().login.load(os.environ)
     if login is None:
@@ -306,7 +306,7 @@ def data(state: CliContext, stores: tuple[str, ...], files: bool, folder: Path, 
     paste the step into a workflow at Pipedream. With --from, the command downloads the data page by page. A second call
     continues where the first call stopped. Records come without the time at which they expire, which no step can read.
     """
-    from pdkernel.migration.data_dump import read_plan, write_plan
+    from pdkernel.annex.migration.data_dump import read_plan, write_plan
 
     if url is None:
         if not stores and not files:
@@ -339,7 +339,7 @@ def _explain_step(plan: DumpPlan, folder: Path) -> list[str]:
 
 
 def _download(state: CliContext, plan: DumpPlan, folder: Path, url: str, *, as_json: bool) -> int:
-    from pdkernel.migration.data_dump import DumpDownload
+    from pdkernel.annex.migration.data_dump import DumpDownload
 
     download = DumpDownload(url, plan, folder, state.print_note)
     try:
@@ -399,8 +399,8 @@ def events(state: CliContext, sources: tuple[str, ...], folder: Path | None, org
     workflow, and of those that a workflow emitted; it has no list of requests to endpoints that did not fail. Each
     event becomes events/NAME.json, with masked headers. A second call adds only new events.
     """
-    from pdkernel.migration.events import fetch_events, find_source_ids, save_events
-    from pdkernel.migration.sources import read_sources
+    from pdkernel.annex.migration.events import fetch_events, find_source_ids, save_events
+    from pdkernel.annex.migration.sources import read_sources
     from pdkernel.operations.events import EventLibrary
 
     api = _open_api(state, org_id)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from pdkernel.migration.collection import Collection
-    from pdkernel.migration.record_steps import RecordedFolder, RecordSettings
+    from pdkernel.annex.migration.collection import Collection
+    from pdkernel.annex.migration.record_steps import RecordedFolder, RecordSettings
 
 _STORE = "store"
 
@@ -97,7 +97,7 @@ def record(
     on a new Git branch to review and merge. The steps send the event and the exports of each recorded run, without secrets; they
     cannot fail a run, and give up after two seconds. Workflows with control flow are not in Git: --print prints the steps to paste.
     """
-    from pdkernel.migration.record_steps import find_folders
+    from pdkernel.annex.migration.record_steps import find_folders
 
     if remove:
         return _remove(_require_folder(folder), branch, no_branch=no_branch, as_json=as_json)
@@ -124,8 +124,8 @@ def _build_settings(
     until: str | None,
     redact: tuple[str, ...],
 ) -> RecordSettings:
-    from pdkernel.migration.receiver import get_write_token
-    from pdkernel.migration.record_steps import LAST_DAY, RecordSettings, parse_path
+    from pdkernel.annex.migration.receiver import get_write_token
+    from pdkernel.annex.migration.record_steps import LAST_DAY, RecordSettings, parse_path
 
     if sink is None:
         raise RequestError(
@@ -173,8 +173,8 @@ def _add(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    from pdkernel.migration.record_branch import ADD_BRANCH, open_branch
-    from pdkernel.migration.record_steps import add_steps, estimate, plan_steps
+    from pdkernel.annex.migration.record_branch import ADD_BRANCH, open_branch
+    from pdkernel.annex.migration.record_steps import add_steps, estimate, plan_steps
 
     results = [plan_steps(each, settings)[0] for each in folders]
     count = sum(each.refusal is None for each in results)
@@ -209,8 +209,8 @@ def _add(
 
 
 def _remove(root: Path, branch: str | None, *, no_branch: bool, as_json: bool) -> int:
-    from pdkernel.migration.record_branch import REMOVE_BRANCH, open_branch
-    from pdkernel.migration.record_steps import find_folders, remove_steps
+    from pdkernel.annex.migration.record_branch import REMOVE_BRANCH, open_branch
+    from pdkernel.annex.migration.record_steps import find_folders, remove_steps
 
     folders = find_folders(root)
     opened = None if no_branch else open_branch(root, branch or REMOVE_BRANCH)
@@ -250,7 +250,7 @@ def _encode(result: RecordedFolder) -> dict[str, Any]:
 
 
 def _print_steps(workflow: str | None, settings: RecordSettings, branches: tuple[str, ...], *, as_json: bool) -> int:
-    from pdkernel.migration.record_steps import iter_pasted_steps
+    from pdkernel.annex.migration.record_steps import iter_pasted_steps
 
     if workflow is not None and not workflow.startswith("p_"):
         raise RequestError(
@@ -300,7 +300,7 @@ def receive(state: CliContext, port: int, max_size: int, as_json: bool) -> int:
     """
     import asyncio
 
-    from pdkernel.migration.receiver import RECORDS_PATH, build_receiver
+    from pdkernel.annex.migration.receiver import RECORDS_PATH, build_receiver
     from pdkernel.server.uvicorn_server import listen, local_url
 
     def report(why: str) -> None:
@@ -356,10 +356,10 @@ def collect(state: CliContext, origin: str | None, rules: tuple[tuple[str, str, 
     Each recorded run becomes an event and an expected result, encrypted in the project. `export --prove`, `migrate report --records`
     and the fixture `pd_records` compare the workflows here with them. A run that a step or an error ended early has no end.
     """
-    from pdkernel.migration.collection import collect as collect_entries
-    from pdkernel.migration.collection import fetch_entries, read_dump
-    from pdkernel.migration.receiver import get_read_token
-    from pdkernel.proof.recorded_runs import open_records
+    from pdkernel.annex.migration.collection import collect as collect_entries
+    from pdkernel.annex.migration.collection import fetch_entries, read_dump
+    from pdkernel.annex.migration.receiver import get_read_token
+    from pdkernel.annex.proof.recorded_runs import open_records
 
     project = state.open_project()
     archive = open_records(project)

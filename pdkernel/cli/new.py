@@ -48,7 +48,7 @@ def write_starter_test(notebook: Path) -> Path:
         RequestError: The file exists or cannot be written.
     """
     test = resolve_test_path(notebook)
-    template = (resources.files("pdkernel") / "templates" / "test_new.txt").read_text(encoding="utf-8")
+    template = (resources.files("pdkernel.cli") / "templates" / "test_new.txt").read_text(encoding="utf-8")
     text = template.replace("new.ipynb", notebook.name).replace("def test_new", f"def {test.stem}")
     try:
         test.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def write_notebook_template(notebook: Path, *, template: str, use_file_name: boo
 
     Args:
         notebook: Path of the new notebook.
-        template: File name of the template in `pdkernel/templates`.
+        template: File name of the template in `pdkernel/cli/templates`.
         use_file_name: Name the workflow after the file, if the file name is a valid workflow name.
 
     Returns:
@@ -82,7 +82,7 @@ def write_notebook_template(notebook: Path, *, template: str, use_file_name: boo
     Raises:
         RequestError: The folder is not writable.
     """
-    source = resources.files("pdkernel") / "templates"
+    source = resources.files("pdkernel.cli") / "templates"
     event = notebook.parent / "events" / "issues-opened.json"
     try:
         event.parent.mkdir(parents=True, exist_ok=True)

@@ -39,10 +39,10 @@ def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
 
     These are the packages that its steps import, in the versions of the project's lock file.
     """
-    from pdkernel.analysis import check_packages
     from pdkernel.engine.prepared_packages import PreparedPackages
     from pdkernel.engine.step_packages import StepPackages
-    from pdkernel.source import load_source
+    from pdkernel.files.source import load_source
+    from pdkernel.language.analysis import check_packages
 
     opened = load_source(source, unanswered="keep")
     check_packages(opened.workflow)

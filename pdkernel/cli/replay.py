@@ -138,8 +138,8 @@ def fork_run(
     The steps above are not run, and keep their recorded exports. SOURCE is a notebook or a workflow's folder with an edited
     workflow; without it, the recorded definition runs.
     """
+    from pdkernel.files.source import load_source
     from pdkernel.operations.run_replay import choose_replay_policy, prepare_fork
-    from pdkernel.source import load_source
 
     policy = choose_replay_policy(egress, os.environ, sends=sends)
     pinned = read_pins(pins)

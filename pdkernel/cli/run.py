@@ -26,15 +26,15 @@ from pdkernel.errors import RequestError, format_count
 from pdkernel.model import FOR_EACH_USER
 
 if TYPE_CHECKING:
+    from pdkernel.common.identity import Directory, Environment
     from pdkernel.egress import OutboundPolicy
     from pdkernel.engine.pauses import PauseMode
     from pdkernel.engine.run_request import RunRequest
     from pdkernel.event import Event
     from pdkernel.execution import Execution
-    from pdkernel.identity import Directory, Environment
+    from pdkernel.files.source import WorkflowSource
     from pdkernel.model import JSON
-    from pdkernel.project import Project
-    from pdkernel.source import WorkflowSource
+    from pdkernel.storage import Project
 
 
 class RunOptions(TypedDict):
@@ -171,7 +171,7 @@ def run(state: CliContext, source: Path, as_json: bool, **options: Unpack[RunOpt
 async def _run_all(
     state: CliContext, source: Path, options: RunOptions, *, as_json: bool
 ) -> list[tuple[RunRequest, Execution]]:
-    from pdkernel.source import load_source
+    from pdkernel.files.source import load_source
 
     pins = read_pins(options["pins"])
     opened = load_source(source, pinned_steps=pins, lenient=True)
@@ -202,13 +202,13 @@ async def _run_all(
 async def _run_batch(state: CliContext, source: Path, options: RunOptions, *, as_json: bool) -> int:
     """Run once for each user who has the accounts, print a line for each run and the summary; return the exit status."""
     from pdkernel.cli.run_batch import print_progress
-    from pdkernel.identity import ALL_USERS, parse_environment
+    from pdkernel.common.identity import ALL_USERS, parse_environment
+    from pdkernel.files.source import load_source
     from pdkernel.model import ForEach
     from pdkernel.operations.batches import UserSelection, run_here
     from pdkernel.operations.runs import split_names
-    from pdkernel.project import Batch
     from pdkernel.render.batches import render_text
-    from pdkernel.source import load_source
+    from pdkernel.storage import Batch
 
     if options["external_user"] is not None or options["save_test"] is not None or options["wait"]:
         raise RequestError(
@@ -255,7 +255,7 @@ def _warn_unsaved(path: Path, project: Project) -> None:
     """Ask to save the notebook if its cells have run with code that the file does not have: the command runs the file."""
     if path.suffix != ".ipynb" or not project.notebook_states.exists(str(path.resolve())):
         return
-    from pdkernel.session.state_store import find_unsaved_steps
+    from pdkernel.kit.session.state_store import find_unsaved_steps
 
     steps = find_unsaved_steps(project, path)
     if steps:
@@ -277,7 +277,7 @@ def _request(
     policy: OutboundPolicy,
     environment: Environment | None = None,
 ) -> RunRequest:
-    from pdkernel.identity import parse_environment
+    from pdkernel.common.identity import parse_environment
     from pdkernel.operations.runs import build_run_request, pin_steps, select_steps
 
     return build_run_request(
@@ -322,11 +322,11 @@ def _pauses(options: RunOptions) -> PauseMode:
 
 
 def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event:
-    from pdkernel.clock import SYSTEM_CLOCK
+    from pdkernel.common.clock import SYSTEM_CLOCK
+    from pdkernel.common.safe_files import is_file
     from pdkernel.errors import EventError
     from pdkernel.event import Event
-    from pdkernel.files import is_file
-    from pdkernel.source import EVENTS_FOLDER
+    from pdkernel.files.source import EVENTS_FOLDER
 
     trigger = opened.workflow.trigger
     if event is None and body is None and trigger.type == "schedule":
@@ -347,7 +347,7 @@ def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event
 
 def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None:
     """Print to standard error where the fields that steps read from *event* differ from the saved events."""
-    from pdkernel.source import EVENTS_FOLDER
+    from pdkernel.files.source import EVENTS_FOLDER
 
     if not (opened.folder / EVENTS_FOLDER).is_dir():
         return
@@ -360,7 +360,7 @@ def _print_drift(opened: WorkflowSource, event: Event, name: str | None) -> None
 
 
 def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[str | None]:
-    from pdkernel.identity import check_external_user_id, parse_environment
+    from pdkernel.common.identity import check_external_user_id, parse_environment
     from pdkernel.operations.runs import list_run_users
 
     if options["external_users"] is None:
@@ -394,8 +394,8 @@ def _save_test(
     name: str,
     non_secret_names: Sequence[str],
 ) -> None:
-    from pdkernel.snapshot_tests import save_test
-    from pdkernel.source import load_source
+    from pdkernel.annex.snapshot_tests import save_test
+    from pdkernel.files.source import load_source
 
     saved = save_test(
         request,

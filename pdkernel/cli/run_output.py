@@ -107,7 +107,7 @@ class Progress:
         step = self._running
         if step is None or step.started_at is None or self._update:
             return
-        from pdkernel.clock import SYSTEM_CLOCK
+        from pdkernel.common.clock import SYSTEM_CLOCK
         from pdkernel.render.formatting import STEP_LABELS, format_elapsed
 
         elapsed = SYSTEM_CLOCK.now() - datetime.fromisoformat(step.started_at)

@@ -30,9 +30,9 @@ from pdkernel.errors import RequestError, format_count
 from pdkernel.execution import Status
 
 if TYPE_CHECKING:
-    from pdkernel.engine.journal import ExecutionQuery, Journal
+    from pdkernel.common.identity import Environment
     from pdkernel.execution import Execution
-    from pdkernel.identity import Environment
+    from pdkernel.journal import ExecutionQuery, Journal
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -215,7 +215,7 @@ def resume_run(state: CliContext, run_id: str, body: str | None, as_json: bool) 
 
     A served run goes on in its server. Any other run goes on in this command.
     """
-    from pdkernel.engine.journal import NewDecision
+    from pdkernel.journal import NewDecision
     from pdkernel.operations import run_history
 
     async def resume() -> tuple[Execution, str | None]:

@@ -45,8 +45,8 @@ def set_secret(state: CliContext, source: Path, step: str, prop: str, as_json: b
 
     SOURCE is a notebook or a workflow's folder. PROP may be a path into an object or a list: headers.Authorization.
     """
+    from pdkernel.files.source import load_source
     from pdkernel.operations.environment import set_secret_prop
-    from pdkernel.source import load_source
 
     workflow = load_source(source, unanswered="keep").workflow
     name = set_secret_prop(state.open_project(), workflow, step, prop, lambda: read_hidden(f"{step}.{prop}"))
@@ -112,10 +112,10 @@ def remove_secret(state: CliContext, name: str, yes: bool, as_json: bool) -> int
 
 def _collect_rows(state: CliContext, source: Path) -> list[dict[str, Any]]:
     """The secret props of every workflow in *source*; a workflow that cannot be read is reported and left out."""
-    from pdkernel.analysis import find_secret_props
+    from pdkernel.engine.variables import load_variables
     from pdkernel.errors import PdkernelError
-    from pdkernel.source import find_sources, load_source
-    from pdkernel.variables import load_variables
+    from pdkernel.files.source import find_sources, load_source
+    from pdkernel.language.analysis import find_secret_props
 
     rows: list[dict[str, Any]] = []
     places = find_sources(source)

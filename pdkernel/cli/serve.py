@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 import click
 import cloup
 
-from pdkernel.blocking import run_blocking
 from pdkernel.cli.app import SERVE, CliContext, command, json_option
 from pdkernel.cli.size_param import parse_size
 from pdkernel.cli.terminal import is_interactive, print_text
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from ssl import SSLContext
 
-    from pdkernel.project import Project
+    from pdkernel.files.source import RefusedSource
     from pdkernel.server.app_context import ServedWorkflow, ServeSettings
     from pdkernel.server.passthrough import PipedreamPassthrough
     from pdkernel.server.processes import ProcessMembership
     from pdkernel.server.source_workflows import SourceWorkflows
-    from pdkernel.source import RefusedSource
+    from pdkernel.storage import Project
 
 
 DEFAULT_PORT = 8765
@@ -334,8 +334,8 @@ async def _answer_requests(
     state: CliContext, site: _Site, options: ServeOptions, membership: ProcessMembership | None, *, as_json: bool
 ) -> None:
     """Answer requests until a signal ends the server."""
-    from pdkernel.engine.journal import mark_dead
     from pdkernel.engine.workflow_engine import WorkflowEngine
+    from pdkernel.journal import mark_dead
     from pdkernel.server import AppContext, create_app
     from pdkernel.server.uvicorn_server import Server, serve_until_signalled, silence_uvicorn_logs
     from pdkernel.workers import default_memory_budget, raise_descriptor_limit

@@ -21,7 +21,7 @@ from pdkernel.cli.terminal import print_json, print_text, read_input
 
 if TYPE_CHECKING:
     from pdkernel.event import Event
-    from pdkernel.shape import Shape
+    from pdkernel.language.shape import Shape
 
 _EVENT_BYTES = 40_000
 """The assumed size of an event file, for the size of the batches in which many are read."""
@@ -137,8 +137,8 @@ def _show_runs(state: CliContext, options: ShapeOptions, *, schema: bool, as_jso
 
 
 def _print_shape(found: Shape, *, schema: bool, as_json: bool) -> None:
+    from pdkernel.language.shape import build_schema
     from pdkernel.render import shape as shape_view
-    from pdkernel.shape import build_schema
 
     if schema:
         print_json(build_schema(found))
@@ -155,10 +155,10 @@ def show_contract(source: Path, events: Sequence[str], *, schema: bool, example:
     Returns:
         0 if all *events* (default: the saved events) fulfil the contract, else 1.
     """
-    from pdkernel.analysis.contract_examples import build_contract_schema
+    from pdkernel.files.source import load_source
+    from pdkernel.language.analysis.contract_examples import build_contract_schema
     from pdkernel.operations.events import EventLibrary, check_contract
     from pdkernel.render import contract as contract_view
-    from pdkernel.source import load_source
 
     opened = load_source(source, unanswered="keep")
     http = opened.workflow.trigger.type == "http"

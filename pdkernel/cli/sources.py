@@ -141,11 +141,11 @@ def forget(
 
 
 def _request(state: CliContext, path: Path, options: PollOptions) -> tuple[SourceRequest, Path]:
+    from pdkernel.common.identity import parse_environment
     from pdkernel.engine.event_sources import SourceAct
     from pdkernel.event import parse_json
-    from pdkernel.identity import parse_environment
+    from pdkernel.files.source import load_source
     from pdkernel.operations.sources import build_source_request
-    from pdkernel.source import load_source
 
     opened = load_source(path)
     hook = options["hook"]

@@ -24,7 +24,7 @@ from pdkernel.cli.terminal import confirm, print_json, read_input
 from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
-    from pdkernel.project.data_stores import DataStoreSummary, DataStoreTable, StoreRecord
+    from pdkernel.storage.data_stores import DataStoreSummary, DataStoreTable, StoreRecord
 
 
 @group(section=PROJECT)
@@ -227,7 +227,7 @@ def _compare_counts(name: str, counted: int, stored: int) -> str:
 
 
 def _summary(each: DataStoreSummary) -> dict[str, Any]:
-    from pdkernel.clock import format_iso
+    from pdkernel.common.clock import format_iso
 
     return {
         "name": each.name,
@@ -238,7 +238,7 @@ def _summary(each: DataStoreSummary) -> dict[str, Any]:
 
 
 def _record(record: StoreRecord) -> dict[str, Any]:
-    from pdkernel.clock import format_iso
+    from pdkernel.common.clock import format_iso
 
     ends = {"expires_at": format_iso(record.expires)} if record.expires else {}
     return {"key": record.key, "value": record.value, **ends}
@@ -249,7 +249,7 @@ def _read(data: bytes, name: str) -> tuple[list[StoreRecord], int | None]:
     from pdkernel.errors import EventError
     from pdkernel.event import parse_json
     from pdkernel.operations.stores import TOTAL_KEY
-    from pdkernel.project import StoreRecord, check_key
+    from pdkernel.storage import StoreRecord, check_key
 
     records: list[StoreRecord] = []
     total: int | None = None

@@ -83,9 +83,9 @@ def read_body(text: str) -> JSON:
     Raises:
         EventError: The file does not exist, or its text is not JSON.
     """
+    from pdkernel.common.safe_files import is_file
     from pdkernel.errors import EventError
     from pdkernel.event import parse_json
-    from pdkernel.files import is_file
 
     if text == "-" or is_file(Path(text)):
         return parse_json(read_input(text), label="standard input" if text == "-" else text)

@@ -18,15 +18,15 @@ import cloup
 
 from pdkernel.cli.app import SERVE, CliContext, command, environment_option, group, json_option
 from pdkernel.cli.terminal import print_json, print_text
-from pdkernel.clock import format_iso
+from pdkernel.common.clock import format_iso
 from pdkernel.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pdkernel.connect.webhook_migration import WebhookMigration, WebhookMigrator
+    from pdkernel.accounts.webhook_migration import WebhookMigration, WebhookMigrator
     from pdkernel.operations.triggers import TriggerView
-    from pdkernel.project import Login, Project, TriggerState
+    from pdkernel.storage import Login, Project, TriggerState
 
 
 @group(section=SERVE)
@@ -223,8 +223,8 @@ def move(state: CliContext, yes: bool, dry_run: bool, undo: bool, as_json: bool,
     and sources without such a webhook stay unchanged. Without --yes the command only prints the changes. --undo
     restores the previous webhooks of each source, unless they were changed in the meantime.
     """
-    from pdkernel.connect.sdk import Sdk
-    from pdkernel.connect.webhook_migration import WebhookMigrator
+    from pdkernel.accounts.sdk import Sdk
+    from pdkernel.accounts.webhook_migration import WebhookMigrator
 
     login = _login(state)
     webhooks = WebhookMigrator(Sdk(login), state.open_project().settings)
@@ -246,8 +246,8 @@ def move(state: CliContext, yes: bool, dry_run: bool, undo: bool, as_json: bool,
 
 
 def _plan(state: CliContext, webhooks: WebhookMigrator, login: Login, options: MoveOptions) -> list[WebhookMigration]:
-    from pdkernel.connect.webhook_migration import check_target_url
-    from pdkernel.identity import parse_environment
+    from pdkernel.accounts.webhook_migration import check_target_url
+    from pdkernel.common.identity import parse_environment
 
     to = options["to"]
     if not to:
@@ -261,7 +261,7 @@ def _plan(state: CliContext, webhooks: WebhookMigrator, login: Login, options: M
 
 
 def _plan_undo(webhooks: WebhookMigrator, options: MoveOptions) -> list[WebhookMigration]:
-    from pdkernel.identity import parse_environment
+    from pdkernel.common.identity import parse_environment
 
     if options["to"] or options["instead_of"]:
         raise RequestError("--undo restores the previous webhooks of each source.", fix="Leave out --to and --from.")

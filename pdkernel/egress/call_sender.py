@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.identity import ProxyAccess
 from pdkernel.egress import connect_proxy
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request, Response, end_to_end_headers, format_origin
@@ -22,7 +23,6 @@ from pdkernel.egress.responses import UpstreamResult, build_response, outgoing_h
 from pdkernel.egress.stand_ins import ReceivedRequest, StandIn, select_stand_in
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
 from pdkernel.errors import PdkernelError
-from pdkernel.identity import ProxyAccess
 
 
 class CallSender:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from pdkernel.common.identity import ProxyAccess
+from pdkernel.common.redaction import Redactor
 from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.egress.own_server import StepCaller
 from pdkernel.egress.send_once import SentRequestStore
 from pdkernel.execution import OutboundCall
-from pdkernel.identity import ProxyAccess
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor
 
 if TYPE_CHECKING:
     from pdkernel.egress.recording import MemoryRecording  # loads h11

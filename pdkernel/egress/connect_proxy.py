@@ -11,10 +11,10 @@ import base64
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from pdkernel.common.identity import ProxyAccess
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request, end_to_end_headers, format_origin, get_header
 from pdkernel.egress.upstream import Destination
-from pdkernel.identity import ProxyAccess
 
 PROXY_TIMEOUT_S = 30
 """Seconds that the proxy waits for the host (Connect documentation) before it responds with 504."""

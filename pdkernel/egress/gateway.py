@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import SYSTEM_CLOCK, Clock
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress import refusals
 from pdkernel.egress.caller_tokens import CallContext, CallerTokens, binding_of
 from pdkernel.egress.message import format_origin

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pdkernel.common.encode import decode_json, encode_json
 from pdkernel.egress.message import DEFAULT_PORTS, Headers, Request
 from pdkernel.egress.outbound_policy import is_loopback
-from pdkernel.encode import decode_json, encode_json
 
 CALLER_HEADER = b"x-pdkernel-caller"
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 from msgspec import UNSET
 
-from pdkernel.clock import Clock, format_iso
+from pdkernel.common.clock import Clock, format_iso
+from pdkernel.common.redaction.secret_patterns import redact_url
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import Request, Response
 from pdkernel.egress.refusals import Refusal
 from pdkernel.egress.send_once import UNKNOWN, is_safe_method
 from pdkernel.execution import CallOutcome, OutboundCall
-from pdkernel.redaction.secret_patterns import redact_url
 
 
 @dataclass(frozen=True, slots=True)

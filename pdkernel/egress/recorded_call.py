@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from pdkernel.common.redaction import Redactor
+from pdkernel.common.redaction.secret_patterns import REDACTED, SecretPatternRedactor
 from pdkernel.egress.message import Headers
-from pdkernel.redaction import Redactor
-from pdkernel.redaction.secret_patterns import REDACTED, SecretPatternRedactor
 
 Rewrite = Callable[[str], str]
 

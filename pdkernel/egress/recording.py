@@ -22,9 +22,9 @@ from typing import Annotated, Any
 import h11
 import msgspec
 
+from pdkernel.common.safe_files import open_inside, read_file, write_inside
 from pdkernel.egress.recorded_call import LEFT_OUT_START, CallRedactor, RecordedCall, RecordedResponse
 from pdkernel.errors import RequestError
-from pdkernel.files import open_inside, read_file, write_inside
 
 MAX_MEMORY_RECORDING_BYTES = 4 << 20
 """Bytes of bodies that one recording in memory may hold: a notebook keeps several recordings."""

@@ -15,8 +15,9 @@ from typing import Any
 
 import h11
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock
+from pdkernel.common.redaction.secret_patterns import redact_url
 from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call_sender import CallSender
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
@@ -57,7 +58,6 @@ from pdkernel.egress.send_once import (
 from pdkernel.egress.stand_ins import StandIn
 from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
 from pdkernel.errors import PdkernelError
-from pdkernel.redaction.secret_patterns import redact_url
 
 
 class CallRouter:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pdkernel.common.identity import Account, Environment
+from pdkernel.common.lookup import AppLookup, Lookup, LookupFailure, LookupStage
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.errors import (
     AccountNotFoundError,
@@ -21,8 +23,6 @@ from pdkernel.errors import (
     ProductionPlanError,
     RequestError,
 )
-from pdkernel.identity import Account, Environment
-from pdkernel.lookup import AppLookup, Lookup, LookupFailure, LookupStage
 from pdkernel.model import AppBinding
 
 Interface = Literal["terminal", "notebook", "python", "http"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Unpack, cast
 
-from pdkernel.identity import Account, AccountFilters, Directory, Environment
+from pdkernel.common.identity import Account, AccountFilters, Directory, Environment
 
 
 def override_accounts(directory: Directory, account_ids: Mapping[str, str]) -> Directory:

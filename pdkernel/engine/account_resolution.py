@@ -17,18 +17,18 @@ from secrets import token_hex
 
 from msgspec import UNSET
 
+from pdkernel.common.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
+from pdkernel.common.lookup import Lookup
+from pdkernel.common.redaction import Secret
+from pdkernel.common.redaction.secret_patterns import is_secret_field
 from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
+from pdkernel.engine.variables import load_variables
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import AccountUse, Execution
-from pdkernel.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
-from pdkernel.lookup import Lookup
 from pdkernel.model import AppBinding
-from pdkernel.project import Project
-from pdkernel.project.variables import format_variable_ref
-from pdkernel.redaction import Secret
-from pdkernel.redaction.secret_patterns import is_secret_field
-from pdkernel.variables import load_variables
+from pdkernel.storage import Project
+from pdkernel.storage.variables import format_variable_ref
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import RequestError, StepError, StoreValueError
 from pdkernel.model import JSON, Step
-from pdkernel.project import DEFAULT_DATA_STORE, DataStoreTable, ScratchCopy
+from pdkernel.storage import DEFAULT_DATA_STORE, DataStoreTable, ScratchCopy
 from pdkernel.workers import PropDeclaration
 
 _WRITES = frozenset({"set", "clear", "set_ttl", "delete"})

@@ -14,13 +14,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.redaction import Redactor
 from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import GatewayAddress, open_client
 from pdkernel.engine.mail import MailSettings, send_mail
 from pdkernel.execution import Delivery, Execution, OutboundCall
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor
 from pdkernel.workers import Effect
 
 MAX_TRIES = 6

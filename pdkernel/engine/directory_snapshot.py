@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
-from pdkernel.clock import format_iso
+from pdkernel.common.clock import format_iso
+from pdkernel.common.identity import ACCESS_TOKEN_FIELD, Account, Directory, Environment, FoundUser, Plan
+from pdkernel.common.lookup import MAX_CANDIDATES, AccountCandidate
 from pdkernel.errors import did_you_mean
-from pdkernel.identity import ACCESS_TOKEN_FIELD, Account, Directory, Environment, FoundUser, Plan
-from pdkernel.lookup import MAX_CANDIDATES, AccountCandidate
 from pdkernel.model import AppBinding
 
 _MAX_NAMED_USERS = 10

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Collection
 from operator import attrgetter
 from typing import NoReturn, Protocol
 
-from pdkernel.engine.journal import Claim, ClaimedRun, Journal
 from pdkernel.errors import DatabaseUnreachableError, PdkernelError
+from pdkernel.journal import Claim, ClaimedRun, Journal
 
 REAP_INTERVAL_S = 5.0
 """With one process: seconds until runs of commands and notebooks whose process has ended are noticed."""

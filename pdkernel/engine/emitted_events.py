@@ -14,15 +14,15 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import IdGenerator
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import IdGenerator
 from pdkernel.engine.deliveries import NOT_SENT
 from pdkernel.engine.run_context import derive_id
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Delivery, Execution
 from pdkernel.model import JSON
-from pdkernel.project import TriggerState, WorkflowTriggerTable, is_workflow_named
+from pdkernel.storage import TriggerState, WorkflowTriggerTable, is_workflow_named
 from pdkernel.workers import Effect
 
 ERRORS_CHANNEL = "$errors"

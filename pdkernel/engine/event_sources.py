@@ -19,8 +19,10 @@ from sqlalchemy import Connection
 
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.prop_binding import resolve_app_bindings
-from pdkernel.blocking import await_outcome, run_blocking
-from pdkernel.clock import Clock
+from pdkernel.common.blocking import await_outcome, run_blocking
+from pdkernel.common.clock import Clock
+from pdkernel.common.identity import DEFAULT_ENVIRONMENT, Directory, Environment
+from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.egress import CallContext, OutboundPolicy, connection_owner
 from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.account_override import override_accounts
@@ -31,11 +33,9 @@ from pdkernel.engine.step_actions import describe_component
 from pdkernel.errors import RequestError, StepProcessExitedError, UnsupportedError
 from pdkernel.event import Event
 from pdkernel.execution import Response, StepResult
-from pdkernel.identity import DEFAULT_ENVIRONMENT, Directory, Environment
 from pdkernel.model import JSON, AppBinding, Step, Trigger
-from pdkernel.project import SourceStateTable
-from pdkernel.project.schedule import DEFAULT_INTERVAL_S
-from pdkernel.redaction import Redactor, Secret
+from pdkernel.storage import SourceStateTable
+from pdkernel.storage.schedule import DEFAULT_INTERVAL_S
 from pdkernel.workers import (
     ComponentDescription,
     Emitted,

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pdkernel.common.redaction import Redactor
 from pdkernel.egress.message import end_to_end_headers, strip_control_characters
 from pdkernel.errors import EndUserError, PdkernelError
 from pdkernel.execution import Response
 from pdkernel.model import JSON
-from pdkernel.redaction import Redactor
 
 STATUSES_WITHOUT_BODY = frozenset({204, 205, 304})
 

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from pdkernel.actions import Catalog
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock, IdGenerator
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock, IdGenerator
+from pdkernel.common.identity import Directory, WouldBlockError
 from pdkernel.engine.account_lookup import BindingsByStep
 from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_resolution import (
@@ -25,7 +26,6 @@ from pdkernel.engine.account_resolution import (
     find_unauthorized_accounts,
     resolve_accounts,
 )
-from pdkernel.engine.journal import Begun, Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns, encode_output
 from pdkernel.engine.limits import PayloadCounter, QueueFullError, QueueLimits, listen_ports
 from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.preflight_checks import PreflightChecks
@@ -46,9 +46,9 @@ from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.engine.workflow_trigger import ExecutedRun
 from pdkernel.errors import InternalError, PdkernelError, ProjectError, RequestError
 from pdkernel.execution import ErrorRecord, Execution, Status
-from pdkernel.identity import Directory, WouldBlockError
+from pdkernel.journal import Begun, Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns, encode_output
 from pdkernel.model import JSON
-from pdkernel.project import DataStoreTable, ScratchByUser, ScratchCopy, Vault
+from pdkernel.storage import DataStoreTable, ScratchByUser, ScratchCopy, Vault
 from pdkernel.workers import RunPlace, RunSetup, StepPool
 
 CIRCLE_CHECK_S = 1.0

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pdkernel.encode import DIGITS_TO_ZERO, encode_json
+from pdkernel.common.encode import DIGITS_TO_ZERO, encode_json
 from pdkernel.errors import format_count
-from pdkernel.expression import iter_templates
+from pdkernel.language.expression import iter_templates
+from pdkernel.language.shape import Segment, format_node_path
 from pdkernel.model import JSON, Step, Workflow
-from pdkernel.shape import Segment, format_node_path
 
 _LONG = b"0" * 16  # 2^53 has 16 digits
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import orjson
 
-from pdkernel.directive.option_values import MAX_TIMEOUT_S
-from pdkernel.directive.setting_rules import SETTING_RULES
-from pdkernel.encode import encode_json
+from pdkernel.common.encode import encode_json
 from pdkernel.errors import DefinitionError, ExportNotJSONError, RequestError, StepError, format_count
 from pdkernel.execution import Log
+from pdkernel.language.directive.option_values import MAX_TIMEOUT_S
+from pdkernel.language.directive.setting_rules import SETTING_RULES
 from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step, Workflow
 from pdkernel.workers import PayloadLimitError, StepOutcome, build_payload_error
 

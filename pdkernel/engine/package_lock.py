@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pdkernel.actions import LockedComponent
-from pdkernel.encode import JsonStruct, decode_json, encode_json
-from pdkernel.engine.journal import StoredLock
+from pdkernel.common.encode import JsonStruct, decode_json, encode_json
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.errors import ProjectError
+from pdkernel.journal import StoredLock
 from pdkernel.model import Workflow
 from pdkernel.packages import LockBlock, LockedSet
 from pdkernel.workers import GoLock

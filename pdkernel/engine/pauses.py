@@ -13,9 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from pdkernel.engine.journal import WaitKey
 from pdkernel.errors import PdkernelError, format_count
 from pdkernel.execution import StepResult
+from pdkernel.journal import WaitKey
 from pdkernel.model import JSON, Workflow
 from pdkernel.workers import Pause
 

@@ -12,7 +12,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pdkernel.analysis import (
+from pdkernel.engine.limits import check_props
+from pdkernel.engine.run_request import RunRequest
+from pdkernel.errors import RequestError, UnsupportedError
+from pdkernel.language.analysis import (
     SecretProp,
     check_import_complete,
     check_packages,
@@ -21,10 +24,7 @@ from pdkernel.analysis import (
     find_secret_props,
     find_workflow_variables,
 )
-from pdkernel.engine.limits import check_props
-from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import RequestError, UnsupportedError
-from pdkernel.expression import is_plain_path, iter_templates
+from pdkernel.language.expression import is_plain_path, iter_templates
 from pdkernel.model import JSON, LANGUAGE_NAMES, ROUND_TRIP_KEY, Workflow
 from pdkernel.workers import find_bash, find_go, find_node
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 
 from pdkernel.actions.prop_binding import add_prop_braces
-from pdkernel.analysis import iter_sources
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import StepError, did_you_mean
-from pdkernel.expression import UNDEFINED, add_missing_braces, iter_templates, substitute_results
+from pdkernel.language.analysis import iter_sources
+from pdkernel.language.expression import UNDEFINED, add_missing_braces, iter_templates, substitute_results
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.workers import PooledRun
 

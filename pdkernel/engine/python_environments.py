@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pdkernel.analysis import PythonRequirement, find_step_requirements
 from pdkernel.engine.prepared_packages import PreparedPackages, StepProgressCallback
 from pdkernel.errors import PackageInstallError, PackageMissingError
+from pdkernel.language.analysis import PythonRequirement, find_step_requirements
 from pdkernel.model import Step
 from pdkernel.packages import LockBlock, ProgressCallback, PythonEnvironment, PythonInstallError, PythonPackages
 

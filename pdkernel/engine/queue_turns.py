@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Self
 
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.journal import Claim, RunJournal
 from pdkernel.engine.limits import QueueFullError, QueueLimits, batch_limits, queue_limits
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError
+from pdkernel.journal import Claim, RunJournal
 
 
 def find_limits(request: RunRequest) -> QueueLimits | None:

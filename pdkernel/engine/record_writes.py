@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pdkernel.clock import Clock
+from pdkernel.common.clock import Clock
 from pdkernel.errors import DatabaseUnreachableError, InternalError, ProjectError
 
 WRITE_RETRY_S = 0.25

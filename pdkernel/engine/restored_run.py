@@ -14,10 +14,17 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from pdkernel.common.encode import JsonStruct
+from pdkernel.common.identity import DEFAULT_ENVIRONMENT, parse_environment
+from pdkernel.common.redaction import Secret, find_contained_secrets
 from pdkernel.egress import OutboundPolicy
-from pdkernel.encode import JsonStruct
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
-from pdkernel.engine.journal import (
+from pdkernel.engine.pauses import RerunState
+from pdkernel.engine.run_request import RunRequest, decode_request
+from pdkernel.errors import InternalError, PdkernelError, ProjectError, format_count
+from pdkernel.event import Event
+from pdkernel.execution import Decision, OutboundCall, StepResult
+from pdkernel.journal import (
     MAX_LOST_TASKS,
     Begun,
     Claim,
@@ -30,15 +37,8 @@ from pdkernel.engine.journal import (
     decode_step,
     decode_trigger,
 )
-from pdkernel.engine.pauses import RerunState
-from pdkernel.engine.run_request import RunRequest, decode_request
-from pdkernel.errors import InternalError, PdkernelError, ProjectError, format_count
-from pdkernel.event import Event
-from pdkernel.execution import Decision, OutboundCall, StepResult
-from pdkernel.identity import DEFAULT_ENVIRONMENT, parse_environment
 from pdkernel.model import JSON, Workflow
-from pdkernel.project import ScratchState, Vault
-from pdkernel.redaction import Secret, find_contained_secrets
+from pdkernel.storage import ScratchState, Vault
 from pdkernel.workers import Effect, StepOutcome
 
 

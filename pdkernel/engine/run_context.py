@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pdkernel.clock import Clock, IdGenerator, format_iso
+from pdkernel.common.clock import Clock, IdGenerator, format_iso
+from pdkernel.common.version import VERSION
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.model import JSON, Trigger, Workflow
-from pdkernel.version import VERSION
 
 _EMITTER_ID_PREFIXES = {"schedule": "ti_", "email": "ei_", "source": "dc_", "errors": "sub_", "emit": "sub_"}
 """Prefixes of trigger ids; the prefix for HTTP is `hi_`."""

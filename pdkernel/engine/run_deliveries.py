@@ -15,11 +15,13 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock
+from pdkernel.common.encode import decode_json, encode_json
+from pdkernel.common.identity import AccountGoneError, Directory
+from pdkernel.common.redaction import Redactor, find_redacted_values, get_redactor
 from pdkernel.egress import CallContext
 from pdkernel.egress.gateway_client import GatewayAddress
-from pdkernel.encode import decode_json, encode_json
 from pdkernel.engine.account_resolution import restore_proxy_access
 from pdkernel.engine.deliveries import (
     NOT_SENT,
@@ -31,7 +33,6 @@ from pdkernel.engine.deliveries import (
     retry_delay_s,
 )
 from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
-from pdkernel.engine.journal import OutboxRow, RunJournal
 from pdkernel.engine.mail import MailSettings, parse_mail_settings
 from pdkernel.engine.outbound_calls import build_call_binding
 from pdkernel.engine.run_outbox import RunOutbox
@@ -40,10 +41,9 @@ from pdkernel.engine.run_request import RunRequest, collect_request_secrets
 from pdkernel.engine.run_state import RunState
 from pdkernel.errors import InternalError, PdkernelError
 from pdkernel.execution import Delivery, Execution
-from pdkernel.identity import AccountGoneError, Directory
+from pdkernel.journal import OutboxRow, RunJournal
 from pdkernel.model import JSON
-from pdkernel.project import Project
-from pdkernel.redaction import Redactor, find_redacted_values, get_redactor
+from pdkernel.storage import Project
 from pdkernel.workers import Effect
 
 MAX_IN_FLIGHT = 32

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pdkernel.encode import encode_json
+from pdkernel.common.encode import encode_json
+from pdkernel.common.redaction import Redactor
 from pdkernel.engine.deliveries import find_destination
-from pdkernel.engine.journal import OutboxRow
 from pdkernel.engine.restored_run import seal_message
 from pdkernel.execution import Delivery
-from pdkernel.project import Vault
-from pdkernel.redaction import Redactor
+from pdkernel.journal import OutboxRow
+from pdkernel.storage import Vault
 from pdkernel.workers import Effect
 
 _LANE_DIGITS = 16

@@ -18,32 +18,17 @@ from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
-from pdkernel.clock import Clock, format_iso
+from pdkernel.common.clock import Clock, format_iso
+from pdkernel.common.encode import encode_json
+from pdkernel.common.lookup import Lookup
+from pdkernel.common.redaction import Secret, find_redacted_values, get_redactor
 from pdkernel.egress import OutboundPolicy
-from pdkernel.encode import encode_json
 from pdkernel.engine.http_response import (
     NO_RESPONSE,
     NO_RESPONSE_BEFORE_PAUSE,
     CallerResponse,
     HttpResponse,
     build_refusal_response,
-)
-from pdkernel.engine.journal import (
-    Begun,
-    CallRow,
-    FinalStatus,
-    NewRun,
-    OutboxRow,
-    RunJournal,
-    StepRow,
-    StoredLock,
-    WaitKind,
-    WaitRow,
-    build_pause,
-    encode_call,
-    encode_event,
-    encode_output,
-    encode_step,
 )
 from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import RerunState
@@ -62,10 +47,25 @@ from pdkernel.execution import (
     Status,
     StepResult,
 )
-from pdkernel.lookup import Lookup
+from pdkernel.journal import (
+    Begun,
+    CallRow,
+    FinalStatus,
+    NewRun,
+    OutboxRow,
+    RunJournal,
+    StepRow,
+    StoredLock,
+    WaitKind,
+    WaitRow,
+    build_pause,
+    encode_call,
+    encode_event,
+    encode_output,
+    encode_step,
+)
 from pdkernel.model import JSON, require_object
-from pdkernel.project import Vault
-from pdkernel.redaction import Secret, find_redacted_values, get_redactor
+from pdkernel.storage import Vault
 from pdkernel.workers import MAX_RECORDED_CALLS_BYTES, StepOutcome
 
 T = TypeVar("T")

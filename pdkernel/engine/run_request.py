@@ -13,23 +13,23 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
-from pdkernel.analysis import find_blocked_steps
+from pdkernel.common.encode import JsonStruct, decode_json, encode_json
+from pdkernel.common.identity import DEFAULT_ENVIRONMENT, Environment
+from pdkernel.common.redaction import Secret
 from pdkernel.egress import OutboundPolicy, SentRequestStore
 from pdkernel.egress.recording import MemoryRecording
-from pdkernel.encode import JsonStruct, decode_json, encode_json
 from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.http_response import HttpResponse
-from pdkernel.engine.journal import StoredLock
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
-from pdkernel.identity import DEFAULT_ENVIRONMENT, Environment
+from pdkernel.files.source import WorkflowSource, find_sibling_workflow
+from pdkernel.journal import StoredLock
+from pdkernel.language.analysis import find_blocked_steps
 from pdkernel.model import JSON, Step, Workflow
-from pdkernel.project import StepStores
-from pdkernel.project.variables import format_variable_ref
-from pdkernel.redaction import Secret
-from pdkernel.source import WorkflowSource, find_sibling_workflow
+from pdkernel.storage import StepStores
+from pdkernel.storage.variables import format_variable_ref
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
 
 OnChange = Callable[[Execution], None]

@@ -16,7 +16,6 @@ from pathlib import Path
 from pdkernel.actions import Catalog, Component, ConnectSource, LockedComponent
 from pdkernel.actions.action_reference import ActionReference
 from pdkernel.actions.prop_binding import BoundStep, bind_step, resolve_app_bindings
-from pdkernel.analysis import find_app_bindings, iter_sources, merge_app_bindings
 from pdkernel.egress import OutboundPolicy, is_loopback
 from pdkernel.engine.account_lookup import user_required_error
 from pdkernel.engine.account_resolution import StepAccounts
@@ -31,6 +30,7 @@ from pdkernel.errors import (
     StepError,
 )
 from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall
+from pdkernel.language.analysis import find_app_bindings, iter_sources, merge_app_bindings
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step
 from pdkernel.workers import ComponentDescription, PooledRun, StepOutcome, StepRecorder
 

@@ -15,17 +15,14 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from pdkernel.analysis import fill_secret_props, find_return_line, format_instead, iter_sources, locate_missing_prop
-from pdkernel.analysis.old_code import OLD_VERSION, find_old_uses
-from pdkernel.analysis.step_reads import suggest_key
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock
+from pdkernel.common.redaction import Secret
 from pdkernel.egress import CallContext
 from pdkernel.engine.account_resolution import StepAccounts
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
 from pdkernel.engine.deliveries import find_send_problem
 from pdkernel.engine.http_response import find_host_wide_headers
-from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.json_limits import describe_inexact_number
 from pdkernel.engine.limits import (
     check_export_depth,
@@ -45,10 +42,19 @@ from pdkernel.engine.workflow_trigger import ChildRuns, ExecutedRun, WorkflowTri
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError, StepTimeoutError
 from pdkernel.event import MASK
 from pdkernel.execution import CANCELLED, RETURN_VALUE, StepResult, StepStatus
-from pdkernel.expression import RULE_FILTER, RULE_FILTER_PROP, RuleFilter
+from pdkernel.journal import WaitKey
+from pdkernel.language.analysis import (
+    fill_secret_props,
+    find_return_line,
+    format_instead,
+    iter_sources,
+    locate_missing_prop,
+)
+from pdkernel.language.analysis.old_code import OLD_VERSION, find_old_uses
+from pdkernel.language.analysis.step_reads import suggest_key
+from pdkernel.language.expression import RULE_FILTER, RULE_FILTER_PROP, RuleFilter
 from pdkernel.model import JSON, Step
-from pdkernel.project import DataStoreTable, ScratchCopy
-from pdkernel.redaction import Secret
+from pdkernel.storage import DataStoreTable, ScratchCopy
 from pdkernel.workers import Pause, PayloadLimitError, StepCall, StepConfigurationError, StepOutcome, StepRecorder
 
 _MISSING_KEY = re.compile(

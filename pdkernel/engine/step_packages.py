@@ -11,15 +11,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pdkernel.analysis import PackageImport, find_step_packages
-from pdkernel.analysis.go_code import find_external_packages
-from pdkernel.clock import Clock, format_iso
+from pdkernel.common.clock import Clock, format_iso
 from pdkernel.engine.package_lock import PackageLock
 from pdkernel.engine.prepared_packages import PreparedPackages, StepProgressCallback
 from pdkernel.engine.python_environments import WorkflowPythonEnvironments
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, PdkernelError
 from pdkernel.execution import NOTE_PREFIX, Log, StepResult
+from pdkernel.language.analysis import PackageImport, find_step_packages
+from pdkernel.language.analysis.go_code import find_external_packages
 from pdkernel.model import Step
 from pdkernel.packages import (
     NPM_LOCK_NAME,
@@ -30,7 +30,7 @@ from pdkernel.packages import (
     ProgressUpdate,
     PythonPackages,
 )
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from pdkernel.workers import (
     GO_LOCK_NAME,
     ZYGOTES,

@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from pdkernel.analysis import find_step_references
-from pdkernel.clock import Clock, format_iso
-from pdkernel.engine.journal import WaitKey
+from pdkernel.common.clock import Clock, format_iso
 from pdkernel.engine.pauses import RerunState, build_flow_urls, decide_pause, retry_delay_s
 from pdkernel.engine.restored_run import RestoredPause, RestoredRun
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.errors import DirectiveError, ExpressionError
 from pdkernel.execution import RESUME_DATA, ErrorRecord, Status, StepResult
+from pdkernel.journal import WaitKey
+from pdkernel.language.analysis import find_step_references
 from pdkernel.model import JSON, Step, require_object
 from pdkernel.workers import StepOutcome
 

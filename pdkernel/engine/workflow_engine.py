@@ -19,24 +19,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from pdkernel.actions import Catalog
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.common.identity import Directory
 from pdkernel.egress import Gateway, OutboundPolicy, ServerGateway
 from pdkernel.engine.deliveries import MAX_TRIES, NOTIFICATION_STEP
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter, acknowledge_cancellation
-from pdkernel.engine.journal import (
-    MAX_LANES,
-    ClaimedRun,
-    Journal,
-    NewDecision,
-    OutboxRow,
-    WaitKey,
-    WaitResolution,
-    open_journal,
-)
 from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import FlowVerb
 from pdkernel.engine.queue_turns import QueueTurn
@@ -56,13 +47,22 @@ from pdkernel.engine.run_outbox import RunOutbox
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher, WorkflowFinder
 from pdkernel.engine.run_state import build_unexpected_error
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
+from pdkernel.engine.variables import load_variables
 from pdkernel.errors import DamagedRecordError, InternalError, PdkernelError, ProjectError
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
-from pdkernel.identity import Directory
+from pdkernel.files.source import find_sibling_workflow
+from pdkernel.journal import (
+    MAX_LANES,
+    ClaimedRun,
+    Journal,
+    NewDecision,
+    OutboxRow,
+    WaitKey,
+    WaitResolution,
+    open_journal,
+)
 from pdkernel.model import JSON
-from pdkernel.project import Project
-from pdkernel.source import find_sibling_workflow
-from pdkernel.variables import load_variables
+from pdkernel.storage import Project
 from pdkernel.workers import StepPool, WorkerPool
 
 _log = logging.getLogger(__name__)

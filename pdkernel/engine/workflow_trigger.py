@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock
+from pdkernel.common.identity import check_external_user_id
+from pdkernel.common.redaction import Secret, find_contained_secrets
 from pdkernel.engine.emitted_events import handles_errors
 from pdkernel.engine.limits import queue_limits
 from pdkernel.engine.record_writes import retry_unreachable
@@ -22,10 +24,8 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, StepError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
-from pdkernel.identity import check_external_user_id
+from pdkernel.files.source import WorkflowSource, is_workflow_called
 from pdkernel.model import JSON
-from pdkernel.redaction import Secret, find_contained_secrets
-from pdkernel.source import WorkflowSource, is_workflow_called
 
 MAX_TRIGGER_DEPTH = 10
 """Maximum length of a chain of triggered workflows; a longer chain is treated as a cycle."""

@@ -8,7 +8,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 
 import pdkernel
-from pdkernel.notebook.notebook_text import LANGUAGE_INFO
+from pdkernel.files.notebook.notebook_text import LANGUAGE_INFO
 
 
 class PdKernel(IPythonKernel):

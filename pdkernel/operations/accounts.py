@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.identity import Account, Directory, Environment, check_external_user_id
 from pdkernel.errors import RequestError
-from pdkernel.identity import Account, Directory, Environment, check_external_user_id
 
 SANDBOX_NAME = "sandbox"
 """The display name of an account with made-up credentials."""

@@ -15,8 +15,9 @@ from pathlib import Path
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.npm_source import ProgressCallback
 from pdkernel.actions.prop_binding import resolve_app_bindings
-from pdkernel.analysis import fill_secret_props
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.identity import Environment, ProxyAccess
+from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.egress import CallContext, OutboundPolicy
 from pdkernel.engine.account_resolution import format_credential_ref, insert_placeholders
 from pdkernel.engine.directory_snapshot import format_connect_account_command
@@ -24,11 +25,10 @@ from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.step_actions import describe_component, is_connect_call_allowed
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import StepError
-from pdkernel.expression.template import OPENING_BRACES
-from pdkernel.identity import Environment, ProxyAccess
+from pdkernel.language.analysis import fill_secret_props
+from pdkernel.language.expression.template import OPENING_BRACES
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, require_object
-from pdkernel.project.variables import format_variable_ref, is_secret_prop_name
-from pdkernel.redaction import Redactor, Secret
+from pdkernel.storage.variables import format_variable_ref, is_secret_prop_name
 from pdkernel.workers import (
     ComponentDescription,
     ComponentFile,

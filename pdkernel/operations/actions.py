@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.npm_source import APPS_ON_NPM
 from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.operations.action_forms import ActionForms
 
 if TYPE_CHECKING:

@@ -15,19 +15,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pdkernel.actions import Catalog
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import format_iso
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import format_iso
+from pdkernel.common.identity import Directory, Environment, parse_environment
 from pdkernel.engine.account_lookup import steps_by_external_user_app
-from pdkernel.engine.journal import Journal, JournalReader, NewDecision, RunSummary, open_journal_reader
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError, ProductionPlanError, ProjectError, RequestError
 from pdkernel.execution import UNFINISHED_STATUSES, BatchSummary, Execution, FailedUser, SkippedUser
-from pdkernel.identity import Directory, Environment, parse_environment
+from pdkernel.files.source import WorkflowSource
+from pdkernel.journal import Journal, JournalReader, NewDecision, RunSummary, open_journal_reader
 from pdkernel.model import DEFAULT_AT_ONCE, ForEach, Workflow
+from pdkernel.operations.readiness.matrix import collect_app_bindings
 from pdkernel.operations.run_replay import prepare_replay
-from pdkernel.project import Batch, Project
-from pdkernel.readiness.matrix import collect_app_bindings
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Batch, Project
 
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine

@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pdkernel.analysis import SecretProp
-from pdkernel.analysis.secret_props import iter_secret_props
 from pdkernel.errors import RequestError, did_you_mean
+from pdkernel.language.analysis import SecretProp
+from pdkernel.language.analysis.secret_props import iter_secret_props
 from pdkernel.model import Workflow
 
 if TYPE_CHECKING:
-    from pdkernel.project import Project
+    from pdkernel.storage import Project
 
 
 def set_variable(project: Project, name: str, read_value: Callable[[], str]) -> None:

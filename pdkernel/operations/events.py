@@ -15,19 +15,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pdkernel import shape as shapes
-from pdkernel.analysis.contract import Contract, derive_contract
-from pdkernel.analysis.contract_examples import build_example_event
-from pdkernel.analysis.event_comparison import EventComparison, compare_event
-from pdkernel.clock import SYSTEM_CLOCK
-from pdkernel.encode import JsonStruct
+from pdkernel.common.clock import SYSTEM_CLOCK
+from pdkernel.common.encode import JsonStruct
+from pdkernel.common.safe_files import is_file, read_file
 from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
-from pdkernel.files import is_file, read_file
+from pdkernel.files.source import EVENTS_FOLDER, WorkflowSource
+from pdkernel.language import shape as shapes
+from pdkernel.language.analysis.contract import Contract, derive_contract
+from pdkernel.language.analysis.contract_examples import build_example_event
+from pdkernel.language.analysis.event_comparison import EventComparison, compare_event
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import shape as shape_view
-from pdkernel.source import EVENTS_FOLDER, WorkflowSource
 
 if TYPE_CHECKING:
     import pandas as pd

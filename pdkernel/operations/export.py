@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pdkernel import definition
-from pdkernel.analysis import check_workflow, find_workflow_variables
-from pdkernel.definition import ExportResult, Sidecar
-from pdkernel.encode import JsonStruct
+from pdkernel.annex.proof.report import Proof
+from pdkernel.common.encode import JsonStruct
+from pdkernel.common.identity import Directory
+from pdkernel.engine.variables import read_variables_file
 from pdkernel.errors import PdkernelError, RequestError
-from pdkernel.identity import Directory
+from pdkernel.files import definition
+from pdkernel.files.definition import ExportResult, Sidecar
+from pdkernel.files.source import WorkflowSource, load_served_source
+from pdkernel.language.analysis import check_workflow, find_workflow_variables
 from pdkernel.model import Workflow
-from pdkernel.proof.report import Proof
-from pdkernel.source import WorkflowSource, load_served_source
-from pdkernel.variables import read_variables_file
 
 if TYPE_CHECKING:
-    from pdkernel.project import Project
+    from pdkernel.storage import Project
 
 __all__ = [
     "DRY_RUN_NOTE",
@@ -206,8 +206,8 @@ def prove_export(
         RequestError: The written files do not name the owner of an account.
         ProjectError: The project cannot be used.
     """
-    from pdkernel.loop_thread import LoopThread
-    from pdkernel.proof.prover import ExportedNotebook, run_proof
+    from pdkernel.annex.proof.prover import ExportedNotebook, run_proof
+    from pdkernel.common.loop_thread import LoopThread
 
     exported = ExportedNotebook(
         source.path,

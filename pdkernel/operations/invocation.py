@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pdkernel.encode import JsonStruct
+from pdkernel.common.encode import JsonStruct
+from pdkernel.common.identity import PIPEDREAM_API_URL, PIPEDREAM_ENDPOINT_DOMAIN, Environment, check_external_user_id
 from pdkernel.errors import InternalError, RequestError, describe_fault
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
-from pdkernel.identity import PIPEDREAM_API_URL, PIPEDREAM_ENDPOINT_DOMAIN, Environment, check_external_user_id
 from pdkernel.model import JSON
 
 TOKEN_PATH = "/v1/oauth/token"  # noqa: S105  # a path

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, func, select, text
 
-from pdkernel.blocking import run_blocking
-from pdkernel.engine.journal.schema import executors, outbox, runs, steps, waits
+from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.restored_run import CARRY_LOCATION, MESSAGE_LOCATION, PAYLOAD_LOCATION, REQUEST_LOCATION
 from pdkernel.errors import RequestError
+from pdkernel.journal.schema import executors, outbox, runs, steps, waits
 from pdkernel.operations.run_history import open_journal
-from pdkernel.project import Project
-from pdkernel.project.key_rotation import RotationResult, RotationScope
-from pdkernel.project.sealed_columns import SealedColumn
+from pdkernel.storage import Project
+from pdkernel.storage.key_rotation import RotationResult, RotationScope
+from pdkernel.storage.sealed_columns import SealedColumn
 
 JOURNAL_COLUMNS = (
     SealedColumn(runs.c.request, REQUEST_LOCATION),

@@ -16,18 +16,25 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pdkernel.actions import Catalog
-from pdkernel.analysis import check_readable, find_unread_answers
-from pdkernel.analysis.contract import derive_contract
-from pdkernel.definition.step_matching import match_steps
-from pdkernel.directive import is_step_cell, parse_step_cell
+from pdkernel.common.encode import JsonStruct
 from pdkernel.egress.recording import read_recorded_requests
-from pdkernel.encode import JsonStruct
 from pdkernel.errors import DefinitionError, PdkernelError, RequestError, format_count
+from pdkernel.files.definition.step_matching import match_steps
+from pdkernel.files.notebook import (
+    NotebookCell,
+    enumerate_cells,
+    hash_cell,
+    read_cells,
+    read_notebook,
+    read_output_hash,
+)
+from pdkernel.files.source import EVENTS_FOLDER, WorkflowSource, load_source, with_files_beside
+from pdkernel.language.analysis import check_readable, find_unread_answers
+from pdkernel.language.analysis.contract import derive_contract
+from pdkernel.language.directive import is_step_cell, parse_step_cell
 from pdkernel.model import Step, Workflow
-from pdkernel.notebook import NotebookCell, enumerate_cells, hash_cell, read_cells, read_notebook, read_output_hash
-from pdkernel.readiness.matrix import collect_app_bindings
+from pdkernel.operations.readiness.matrix import collect_app_bindings
 from pdkernel.render.markup import escape_control_characters
-from pdkernel.source import EVENTS_FOLDER, WorkflowSource, load_source, with_files_beside
 
 _SHOWN_CALL = re.compile(r"^\s+call\s+([A-Z]+) (https?://\S+)", re.MULTILINE)
 """A call in the text of a timeline."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pdkernel.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.common.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
 from pdkernel.errors import RequestError
-from pdkernel.project import Project, find_project
-from pdkernel.project.folder import KEY_NAME
-from pdkernel.project.journal_mark import remove_mark
-from pdkernel.project.migration import Ask
+from pdkernel.storage import Project, find_project
+from pdkernel.storage.folder import KEY_NAME
+from pdkernel.storage.journal_mark import remove_mark
+from pdkernel.storage.migration import Ask
 
 
 def open_project(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from pdkernel.annex.proof.record_report import RecordProof
+from pdkernel.common.identity import Directory
 from pdkernel.errors import RequestError
-from pdkernel.identity import Directory
-from pdkernel.proof.record_report import RecordProof
-from pdkernel.source import WorkflowSource
+from pdkernel.files.source import WorkflowSource
 
 if TYPE_CHECKING:
     from pdkernel.egress import OutboundPolicy
-    from pdkernel.project import Project
+    from pdkernel.storage import Project
 
 __all__ = [
     "RecordProof",
@@ -24,8 +24,8 @@ __all__ = [
 
 def has_records(project: Project, source: WorkflowSource) -> bool:
     """Whether *project* has recorded runs of *source*."""
-    from pdkernel.proof.record_comparison import find_recorded_id
-    from pdkernel.proof.recorded_runs import RECORDS_FOLDER, open_records
+    from pdkernel.annex.proof.record_comparison import find_recorded_id
+    from pdkernel.annex.proof.recorded_runs import RECORDS_FOLDER, open_records
 
     if not (project.folder / RECORDS_FOLDER).is_dir():
         return False
@@ -73,9 +73,9 @@ def compare_with_records(
     Raises:
         RequestError: There are no recorded runs of the workflow, or *egress* is not a stand-in.
     """
-    from pdkernel.loop_thread import LoopThread
-    from pdkernel.proof.record_comparison import RecordTarget, compare_records, require_recorded_id
-    from pdkernel.proof.recorded_runs import open_records
+    from pdkernel.annex.proof.record_comparison import RecordTarget, compare_records, require_recorded_id
+    from pdkernel.annex.proof.recorded_runs import open_records
+    from pdkernel.common.loop_thread import LoopThread
 
     policy = parse_stand_in(egress)
     archive = open_records(project)

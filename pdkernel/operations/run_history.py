@@ -17,10 +17,12 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast, get_args
 
-from pdkernel.analysis import find_answer_readers
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock
-from pdkernel.engine.journal import (
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock
+from pdkernel.common.identity import parse_environment
+from pdkernel.errors import RequestError, format_count
+from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
+from pdkernel.journal import (
     MAX_NOTE_CHARACTERS,
     ClaimedRun,
     ExecutionQuery,
@@ -30,14 +32,12 @@ from pdkernel.engine.journal import (
     WaitKey,
     open_journal_reader,
 )
-from pdkernel.engine.journal import open_journal as open_executor
-from pdkernel.errors import RequestError, format_count
-from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
-from pdkernel.identity import parse_environment
+from pdkernel.journal import open_journal as open_executor
+from pdkernel.language.analysis import find_answer_readers
+from pdkernel.language.shape import Shape, ShapeBuilder
 from pdkernel.model import JSON, Workflow
-from pdkernel.project import Project
 from pdkernel.render.formatting import format_decision
-from pdkernel.shape import Shape, ShapeBuilder
+from pdkernel.storage import Project
 
 if TYPE_CHECKING:
     from pandas import DataFrame

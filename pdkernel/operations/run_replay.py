@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.identity import check_external_user_id
+from pdkernel.common.redaction import Secret, find_redacted_values, get_redactor
 from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
 from pdkernel.egress.outbound_policy import MODE_VARIABLE
-from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.limits import QueueFullError, queue_limits
 from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.errors import InternalError, PdkernelError, RequestError
 from pdkernel.execution import Execution
-from pdkernel.identity import check_external_user_id
+from pdkernel.files.source import WorkflowSource, load_source
+from pdkernel.journal import ClaimedRun
 from pdkernel.model import JSON, require_object
 from pdkernel.operations.runs import pin_steps
-from pdkernel.redaction import Secret, find_redacted_values, get_redactor
-from pdkernel.source import WorkflowSource, load_source
 
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine

@@ -11,20 +11,20 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pdkernel.common.identity import ALL_USERS, Directory, Environment
 from pdkernel.egress import OutboundPolicy
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.pauses import PauseMode
 from pdkernel.engine.run_request import RunRequest, VariableLoader, build_pinned_exports
+from pdkernel.engine.variables import load_variables
 from pdkernel.errors import RequestError
 from pdkernel.event import Event, parse_json
-from pdkernel.identity import ALL_USERS, Directory, Environment
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import JSON, Workflow
-from pdkernel.source import WorkflowSource
-from pdkernel.variables import load_variables
 
 if TYPE_CHECKING:
-    from pdkernel.project import Project
+    from pdkernel.storage import Project
 
 MAX_TEST_NAME = 100
 """Characters of a test's name. File names are longer than the test's name and limited to 255 bytes."""

@@ -10,15 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.loop_thread import LoopThread, ThreadTask
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
-from pdkernel.loop_thread import LoopThread, ThreadTask
 
 if TYPE_CHECKING:
     from pdkernel.engine.run_request import RunRequest, RunWatcher
     from pdkernel.engine.workflow_engine import WorkflowEngine
-    from pdkernel.project import Project
+    from pdkernel.storage import Project
 
 PathLike = str | os.PathLike[str]
 
@@ -81,7 +81,7 @@ class Engine:
     async def _start(self) -> tuple[Project, WorkflowEngine]:
         async with self._starting:
             if self._started is None:
-                from pdkernel.connect import open_directory
+                from pdkernel.accounts import open_directory
                 from pdkernel.engine.workflow_engine import WorkflowEngine
                 from pdkernel.operations.projects import open_project
 

@@ -18,11 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import InterpreterMissingError, PdkernelError
 from pdkernel.operations.invocation import TOKEN_PATH, ClientCredentials, InvokeRequest, resolve_token_url
 from pdkernel.packages.npm_packages import NpmPackages, NpmSpec
-from pdkernel.project import Project
 from pdkernel.render.snippets import (
     CLIENT_ID_VARIABLE,
     CLIENT_SECRET_VARIABLE,
@@ -31,6 +30,7 @@ from pdkernel.render.snippets import (
     Invocation,
     Snippet,
 )
+from pdkernel.storage import Project
 from pdkernel.workers import find_node
 
 SNIPPET_TIMEOUT_S = 60.0

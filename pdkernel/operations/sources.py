@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pdkernel.common.identity import Environment
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.event_sources import SourceRequest, SourceResult, require_source_trigger
 from pdkernel.errors import format_count
-from pdkernel.identity import Environment
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import JSON
-from pdkernel.source import WorkflowSource
 
 
 def build_source_request(

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pdkernel.clock import format_iso
-from pdkernel.redaction import Redactor
+from pdkernel.common.clock import format_iso
+from pdkernel.common.redaction import Redactor
 from pdkernel.render.stores import RecordRow, StoreSummary
 
 if TYPE_CHECKING:
-    from pdkernel.project import DataStoreTable, ScratchCopy
+    from pdkernel.storage import DataStoreTable, ScratchCopy
 
 
 TOTAL_KEY = "total"

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdkernel.actions import ActionReference
-from pdkernel.directive import describe_emitters
 from pdkernel.engine.run_context import trigger_keys
 from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.files.source import WorkflowSource, iter_workflow_paths, load_source
+from pdkernel.language.directive import describe_emitters
 from pdkernel.model import Trigger
-from pdkernel.project import Project, Schedule, TriggerState, is_workflow_named
-from pdkernel.source import WorkflowSource, iter_workflow_paths, load_source
+from pdkernel.storage import Project, Schedule, TriggerState, is_workflow_named
 
 _FOLDER_ID = re.compile(r"-(p_[A-Za-z0-9]+)\Z")
 

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pdkernel.actions import Catalog
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock, format_iso
-from pdkernel.encode import JsonStruct
-from pdkernel.engine.journal import FailedRun, open_journal_reader
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock, format_iso
+from pdkernel.common.encode import JsonStruct
+from pdkernel.common.identity import MAX_FOUND_USERS, Directory, Environment, FoundUser, UserSearchResult
 from pdkernel.errors import format_count
-from pdkernel.identity import MAX_FOUND_USERS, Directory, Environment, FoundUser, UserSearchResult
+from pdkernel.journal import FailedRun, open_journal_reader
 from pdkernel.model import Workflow
-from pdkernel.project import Project
-from pdkernel.readiness import check_found_users
-from pdkernel.readiness.matrix import MatrixCell
+from pdkernel.operations.readiness import check_found_users
+from pdkernel.operations.readiness.matrix import MatrixCell
 from pdkernel.render import formatting
 from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import (
@@ -36,6 +35,7 @@ from pdkernel.render.markup import (
     tag,
 )
 from pdkernel.render.rich_output import RichOutput
+from pdkernel.storage import Project
 
 MAX_NAMES = 2
 """Names of accounts that an entry shows."""

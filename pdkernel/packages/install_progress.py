@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import format_count
 
 ProgressCallback = Callable[[str], None]

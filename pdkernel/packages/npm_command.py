@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pdkernel.common.version import INSTALL_COMMANDS
 from pdkernel.errors import InterpreterMissingError, PackageInstallError
-from pdkernel.version import INSTALL_COMMANDS
 
 _NO_GIT = "pdkernel-uses-no-git"
 _OPTIONS = (

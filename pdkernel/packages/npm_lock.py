@@ -22,9 +22,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pdkernel.analysis import package_fault
+from pdkernel.common.safe_files import read_file
 from pdkernel.errors import ProjectError
-from pdkernel.files import read_file
+from pdkernel.language.analysis import package_fault
 
 LOCK_VERSION = 1
 DEFAULT_ABOUT = "Versions and hashes of the npm packages that steps import. Written by pdkernel; commit this file."

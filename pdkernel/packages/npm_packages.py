@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pdkernel.analysis import package_fault
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import PackageInstallError, PackageMissingError, did_you_mean
+from pdkernel.language.analysis import package_fault
 from pdkernel.packages.install_progress import (
     ProgressCallback,
     installation_lock,

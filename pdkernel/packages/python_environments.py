@@ -26,9 +26,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from venv import EnvBuilder
 
-from pdkernel.analysis import PythonRequirement
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import PackageMissingError
+from pdkernel.language.analysis import PythonRequirement
 from pdkernel.packages import bytecode
 from pdkernel.packages.install_progress import ProgressCallback, installation_lock, report_each_second
 from pdkernel.packages.python_lock import (

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdkernel.analysis import PythonRequirement
+from pdkernel.common.safe_files import read_file
 from pdkernel.errors import ProjectError
-from pdkernel.files import read_file
+from pdkernel.language.analysis import PythonRequirement
 
 PYTHON_LOCK_NAME = "pdkernel-python.lock"
 """Name of the lock file, beside the project's folder."""

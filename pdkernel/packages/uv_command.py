@@ -18,9 +18,9 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from pdkernel.analysis import PythonRequirement
-from pdkernel.analysis.python_requirements import normalize_name
 from pdkernel.errors import PackageInstallError
+from pdkernel.language.analysis import PythonRequirement
+from pdkernel.language.analysis.python_requirements import normalize_name
 from pdkernel.packages.install_progress import Measurement, ProgressCallback
 from pdkernel.packages.pip_settings import map_pip_settings
 from pdkernel.packages.python_lock import PYTHON_LOCK_NAME, Pin, format_pins, parse_pins

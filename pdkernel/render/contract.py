@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pdkernel.analysis import FieldPath
-from pdkernel.analysis.contract import Contract, Field, ObjectUse, format_path, reader_sort_key
-from pdkernel.analysis.contract_check import ContractViolation
-from pdkernel.analysis.event_comparison import Drift, EventComparison
-from pdkernel.analysis.step_reads import FieldReader
 from pdkernel.errors import format_count
+from pdkernel.language.analysis import FieldPath
+from pdkernel.language.analysis.contract import Contract, Field, ObjectUse, format_path, reader_sort_key
+from pdkernel.language.analysis.contract_check import ContractViolation
+from pdkernel.language.analysis.event_comparison import Drift, EventComparison
+from pdkernel.language.analysis.step_reads import FieldReader
+from pdkernel.language.shape import EVENT_PATH, format_node_path
 from pdkernel.model import JSON
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
@@ -28,7 +29,6 @@ from pdkernel.render.markup import (
     tag,
 )
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.shape import EVENT_PATH, format_node_path
 
 MAX_ROWS = 300
 MAX_READER_LINES = 4

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pdkernel.execution import RunTrigger
+from pdkernel.language.shape import format_path
 from pdkernel.model import JSON
 from pdkernel.render import formatting
 from pdkernel.render.json_views import FormatPath, render_part, render_views
 from pdkernel.render.markup import Html, code_block, collapsible, join_lines, muted, tag
-from pdkernel.shape import format_path
 
 _EVENT = ("steps", "trigger", "event")
 _REQUEST_KEYS = frozenset({"method", "path", "query", "headers", "client_ip", "url"})

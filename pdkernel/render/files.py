@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pdkernel.definition.checklist import CHECKLIST_HEADING
-from pdkernel.definition.folder_write import FileChange, FileState
-from pdkernel.definition.lint import Finding
 from pdkernel.errors import format_count
+from pdkernel.files.definition.checklist import CHECKLIST_HEADING
+from pdkernel.files.definition.folder_write import FileChange, FileState
+from pdkernel.files.definition.lint import Finding
 from pdkernel.render.markup import (
     CODE_STYLE,
     CONTAINER_STYLE,

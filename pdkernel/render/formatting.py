@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import UnsetType
 
-from pdkernel.encode import encode_json
+from pdkernel.common.encode import encode_json
 from pdkernel.errors import CONNECT_PREFIX, format_count
 from pdkernel.execution import AccountUse, Decision, Delivery, OutboundCall, Response
 from pdkernel.model import JSON

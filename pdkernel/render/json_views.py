@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TypeAlias
 
 from pdkernel.errors import format_count
+from pdkernel.language.shape import Segment
 from pdkernel.model import JSON
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
@@ -22,7 +23,6 @@ from pdkernel.render.markup import (
     muted,
     tag,
 )
-from pdkernel.shape import Segment
 
 MAX_NODES = 100
 MAX_KEYS = 50

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pdkernel.common.lookup import AccountCandidate, AppLookup, Lookup
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
-from pdkernel.lookup import AccountCandidate, AppLookup, Lookup
 from pdkernel.render import formatting
 from pdkernel.render.apps import format_app_name
 from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, multiline, tag

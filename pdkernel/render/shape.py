@@ -14,6 +14,19 @@ from heapq import heappop, heappush
 from itertools import count, islice
 
 from pdkernel.errors import format_count
+from pdkernel.language.shape import (
+    ANY_KEY,
+    EVENT_PATH,
+    Change,
+    ChangeKind,
+    Difference,
+    Segment,
+    Shape,
+    StepKind,
+    format_node_path,
+    format_path,
+    format_python_path,
+)
 from pdkernel.render import formatting
 from pdkernel.render.markup import (
     CONTAINER_STYLE,
@@ -29,19 +42,6 @@ from pdkernel.render.markup import (
     tag,
 )
 from pdkernel.render.rich_output import RichOutput
-from pdkernel.shape import (
-    ANY_KEY,
-    EVENT_PATH,
-    Change,
-    ChangeKind,
-    Difference,
-    Segment,
-    Shape,
-    StepKind,
-    format_node_path,
-    format_path,
-    format_python_path,
-)
 
 MAX_CHILDREN = 200
 MAX_NODES = 2000

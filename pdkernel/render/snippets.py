@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
-from pdkernel.identity import PIPEDREAM_API_URL
+from pdkernel.common.identity import PIPEDREAM_API_URL
 from pdkernel.model import JSON
 from pdkernel.render.markup import (
     CONTAINER_STYLE,

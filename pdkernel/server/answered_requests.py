@@ -14,19 +14,19 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import SourceResult
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError
 from pdkernel.model import JSON
-from pdkernel.project import AnsweredRequest, AnsweredRequestTable
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import TICK_RETRY_S, SourceOccasion
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S
 from pdkernel.server.trigger_runner import DeployedTriggers
 from pdkernel.server.workflow_triggers import WorkflowTriggers
+from pdkernel.storage import AnsweredRequest, AnsweredRequestTable
 
 MAX_FAILURES = 10
 """How often a source may leave no result for a request that is run again; then the request is given up."""

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.server import api, endpoint, link, oauth, run_pages
 from pdkernel.server.access_log import AccessLogMiddleware, find_route_words

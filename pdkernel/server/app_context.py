@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pdkernel.clock import Clock, IdGenerator
+from pdkernel.common.clock import Clock, IdGenerator
+from pdkernel.common.identity import Directory
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
-from pdkernel.identity import Directory
+from pdkernel.files.source import RefusedSource, WorkflowSource
 from pdkernel.operations.action_forms import ActionForms
-from pdkernel.project import Project
 from pdkernel.server.passthrough import PipedreamPassthrough
-from pdkernel.source import RefusedSource, WorkflowSource
+from pdkernel.storage import Project
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from datetime import datetime
 from functools import partial
 from hashlib import sha256
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import format_iso
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import format_iso
+from pdkernel.common.identity import parse_environment
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.queue_turns import find_limits
 from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
@@ -24,7 +25,6 @@ from pdkernel.engine.run_request import UNWATCHED, RunRequest
 from pdkernel.errors import PdkernelError, ProductionPlanError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import BatchSummary
-from pdkernel.identity import parse_environment
 from pdkernel.model import JSON, Trigger
 from pdkernel.operations.batches import (
     PAGE_SIZE,
@@ -34,10 +34,10 @@ from pdkernel.operations.batches import (
     iterate_pages,
     summarize,
 )
-from pdkernel.project import Batch, TriggerState
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry, build_run_request
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S
+from pdkernel.storage import Batch, TriggerState
 
 RECORDED_AT_ONCE = 20
 """Runs of a batch that are recorded in one commit, so that requests are answered between them."""

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NoReturn
 
-from pdkernel.blocking import DatabaseWait, run_blocking_in
-from pdkernel.clock import Clock
+from pdkernel.common.blocking import DatabaseWait, run_blocking_in
+from pdkernel.common.clock import Clock
 from pdkernel.errors import ProjectError
 
 INTERVAL_S = 0.5

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pdkernel.egress.outbound_policy import hide_password
 from pdkernel.errors import RequestError
-from pdkernel.project import Project
+from pdkernel.files.source import WorkflowSource
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Project
 from pdkernel.workers import Isolation
 
 

@@ -12,10 +12,10 @@ import hmac
 import ipaddress
 from urllib.parse import urlsplit
 
+from pdkernel.common.identity import PIPEDREAM_ENDPOINT_DOMAIN
 from pdkernel.errors import RequestError
-from pdkernel.identity import PIPEDREAM_ENDPOINT_DOMAIN
-from pdkernel.project import Project
 from pdkernel.server.app_context import ServeSettings
+from pdkernel.storage import Project
 
 
 def parse_public_url(url: str) -> str:

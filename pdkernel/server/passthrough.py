@@ -17,13 +17,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.clock import Clock
+from pdkernel.common.clock import Clock
 from pdkernel.egress.message import end_to_end_headers
-from pdkernel.project import Login
-from pdkernel.project.pipedream_tokens import PipedreamTokenTable
 from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.http_protocol import filter_response_headers
 from pdkernel.server.pipedream_tokens import PipedreamTokenVerifier, parse_json_object
+from pdkernel.storage import Login
+from pdkernel.storage.pipedream_tokens import PipedreamTokenTable
 
 if TYPE_CHECKING:
     import httpx

@@ -22,11 +22,11 @@ from typing import Any, Literal, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock
-from pdkernel.project import Login
-from pdkernel.project.pipedream_tokens import PipedreamToken, PipedreamTokenTable
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock
 from pdkernel.server.scopes import INVOKE_SCOPE, scope_covers
+from pdkernel.storage import Login
+from pdkernel.storage.pipedream_tokens import PipedreamToken, PipedreamTokenTable
 
 TokenStatus = Literal["good", "unknown", "scope", "unchecked"]
 """The token opens endpoints; does not belong to the workspace; lacks the scope; Pipedream did not respond."""

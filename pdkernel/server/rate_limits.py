@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from pdkernel.clock import Clock
+from pdkernel.common.clock import Clock
 
 ENDPOINT_REQUESTS_PER_S = 10.0
 """Requests to an endpoint per second on average (platform documentation)."""

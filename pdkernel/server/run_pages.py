@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from pdkernel.blocking import run_blocking
-from pdkernel.encode import JsonStruct, decode_json
-from pdkernel.engine.journal import ClaimedRun, NewDecision, WaitKey
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import JsonStruct, decode_json
 from pdkernel.engine.pauses import FLOW_URL_PATH, FlowVerb, verify_flow_url
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
+from pdkernel.journal import ClaimedRun, NewDecision, WaitKey
 from pdkernel.model import JSON
 from pdkernel.render.formatting import format_decision
 from pdkernel.server.app_context import AppContext

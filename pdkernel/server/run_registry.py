@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from pdkernel.common.identity import Environment
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.dispatch import Dispatch, open_dispatch
 from pdkernel.engine.http_response import (
@@ -28,7 +29,6 @@ from pdkernel.engine.http_response import (
     build_response,
     build_text_response,
 )
-from pdkernel.engine.journal import ClaimedRun
 from pdkernel.engine.limits import QueueFullError, QueueLimits
 from pdkernel.engine.queue_turns import find_limits
 from pdkernel.engine.run_context import new_run_ids
@@ -37,16 +37,16 @@ from pdkernel.engine.run_request import (
     RunRequest,
     RunWatcher,
 )
+from pdkernel.engine.variables import load_variables
 from pdkernel.errors import ExecutorLostError, PdkernelError, RequestError, TablesChangedError, describe_fault
 from pdkernel.event import Event
 from pdkernel.execution import UNFINISHED_STATUSES, Execution
-from pdkernel.identity import Environment
+from pdkernel.files.source import WorkflowSource, find_sibling_workflow, is_workflow_called
+from pdkernel.journal import ClaimedRun
 from pdkernel.model import Workflow
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.middleware import RETRY_AFTER_S, UNAVAILABLE_MESSAGE
 from pdkernel.server.source_turns import SourceTurns
-from pdkernel.source import WorkflowSource, find_sibling_workflow, is_workflow_called
-from pdkernel.variables import load_variables
 
 MAX_UNFINISHED_RUNS = 1000
 """Limit of running and waiting runs; a request for a further run of an external user, beyond the user's share, gets status 429."""

@@ -18,13 +18,13 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock, IdGenerator
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock, IdGenerator
 from pdkernel.engine.event_sources import SourceEvent, SourceRequest, SourceResult, SourceRunner
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError
 from pdkernel.model import JSON
-from pdkernel.project.source_turns import SourceTurnTable
+from pdkernel.storage.source_turns import SourceTurnTable
 
 Guard = Callable[[SourceRequest], SourceRequest]
 """Returns the request, whose state is stored only if no other server has taken the turn."""

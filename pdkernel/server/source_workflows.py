@@ -16,14 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pdkernel.analysis import find_secret_props
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.preflight_checks import check_secrets
+from pdkernel.engine.variables import load_variables
 from pdkernel.errors import PdkernelError, ProjectError, RequestError, UnsupportedError
-from pdkernel.operations.triggers import workflow_id
-from pdkernel.project import Project
-from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.source import (
+from pdkernel.files.source import (
     RefusedSource,
     WorkflowSource,
     check_active,
@@ -33,7 +30,10 @@ from pdkernel.source import (
     load_served_source,
     reload_source,
 )
-from pdkernel.variables import load_variables
+from pdkernel.language.analysis import find_secret_props
+from pdkernel.operations.triggers import workflow_id
+from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.storage import Project
 
 RELOAD_INTERVAL_S = 1.0
 """Minimum seconds between two checks for changes."""

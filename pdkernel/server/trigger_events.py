@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.redaction import Redactor
 from pdkernel.egress import CallContext, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.egress.refusals import REFUSAL_HEADER
@@ -26,11 +27,10 @@ from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_key
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
-from pdkernel.project import DeployedTrigger, EventTarget, TriggerEvent, Webhook
-from pdkernel.redaction import Redactor
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry, build_run_request
 from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
+from pdkernel.storage import DeployedTrigger, EventTarget, TriggerEvent, Webhook
 
 MAX_POLL_INTERVAL_S = 5.0
 """Maximum seconds until an event that another process has stored is noticed."""

@@ -17,18 +17,18 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import SourceAct, SourceEvent, SourceRequest, SourceResult
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.model import JSON, Trigger
-from pdkernel.project import DeployedTrigger, EventTarget
-from pdkernel.project.endpoint_keys import format_trigger_source
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import Guard, SourceOccasion, TimerTicks
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL
+from pdkernel.storage import DeployedTrigger, EventTarget
+from pdkernel.storage.endpoint_keys import format_trigger_source
 
 MAX_DEPLOYMENT_S = 300.0
 """Seconds after which the hooks of a deployment have surely ended."""

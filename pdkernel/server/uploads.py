@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import Clock
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import Clock
 
 UPLOAD_LIFETIME_S = 30 * 60
 """Seconds until a file expires (platform documentation)."""

@@ -16,17 +16,17 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from pdkernel.blocking import prepare_loop, run_blocking
+from pdkernel.common.blocking import prepare_loop, run_blocking
 from pdkernel.engine.dispatch import look_repeatedly
-from pdkernel.engine.journal import Journal
 from pdkernel.errors import InternalError, RequestError
+from pdkernel.journal import Journal
 from pdkernel.operations.batches import remove_expired_batches
 from pdkernel.operations.run_history import RETENTION_DAYS, remove_expired
-from pdkernel.project import Project
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.http_protocol import MAX_CONNECTIONS, Pace, StrictHttpProtocol
 from pdkernel.server.shared_listener import ConnectionShare, SharedListener
 from pdkernel.server.unsent_responses import UnsentResponses
+from pdkernel.storage import Project
 
 BACKLOG = 2048
 REMOVAL_INTERVAL_S = 3600.0

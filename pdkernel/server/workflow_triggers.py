@@ -17,8 +17,8 @@ from functools import partial
 from sqlalchemy import Connection
 
 from pdkernel.actions import ActionReference
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import format_iso
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import format_iso
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.event_sources import (
     HTTP_INTERFACE,
@@ -33,12 +33,12 @@ from pdkernel.engine.run_context import trigger_keys
 from pdkernel.errors import PdkernelError, ProjectError, RequestError, StepError, format_count
 from pdkernel.event import Event
 from pdkernel.model import JSON, Trigger
-from pdkernel.project import Schedule, TriggerState
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.batches import Batches
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import Guard, SourceOccasion, TimerTicks, is_of_database
 from pdkernel.server.trigger_events import MAX_POLL_INTERVAL_S, TriggerEvents, has_moved
+from pdkernel.storage import Schedule, TriggerState
 
 RETRY_INTERVAL = timedelta(minutes=5)
 """Until a source that could not be activated is activated again."""

@@ -12,12 +12,12 @@ The plugin does not load by itself. Write `pytest_plugins = ["pdkernel.testing"]
     differs      equals any value of a type, for values that change from run to run
 
 Outbound calls are refused unless `pd_run` sets a policy: `egress="replay=FILE"`, `"stand-in=slack"`. The report of a
-failed test shows the timeline of each of its runs. Runs are made by `pdkernel.snapshot_tests`.
+failed test shows the timeline of each of its runs. Runs are made by `pdkernel.annex.snapshot_tests`.
 """
 
 from __future__ import annotations
 
-from pdkernel.snapshot_tests import SettableClock, TemporaryProject, differs
+from pdkernel.annex.snapshot_tests import SettableClock, TemporaryProject, differs
 from pdkernel.testing.failure_report import pytest_runtest_makereport
 from pdkernel.testing.fixtures import (
     CompareRecords,

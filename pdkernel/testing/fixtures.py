@@ -9,16 +9,16 @@ from typing import Protocol
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.annex.snapshot_tests import RuntimeFactory, SettableClock, TemporaryProject
+from pdkernel.common.safe_files import is_file
 from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
-from pdkernel.files import is_file
+from pdkernel.files.source import load_source
 from pdkernel.model import JSON, Workflow
 from pdkernel.operations.records import RecordProof, compare_with_records
-from pdkernel.project import Project, find_project
-from pdkernel.snapshot_tests import RuntimeFactory, SettableClock, TemporaryProject
-from pdkernel.source import load_source
+from pdkernel.storage import Project, find_project
 from pdkernel.testing.failure_report import record_run
 
 _MODES_WITH_FILE = ("record", "replay")

@@ -14,8 +14,8 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from pdkernel.common.identity import DEFAULT_ENVIRONMENT
 from pdkernel.errors import StepError
-from pdkernel.identity import DEFAULT_ENVIRONMENT
 from pdkernel.model import JSON, Step
 from pdkernel.packages import NpmTree
 from pdkernel.workers.declarations import ComponentFile

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pdkernel.blocking import run_blocking
-from pdkernel.encode import encode_json
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import encode_json
 from pdkernel.runtimes import process_tree
 from pdkernel.runtimes.seccomp import SandboxPlan
 from pdkernel.workers.isolation import NO_PLAN, IsolationPlan

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pdkernel.files import PROJECT_FOLDER_NAME
+from pdkernel.common.safe_files import PROJECT_FOLDER_NAME
 from pdkernel.runtimes.file_tree import remove_tree
 
 MAX_COPIED_BYTES = 1 << 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pdkernel.encode import JsonStruct
+from pdkernel.common.encode import JsonStruct
 
 
 class Determinism(JsonStruct, frozen=True):

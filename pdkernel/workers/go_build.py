@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pdkernel import runtimes
-from pdkernel.analysis.go_code import HELPER_IMPORT_PATH, find_external_packages
 from pdkernel.errors import ProjectError
+from pdkernel.language.analysis.go_code import HELPER_IMPORT_PATH, find_external_packages
 from pdkernel.model import Step
 from pdkernel.packages import measure_go_modules, report_each_second
 from pdkernel.runtimes.file_tree import remove_tree

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pdkernel.encode import encode_json
+from pdkernel.common.encode import encode_json
 from pdkernel.execution import Stream
 from pdkernel.workers.memory_watch import MemoryWatch
 from pdkernel.workers.replies import Imported

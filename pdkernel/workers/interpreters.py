@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdkernel.common.version import INSTALL_COMMANDS
 from pdkernel.errors import InterpreterMissingError
-from pdkernel.version import INSTALL_COMMANDS
 
 MIN_NODE_VERSION = 20
 MIN_GO_VERSION = (1, 21)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
-from pdkernel.encode import JsonStruct
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.common.encode import JsonStruct
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.runtimes.isolation import (
     MIN_LANDLOCK_FILES_VERSION,
     MIN_LANDLOCK_PORT_VERSION,

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from pdkernel import runtimes
+from pdkernel.common.safe_files import PROJECT_FOLDER_NAME, STEP_PATHS_VARIABLE, find_step_paths
 from pdkernel.errors import RequestError
-from pdkernel.files import PROJECT_FOLDER_NAME, STEP_PATHS_VARIABLE, find_step_paths
 from pdkernel.runtimes.file_tree import make_readable, open_own
 from pdkernel.runtimes.isolation import STEP_USERS
 from pdkernel.workers.code_copy import CodeCopies, CodeNotCopiedError, check_size

@@ -16,7 +16,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import StepError
 from pdkernel.workers.child_process import ChildProcess
 from pdkernel.workers.process_memory import (

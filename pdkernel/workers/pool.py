@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pdkernel.analysis import find_python_requirements
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.safe_files import SCRATCH_PREFIX
 from pdkernel.errors import InternalError, InterpreterMissingError
-from pdkernel.files import SCRATCH_PREFIX
+from pdkernel.language.analysis import find_python_requirements
 from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.workers.calls import RunSetup, WorkerKey
 from pdkernel.workers.code_copy import CodeCopies

@@ -17,14 +17,14 @@ from typing import Any, cast
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import SYSTEM_CLOCK, Clock, format_iso
-from pdkernel.encode import encode_json
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import SYSTEM_CLOCK, Clock, format_iso
+from pdkernel.common.encode import encode_json
+from pdkernel.common.redaction import Redactor, StreamRedactor
 from pdkernel.errors import PdkernelError, StepError
 from pdkernel.execution import NOTE_PREFIX, AccountUse, ErrorRecord, Log, OutboundCall, StepResult, StepStatus, Stream
 from pdkernel.model import JSON, MAX_PAYLOAD_BYTES
 from pdkernel.packages import ProgressUpdate
-from pdkernel.redaction import Redactor, StreamRedactor
 from pdkernel.workers.calls import StepOutcome
 from pdkernel.workers.replies import (
     Effect,

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pdkernel.encode import DIGITS_TO_ZERO, count_containers, decode_large
+from pdkernel.common.encode import DIGITS_TO_ZERO, count_containers, decode_large
 from pdkernel.errors import ExportNotJSONError, StepError
-from pdkernel.expression import Evaluation
+from pdkernel.language.expression import Evaluation
 from pdkernel.model import JSON
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]

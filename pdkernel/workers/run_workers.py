@@ -12,10 +12,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-from pdkernel.blocking import run_blocking
-from pdkernel.encode import encode_json
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import encode_json
 from pdkernel.errors import StepError, StepProcessExitedError, UnsupportedError
-from pdkernel.expression import Evaluation, evaluate_plain_paths
+from pdkernel.language.expression import Evaluation, evaluate_plain_paths
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome, build_step_input
 from pdkernel.workers.component_client import ComponentClient, find_error

@@ -14,7 +14,7 @@ import resource
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.isolation import StepAccess
 from pdkernel.workers.process_memory import BYTES_PER_MB, find_memory_limit, proportional_bytes

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pdkernel.encode import encode_json
+from pdkernel.common.encode import encode_json
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pdkernel.errors import StepError
-from pdkernel.expression import Evaluation
+from pdkernel.language.expression import Evaluation
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage

@@ -12,7 +12,7 @@ import pytest
 
 from pdkernel.execution import Execution
 from pdkernel.model import JSON, Step
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_step, a_workflow, python_step
 from tests.engine.conftest import Run, SharedEngine
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve

@@ -21,7 +21,7 @@ from pdkernel.errors import (
     LicenceError,
     RequestError,
 )
-from pdkernel.project import Login, Project
+from pdkernel.storage import Login, Project
 from tests.actions.checkout import write_checkout
 from tests.actions.registry_server import HeldPackages, PackageServer, archive, depot, serving
 

@@ -9,7 +9,7 @@ import pytest
 
 from pdkernel.actions import Catalog
 from pdkernel.actions.source_settings import ActionSettings, format_sources
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.actions.checkout import write_checkout
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, python_step

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import ActionReference, Catalog, Component
 from pdkernel.actions.component import ComponentHeader, build_component
 from pdkernel.actions.connect_source import ConnectSource
 from pdkernel.actions.source_settings import ActionSettings
-from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.step_actions import StepAction, StepActions, is_connect_call_allowed
@@ -21,7 +21,7 @@ from pdkernel.errors import ActionSourceError, ConnectSettingsError, OutboundCal
 from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.operations.action_forms import ActionForms, FormRequest
-from pdkernel.project import Login, Project
+from pdkernel.storage import Login, Project
 from pdkernel.workers import StepRecorder
 from tests.actions.connect_server import ACTION, ACTION_PROPS, CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
 from tests.actions.test_builtin import action

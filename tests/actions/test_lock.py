@@ -15,7 +15,7 @@ import pytest
 from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.lock import LOCK_NAME, ActionsLock
 from pdkernel.errors import ActionNotFoundError, ActionSourceError, ActionVersionError, ProjectError
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.actions.checkout import write_checkout
 from tests.actions.registry_server import PackageServer, archive, depot, serving
 from tests.actions.test_catalog import PACKAGE, npm_environ

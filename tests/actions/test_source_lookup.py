@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import ActionReference, Catalog
 from pdkernel.actions.lock import LOCK_NAME
-from pdkernel.connect import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, LicenceError
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.actions.checkout import write_app, write_checkout
 from tests.actions.connect_server import connect_api
 from tests.actions.registry_server import PackageServer, archive, depot, serving

@@ -17,8 +17,8 @@ from pdkernel.actions.source_settings import (
     format_sources,
 )
 from pdkernel.errors import LicenceError, RequestError
-from pdkernel.project import Project
-from pdkernel.project.settings import SettingsTable
+from pdkernel.storage import Project
+from pdkernel.storage.settings import SettingsTable
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ import tree_sitter_go
 import tree_sitter_javascript
 from tree_sitter import Language, Parser
 
-from pdkernel.analysis.contract import derive_contract
+from pdkernel.language.analysis.contract import derive_contract
 from pdkernel.model import Step, Workflow
-from tests.analysis.labelled import cases
+from tests.language.analysis.labelled import cases
 
 STEPS = 20
 ROUNDS = 5

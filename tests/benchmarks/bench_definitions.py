@@ -18,10 +18,10 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pdkernel.actions import Catalog
-from pdkernel.definition import export_to_folder, export_to_synced_folder, read_folder_workflow
-from pdkernel.importer import AccountQuestion, import_folder
+from pdkernel.files.definition import export_to_folder, export_to_synced_folder, read_folder_workflow
+from pdkernel.files.source import load_source
 from pdkernel.model import Step, Workflow
-from pdkernel.source import load_source
+from pdkernel.operations.importer import AccountQuestion, import_folder
 from tests.builders import with_step
 
 WORKFLOWS = 100

@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from pdkernel.engine.restored_run import seal_request
-from pdkernel.project import Project
-from pdkernel.project.sqlite import connect
+from pdkernel.storage import Project
+from pdkernel.storage.sqlite import connect
 from tests.notebook_files import notebook_of
 
 PAUSED = 100_000

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from pdkernel.workers import find_go
 from tests.builders import a_workflow, an_event, bash_step, go_step
 

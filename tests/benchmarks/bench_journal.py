@@ -13,7 +13,8 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 
-from pdkernel.engine.journal import (
+from pdkernel.execution import StepResult
+from pdkernel.journal import (
     Claim,
     Journal,
     NewRun,
@@ -23,9 +24,8 @@ from pdkernel.engine.journal import (
     encode_step,
     open_journal,
 )
-from pdkernel.execution import StepResult
 from pdkernel.model import Step, Workflow
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.postgres import shared_postgres
 
 STEPS = 3

@@ -17,13 +17,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import Catalog
-from pdkernel.connect import LocalDirectory
 from pdkernel.engine.account_lookup import RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
-from pdkernel.project import Project
-from pdkernel.readiness import build_matrix
-from pdkernel.readiness.matrix import collect_app_bindings
+from pdkernel.operations.readiness import build_matrix
+from pdkernel.operations.readiness.matrix import collect_app_bindings
+from pdkernel.storage import Project
 from tests.builders import a_workflow, python_step
 from tests.lookup_projects import fill
 

@@ -17,7 +17,7 @@ import venv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pdkernel.analysis import PythonRequirement
+from pdkernel.language.analysis import PythonRequirement
 from pdkernel.packages import PYTHON_LOCK_NAME, PythonPackages
 
 ROUNDS = 3

@@ -18,7 +18,7 @@ from genson import SchemaBuilder
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pdkernel.shape import build_data_frame, build_schema, infer_shape
+from pdkernel.language.shape import build_data_frame, build_schema, infer_shape
 
 SIZE_MB = 10
 ROUNDS = 3

@@ -20,12 +20,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import JSON
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from pdkernel.workers import RunSetup, StepCall, StepRecorder, WorkerPool, find_node
 from tests.builders import a_workflow, an_event, node_step, python_step
 

@@ -15,12 +15,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.project import Project
-from pdkernel.source import load_source
+from pdkernel.files.source import load_source
+from pdkernel.storage import Project
 from tests.benchmarks.bench_serve import STEPS, WORKFLOW
 from tests.builders import an_event
 from tests.notebook_files import notebook_of

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from playwright.sync_api import Locator, Page
 
-from pdkernel.notebook.notebook_text import LANGUAGE_INFO
+from pdkernel.files.notebook.notebook_text import LANGUAGE_INFO
 from tests.lab_files import CHECKOUT, TOKEN, private_environment, wait_for_url
 
 # What a careful server sends: no inline script, no script from elsewhere. Lab itself needs 'unsafe-eval'.

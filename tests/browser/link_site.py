@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from pdkernel.connect import LocalDirectory, oauth_providers
-from pdkernel.connect.oauth_providers import register_provider
-from pdkernel.connect.registered_apps import register_app
-from pdkernel.project import Project
+from pdkernel.accounts import LocalDirectory, oauth_providers
+from pdkernel.accounts.oauth_providers import register_provider
+from pdkernel.accounts.registered_apps import register_app
+from pdkernel.storage import Project
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
 from tests.serve_process import serving
 

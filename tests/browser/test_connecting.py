@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from pdkernel.connect import LocalDirectory, oauth_providers
-from pdkernel.connect.oauth_providers import register_provider
-from pdkernel.connect.registered_apps import register_app
-from pdkernel.project import Project
+from pdkernel.accounts import LocalDirectory, oauth_providers
+from pdkernel.accounts.oauth_providers import register_provider
+from pdkernel.accounts.registered_apps import register_app
+from pdkernel.storage import Project
 from tests.browser.harness import LINK_SERVER, LabPage
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
 

@@ -17,10 +17,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 from sqlalchemy import update
 
-from pdkernel.engine.journal import Claim, NewRun, encode_event, encode_output
-from pdkernel.loop_thread import LoopThread
-from pdkernel.project.schema import console_logins
+from pdkernel.common.loop_thread import LoopThread
+from pdkernel.journal import Claim, NewRun, encode_event, encode_output
 from pdkernel.server.console.sessions import CODE_INTERVAL_S
+from pdkernel.storage.schema import console_logins
 from tests.browser.harness import find_barriers
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import app_state

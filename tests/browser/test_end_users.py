@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Locator, expect
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.project import Project
-from pdkernel.redaction.secret_patterns import CREDENTIAL_FORMS
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.redaction.secret_patterns import CREDENTIAL_FORMS
+from pdkernel.storage import Project
 from tests.browser.harness import LabPage, ran_notebook
 
 FOLDER = "end-users"

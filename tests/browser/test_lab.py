@@ -26,7 +26,7 @@ HEADER = "%%pdworkflow\nname: Colours\ntrigger:\n  type: http"
 KEY_HTML = '<code class="pd-k" title="Copy steps.trigger.event.body.issue.title">title</code>'
 KEY = f"from IPython.display import HTML\nHTML('{KEY_HTML}')"
 PROVIDER = (
-    "from pdkernel.magics.completion import register_matchers\n"
+    "from pdkernel.kit.magics.completion import register_matchers\n"
     "register_matchers(get_ipython(), lambda: {'trigger': {'event': {'body': {'action': 'opened', 'issue': {}}, "
     "'headers': {'host': 'x', 'x-github-event': 'issues'}}}})"
 )
@@ -275,7 +275,7 @@ def test_stop_of_a_saved_timeline_stops_no_other_cell(page: LabPage) -> None:
 
 
 STEPS = (
-    "from pdkernel.magics.notebook_context import get_session\n"
+    "from pdkernel.kit.magics.notebook_context import get_session\n"
     "print([step.name for step in get_session(get_ipython()).workflow.steps])"
 )
 

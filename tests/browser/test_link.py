@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from tests.browser.harness import find_barriers
 from tests.browser.link_site import Site, link_site
 from tests.oauth_provider import running

@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from tests.browser.harness import LabPage
 from tests.browser.link_site import Site, link_site
 from tests.conformance.sdks import GATE, Sdk

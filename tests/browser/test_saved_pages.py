@@ -10,10 +10,10 @@ import pytest
 from nbconvert import HTMLExporter
 from playwright.sync_api import BrowserContext, Page
 
-from pdkernel.migration.pages import render_page
+from pdkernel.annex.migration.pages import render_page
+from tests.annex.migration.test_migration_report import REPORT
 from tests.browser.harness import find_barriers
 from tests.lab_files import CHECKOUT
-from tests.migration.test_migration_report import REPORT
 
 OURS = ".pd-view, .pd-fallback"
 """Selector of pdkernel's outputs in a notebook; the rest of the page is nbconvert's."""

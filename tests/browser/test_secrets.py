@@ -21,8 +21,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 from playwright.sync_api import expect
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.project import Project
+from pdkernel.accounts import LocalDirectory
+from pdkernel.storage import Project
 from tests.browser.harness import LINK_SERVER, LabPage
 
 TYPED = "xoxb-typed/into+the=picker-91"
@@ -79,7 +79,7 @@ def handler(pd):
     raise ValueError("no good: " + token)
 """
 CONTROL = """import hashlib
-from pdkernel.magics.notebook_context import get_session
+from pdkernel.kit.magics.notebook_context import get_session
 async def sent(runtime):
     return runtime.gateway.stand_ins["slack"].received
 received = get_session(get_ipython()).call_engine(sent)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Locator, expect
 
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.browser.harness import LabPage
 from tests.many_users import add_failed_runs, add_users
 

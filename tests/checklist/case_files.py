@@ -11,9 +11,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from pdkernel.directive import parse_step_cell
+from pdkernel.files.source import load_workflow
+from pdkernel.language.directive import parse_step_cell
 from pdkernel.model import Step, Trigger, Workflow
-from pdkernel.source import load_workflow
 
 FOLDER = Path(__file__).parent / "cases"
 ABOVE = "above"

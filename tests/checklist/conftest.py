@@ -10,15 +10,15 @@ from typing import Any, Protocol
 
 import pytest
 
-from pdkernel.clock import ManualClock, SequentialIds
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import ManualClock, SequentialIds
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution, StepResult
 from pdkernel.model import Trigger
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import an_event
 from tests.checklist.case_files import FOLDER, workflow_of
 from tests.engine.conftest import connect, directory, project

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pdkernel.source import WorkflowSource
+from pdkernel.files.source import WorkflowSource
 from tests.builders import a_workflow, python_step
 from tests.checklist.conftest import Check
 from tests.npm_registry import NpmRegistry

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pdkernel.model import Trigger
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import an_event
 from tests.checklist.conftest import Check
 from tests.checklist.languages import WITH_RETURN

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from tests.cli.fork_server import ForkedCommand, ForkServer
 from tests.notebook_files import notebook_of
 

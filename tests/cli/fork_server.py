@@ -30,8 +30,8 @@ from typing import Any, NoReturn, Self
 import pdkernel
 from pdkernel.cli import main
 from pdkernel.egress.sandbox.detection import detect_sandbox
-from pdkernel.engine.journal.sqlite import SqliteBackend
-from pdkernel.project import Project
+from pdkernel.journal.sqlite import SqliteBackend
+from pdkernel.storage import Project
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = (
@@ -58,7 +58,13 @@ LIBRARIES = (
     *("ruamel.yaml", "trustme", "uvloop"),
 )
 """Libraries that commands import when they use them, and that many tests would import again."""
-NOT_PRELOADED = ("pdkernel.__main__", "pdkernel.kernel", "pdkernel.magics", "pdkernel.widgets", "pdkernel.runtimes")
+NOT_PRELOADED = (
+    "pdkernel.__main__",
+    "pdkernel.kernel",
+    "pdkernel.kit.magics",
+    "pdkernel.kit.widgets",
+    "pdkernel.runtimes",
+)
 
 
 class ForkServer:

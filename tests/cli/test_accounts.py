@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.cli.conftest import Ended, Shell
 from tests.notebook_files import notebook_of
 

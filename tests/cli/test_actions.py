@@ -8,7 +8,7 @@ import pty
 
 import pytest
 
-from pdkernel.definition import read_sidecar
+from pdkernel.files.definition import read_sidecar
 from tests.actions.checkout import write_checkout
 from tests.cli.conftest import Shell
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.connect.oauth_providers import find_provider
-from pdkernel.project import Project
+from pdkernel.accounts.oauth_providers import find_provider
+from pdkernel.storage import Project
 from tests.cli.conftest import Shell
 
 OAUTH = (

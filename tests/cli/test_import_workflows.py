@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from pdkernel.accounts import LocalDirectory
 from pdkernel.cli.app import CliContext
 from pdkernel.cli.import_workflows import ImportPrompts
-from pdkernel.connect import LocalDirectory
-from pdkernel.definition import plan_files, read_folder_workflow
-from pdkernel.importer import AccountQuestion
+from pdkernel.files.definition import plan_files, read_folder_workflow
 from pdkernel.model import Trigger
-from pdkernel.project import Project
+from pdkernel.operations.importer import AccountQuestion
+from pdkernel.storage import Project
 from tests.cli.conftest import Shell
 from tests.cli.kiosk import Kiosk, open_kiosk
-from tests.definition.builders import synced
 from tests.durability.faults import KILL_AT_RENAME
-from tests.importer.import_helpers import HEAD, PROJECTS, as_written
+from tests.files.definition.builders import synced
+from tests.operations.importer.import_helpers import HEAD, PROJECTS, as_written
 
 SEND = """export default defineComponent({
   props: { slack: { type: "app", app: "slack" }, n: { type: "integer" } },

@@ -13,8 +13,8 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from tests.accounts.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream, running_upstream
 from tests.cli.conftest import Ended, Shell
-from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream, running_upstream
 from tests.private_pytest import run_pytest
 
 HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}
@@ -549,7 +549,7 @@ def test_importing_the_package_loads_no_sdk() -> None:
     """Importing the package imports neither the SDK nor keyring, which read the environment."""
     code = (
         "import sys\n"
-        "import pdkernel, pdkernel.cli, pdkernel.connect, pdkernel.session, pdkernel.actions\n"
+        "import pdkernel, pdkernel.cli, pdkernel.accounts, pdkernel.kit.session, pdkernel.actions\n"
         "assert not {'pipedream', 'keyring'} & set(sys.modules), sys.modules.keys()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

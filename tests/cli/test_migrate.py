@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.accounts.upstream import Upstream
+from tests.annex.migration.omissions import API_WORKFLOW, OMISSIONS, Omission, action, write_workflow
 from tests.cli.conftest import Shell
-from tests.connect.upstream import Upstream
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
-from tests.migration.omissions import API_WORKFLOW, OMISSIONS, Omission, action, write_workflow
 from tests.serve_process import serving
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from pdkernel.blocking import FORBID_VARIABLE
+from pdkernel.common.blocking import FORBID_VARIABLE
 from tests.cli.conftest import Ended, Shell
 from tests.cli.test_migrate import paste_step
 from tests.serve_process import ROOT, line_of, serving
@@ -194,8 +194,8 @@ def test_runs_are_recorded_received_and_collected(pdkernel: Shell) -> None:
                 httpx.post(endpoint, json={"n": number, "password": "a-secret-word"}, timeout=60)
             assert wait_for(lambda: ended(pdkernel("migrate", "collect", "--from", url, "--json")) == 3)
 
-    from pdkernel.project import Project
-    from pdkernel.proof.recorded_runs import open_records
+    from pdkernel.annex.proof.recorded_runs import open_records
+    from pdkernel.storage import Project
 
     with Project.open(pdkernel.folder / ".pdkernel") as project:
         runs = open_records(project).load("p_One0000")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pdkernel.event import Event
-from pdkernel.notebook import read_cells
+from pdkernel.files.notebook import read_cells
+from pdkernel.kit.session import Session
 from pdkernel.runtimes import process_tree
-from pdkernel.session import Session
 from tests.cli.conftest import Ended, Shell
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import SLOW_COMMITS

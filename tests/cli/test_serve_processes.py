@@ -23,8 +23,8 @@ import psutil
 import psycopg
 import pytest
 
-from pdkernel.blocking import FORBID_VARIABLE
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.common.blocking import FORBID_VARIABLE
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from tests.cli.conftest import ROOT, Shell
 from tests.cli.fork_server import ForkServer
 from tests.notebook_files import notebook_of

@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
+from tests.accounts.upstream import PROJECT, TOKEN, Upstream, running_upstream
 from tests.cli.fork_server import ForkServer
 from tests.cli.real_server import STEP, WORKFLOW, Server, serving
-from tests.connect.upstream import PROJECT, TOKEN, Upstream, running_upstream
 from tests.notebook_files import notebook_of
 
 HERE = f"/v1/connect/{PROJECT}"

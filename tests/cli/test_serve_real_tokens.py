@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.accounts.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, Upstream, running_upstream
 from tests.cli.fork_server import ForkServer
 from tests.cli.real_server import STEP, WORKFLOW, Server, serving
-from tests.connect.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, Upstream, running_upstream
 from tests.notebook_files import notebook_of
 
 INVOKE = "connect:workflow:invoke"

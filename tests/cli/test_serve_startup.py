@@ -10,10 +10,10 @@ import pytest
 
 from pdkernel.cli.serve import code_printer, describe_triggers, print_startup, startup_json
 from pdkernel.errors import RequestError
+from pdkernel.files.source import RefusedSource, load_source
 from pdkernel.operations.triggers import enable_triggers
-from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.source import RefusedSource, load_source
+from pdkernel.storage import Project
 from tests.notebook_files import notebook_of
 
 URL = "http://127.0.0.1:8765"

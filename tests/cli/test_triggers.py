@@ -14,7 +14,7 @@ import pytest
 from pdkernel.cli.triggers import trigger_lines
 from pdkernel.model import Trigger
 from pdkernel.operations.triggers import TriggerView
-from pdkernel.project import Project, TriggerState
+from pdkernel.storage import Project, TriggerState
 from tests.cli.conftest import Shell
 from tests.cli.test_serve import serving
 

@@ -18,9 +18,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.identity import parse_environment
-from pdkernel.project import Project
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.identity import parse_environment
+from pdkernel.storage import Project
 from tests.actions.checkout import write_checkout
 from tests.notebook_files import notebook_of
 from tests.serve_process import serving

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.project import Login, Project
+from pdkernel.storage import Login, Project
 from tests.conformance.driving import Outcome, drive
 from tests.conformance.sdks import GATE, Sdk
 from tests.conformance.site import STEP, TRIGGER, Site, copy_project

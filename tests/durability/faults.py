@@ -111,8 +111,8 @@ def shorten_lease(lease_s: float, beat_s: float, entered: str) -> None:
 
     The file *entered* gets the id of its executor.
     """
-    from pdkernel.engine.journal.postgres import PostgresBackend
-    from pdkernel.project.source_turns import SourceTurnTable
+    from pdkernel.journal.postgres import PostgresBackend
+    from pdkernel.storage.source_turns import SourceTurnTable
 
     for kind, settings in (
         (PostgresBackend, {"lease_s": lease_s, "beat_s": beat_s}),
@@ -132,7 +132,7 @@ def shorten_lease(lease_s: float, beat_s: float, entered: str) -> None:
 
 def shift_clock(seconds: str) -> None:
     """Let the wall clock of this process be ahead by the number in the file *seconds*, which may change; without the file it is right."""
-    from pdkernel.clock import SystemClock
+    from pdkernel.common.clock import SystemClock
 
     now, file = SystemClock.now, Path(seconds)
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from pdkernel.blocking import FORBID_VARIABLE
-from pdkernel.connect import LocalDirectory
-from pdkernel.files import STEP_PATHS_VARIABLE
-from pdkernel.project import Project
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.blocking import FORBID_VARIABLE
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
+from pdkernel.storage import Project
 from tests.cli.fork_server import ROOT, ForkServer
 from tests.notebook_files import notebook_of
 from tests.ports import free_port

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pdkernel.clock import SYSTEM_CLOCK
+from pdkernel.common.clock import SYSTEM_CLOCK
+from pdkernel.files.source import load_source
 from pdkernel.operations.triggers import workflow_id
-from pdkernel.project import DeployedTrigger, Project, Schedule, Webhook
-from pdkernel.source import load_source
+from pdkernel.storage import DeployedTrigger, Project, Schedule, Webhook
 from tests.actions.checkout import write_checkout
 
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pdkernel.engine.journal import MAX_DEATHS_ALONE
+from pdkernel.journal import MAX_DEATHS_ALONE
 from pdkernel.operations.triggers import enable_triggers
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
 from tests.durability.database_proxy import DatabaseProxy, proxy_of
 from tests.durability.faults import ALL_OF, LIMIT_DATABASE, SHIFT_CLOCK, SHORTEN_LEASE

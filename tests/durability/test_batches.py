@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.operations.batches import PAGE_SIZE
 from pdkernel.operations.triggers import enable_triggers
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import KILL_AT_EVENT
 from tests.durability.hosts import hosts_of

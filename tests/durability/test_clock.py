@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.journal import Journal, SqliteBackend
+from pdkernel.journal import Journal, SqliteBackend
 from tests.builders import Gate, a_workflow, python_step
 from tests.server.site import Site, site_of
 

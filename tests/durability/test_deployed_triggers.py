@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.project import Project, Webhook
+from pdkernel.storage import Project, Webhook
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import KILL_AT_EVENT
 from tests.durability.server_process import LIMIT_S, logging_step, new_project, server_of

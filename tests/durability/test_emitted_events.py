@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.operations.triggers import enable_triggers
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import KILL_AT_COMMIT
 from tests.durability.server_process import LIMIT_S, logging_step, new_project, server_of

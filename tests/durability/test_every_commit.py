@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.project import Project
+from pdkernel.accounts import LocalDirectory
+from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
 from tests.durability.database_proxy import DatabaseProxy, each_or_nth, proxy_of
 from tests.durability.faults import KILL_AT_COMMIT

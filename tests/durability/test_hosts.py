@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.engine.journal import MAX_DEATHS_ALONE, MAX_INTERRUPTIONS
+from pdkernel.journal import MAX_DEATHS_ALONE, MAX_INTERRUPTIONS
 from pdkernel.runtimes import process_tree
 from tests.cli.fork_server import ForkServer
 from tests.durability.database_proxy import proxy_of

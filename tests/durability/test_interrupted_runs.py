@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.engine.journal import MAX_DEATHS_ALONE, MAX_INTERRUPTIONS
+from pdkernel.journal import MAX_DEATHS_ALONE, MAX_INTERRUPTIONS
 from pdkernel.operations.triggers import enable_triggers
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import LIMIT_S, ServerProcess, count_outcomes, logging_step, new_project, server_of
 

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import KILL_IN_ROTATION
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from tests.cli.fork_server import ROOT, ForkServer
 from tests.durability.server_process import ServerProcess, logging_step, new_project, server_of
 

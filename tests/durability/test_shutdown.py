@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.engine.journal.postgres import LEASE_S
+from pdkernel.journal.postgres import LEASE_S
 from pdkernel.server.uvicorn_server import SHUTDOWN_GRACE_S
 from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import (

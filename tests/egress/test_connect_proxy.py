@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pdkernel.common.identity import ProxyAccess
 from pdkernel.egress.connect_proxy import (
     build_proxy_request,
     find_proxy_access,
@@ -17,7 +18,6 @@ from pdkernel.egress.connect_proxy import (
 )
 from pdkernel.egress.message import Body, Request
 from pdkernel.egress.upstream import Destination
-from pdkernel.identity import ProxyAccess
 from tests.egress.kit import REF, TOKEN, Ledger, redactor
 
 OTHER_REF, OTHER = "github/apn_2/token", "ghp-planted-secret-token-0123456789"

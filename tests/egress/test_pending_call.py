@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.refusals import denied
 from tests.egress.kit import TOKEN, ClientProcess, Ledger, OutsideServer

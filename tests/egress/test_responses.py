@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress.message import Response, close_stream, is_bodyless
 from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.recorded_call import LargeBody

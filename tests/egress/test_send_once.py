@@ -16,11 +16,11 @@ import pytest
 import trustme
 from msgspec import UNSET
 
+from pdkernel.common.identity import ProxyAccess
 from pdkernel.egress import Gateway, StoredResponse
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.execution import OutboundCall
-from pdkernel.identity import ProxyAccess
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import (
     REF,

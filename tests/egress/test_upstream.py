@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from pdkernel.common.identity import ProxyAccess
 from pdkernel.egress import Gateway
 from pdkernel.egress.message import Body
 from pdkernel.egress.own_server import OwnServer
@@ -25,7 +26,6 @@ from pdkernel.egress.public_addresses import system_lookup
 from pdkernel.egress.tls.client_hello import parse_client_hello
 from pdkernel.egress.upstream import IDLE_S, MAX_IDLE, Destination, Upstream, UpstreamError
 from pdkernel.errors import ProjectError
-from pdkernel.identity import ProxyAccess
 from tests.egress.hosts import client_context, gateway_to, host
 from tests.egress.kit import (
     NODE_CLIENTS,

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol
 import pytest
 import pytest_asyncio
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.model import Step, Workflow
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event
 
 WATCHER_FIELDS = {field.name for field in fields(RunWatcher)}

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.identity import Environment
+from pdkernel.common.lookup import MAX_CANDIDATES, Lookup
 from pdkernel.engine.account_lookup import (
     Interface,
     LookupResult,
@@ -18,10 +20,8 @@ from pdkernel.engine.account_lookup import (
 from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
-from pdkernel.identity import Environment
-from pdkernel.lookup import MAX_CANDIDATES, Lookup
 from pdkernel.model import AppBinding
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import an_event, python_step
 from tests.engine.conftest import Run
 

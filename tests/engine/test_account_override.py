@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock, SequentialIds
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import ManualClock, SequentialIds
+from pdkernel.common.identity import Directory
 from pdkernel.engine.account_override import override_accounts
-from pdkernel.identity import Directory
-from pdkernel.project import Project
+from pdkernel.storage import Project
 
 
 @pytest.fixture

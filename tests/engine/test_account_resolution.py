@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.identity import Account, Credentials
 from pdkernel.engine.account_lookup import RunIdentity
 from pdkernel.engine.account_resolution import (
     credentials_read_at,
@@ -21,9 +22,8 @@ from pdkernel.engine.account_resolution import (
 )
 from pdkernel.errors import AccountNotFoundError, ProjectError
 from pdkernel.execution import AccountUse, StepResult
-from pdkernel.identity import Account, Credentials
 from pdkernel.model import AppBinding
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 from tests.render.builders import a_call, an_execution

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pdkernel.clock import ManualClock
-from pdkernel.connect import open_directory
+from pdkernel.accounts import open_directory
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress import StoredResponse, parse_policy
 from pdkernel.engine.deliveries import FIRST_RETRY_S, retry_delay_s
 from pdkernel.engine.event_sources import SourceRequest
@@ -21,9 +21,9 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, Execution
 from pdkernel.model import Step, Trigger
 from pdkernel.operations.action_forms import ActionForms, FormRequest
-from pdkernel.project import Project
+from pdkernel.storage import Project
+from tests.accounts.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream
 from tests.builders import a_step, a_workflow, an_event, node_step, python_step
-from tests.connect.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream
 from tests.engine.conftest import Run
 
 CALL = """

@@ -10,9 +10,9 @@ import pytest
 
 from pdkernel.engine.data_store_service import DataStoreService, resolve_data_stores
 from pdkernel.errors import PdkernelError, StoreValueError
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import JSON, Step
-from pdkernel.project import Project, StoreRecord
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Project, StoreRecord
 from pdkernel.workers import PropDeclaration
 from tests.builders import a_workflow, node_step, python_step
 from tests.engine.conftest import Run
@@ -285,7 +285,7 @@ async def test_a_step_without_stores_reaches_none(project: Project) -> None:
 
 async def test_synced_folder_finds_its_store_by_id(run: Run, project: Project, tmp_path: Path) -> None:
     """A workflow from Git sync finds its store by the platform's id."""
-    from pdkernel.definition import read_folder_workflow
+    from pdkernel.files.definition import read_folder_workflow
 
     folder = tmp_path / "flow-p_1"
     (folder / "work").mkdir(parents=True)

@@ -13,6 +13,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.egress import CallContext, parse_policy
 from pdkernel.engine.deliveries import (
     NOTIFICATION_STEP,
@@ -28,8 +29,7 @@ from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, ErrorRecord, Execution, StepResult
 from pdkernel.model import JSON, Step
-from pdkernel.project import Project
-from pdkernel.redaction import Redactor, Secret
+from pdkernel.storage import Project
 from pdkernel.workers import Effect
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.identity import Environment
 from pdkernel.engine.directory_snapshot import DirectorySnapshot, format_connect_account_command
-from pdkernel.identity import Environment
 from pdkernel.model import AppBinding
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pdkernel.engine.dispatch import Dispatch, look_repeatedly, open_dispatch
-from pdkernel.engine.journal import MAX_LOST_TASKS, Claim, ClaimedRun, Journal, SqliteBackend, WaitKey
-from pdkernel.engine.journal.backend import Backend
-from pdkernel.engine.journal.schema import metadata
 from pdkernel.errors import ProjectError
-from pdkernel.project import Project
-from tests.engine.journal.conftest import WORKFLOW, FakeLiveness, new_run, wait_row
+from pdkernel.journal import MAX_LOST_TASKS, Claim, ClaimedRun, Journal, SqliteBackend, WaitKey
+from pdkernel.journal.backend import Backend
+from pdkernel.journal.schema import metadata
+from pdkernel.storage import Project
+from tests.journal.conftest import WORKFLOW, FakeLiveness, new_run, wait_row
 
 if TYPE_CHECKING:
     from tests.postgres import PostgresServer
@@ -130,7 +130,7 @@ class Hosts:
     def _backend(self, lease_s: float) -> Backend:
         if self.project.sqlite_path is not None:
             return SqliteBackend(self.project.sqlite_path, liveness=self._liveness)
-        from pdkernel.engine.journal.postgres import PostgresBackend
+        from pdkernel.journal.postgres import PostgresBackend
 
         return PostgresBackend(self.project, lease_s=lease_s, beat_s=lease_s / 10)
 

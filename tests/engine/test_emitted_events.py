@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from pdkernel.clock import SequentialIds
+from pdkernel.common.clock import SequentialIds
 from pdkernel.egress import parse_policy
 from pdkernel.engine.deliveries import may_retry
 from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
@@ -19,7 +19,7 @@ from pdkernel.event import Event
 from pdkernel.execution import Delivery, ErrorRecord
 from pdkernel.model import JSON, Trigger
 from pdkernel.operations.triggers import enable_triggers
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_workflow, python_step
 from tests.notebook_files import notebook_of
 from tests.render.builders import an_execution

@@ -15,7 +15,7 @@ from pdkernel.engine.event_sources import SourceEvent, SourceRequest, require_so
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ExternalUserRequiredError, ProjectError, RequestError, UnsupportedError
 from pdkernel.model import JSON, Trigger
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from pdkernel.workers import PropDeclaration
 from tests.builders import a_step, node_step
 from tests.engine.conftest import Run

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pdkernel.common.redaction import Redactor, Secret, get_redactor
 from pdkernel.engine.http_response import (
     NO_RESPONSE,
     CallerResponse,
@@ -14,7 +15,6 @@ from pdkernel.engine.http_response import (
     build_response,
 )
 from pdkernel.errors import ExternalUserNotFoundError, RequestError
-from pdkernel.redaction import Redactor, Secret, get_redactor
 
 
 @pytest.mark.parametrize(

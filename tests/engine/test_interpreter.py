@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.model import Step
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step, skip_time
 from tests.engine.conftest import Run
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import detect_sandbox, parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Step
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event, bash_step, go_step, node_step, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import AnsweringServer, serve

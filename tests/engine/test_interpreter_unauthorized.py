@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pdkernel.project import Grant, Project
+from pdkernel.storage import Grant, Project
 from tests.builders import an_event, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve

@@ -24,21 +24,21 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from pdkernel.common.identity import ProxyAccess
+from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.egress import StoredResponse, connection_owner, detect_sandbox, parse_policy
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine import outbound_calls
 from pdkernel.engine.account_resolution import AccountResolution
-from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.outbound_calls import StepCallsInFlight, build_call_binding, with_calls_explained
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import OutboundCallRefusedError, StepError
 from pdkernel.execution import OutboundCall, OutboundPolicyRecord
-from pdkernel.identity import ProxyAccess
+from pdkernel.journal import WaitKey
 from pdkernel.model import Step
-from pdkernel.project import Project
-from pdkernel.redaction import Redactor, Secret
+from pdkernel.storage import Project
 from pdkernel.workers import StepOutcome
 from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step, skip_time
 from tests.egress.kit import SentMemory

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
+from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import Catalog
 from pdkernel.actions.lock import LOCK_NAME
-from pdkernel.clock import ManualClock
-from pdkernel.connect import LocalDirectory
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress import parse_policy
-from pdkernel.engine.journal import StoredLock, WaitKey
 from pdkernel.engine.package_lock import PackageLock, PackageLocks
 from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.run_request import RunRequest, RunWatcher
@@ -28,10 +27,11 @@ from pdkernel.engine.step_actions import StepActions
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError
 from pdkernel.execution import Execution
+from pdkernel.journal import StoredLock, WaitKey
 from pdkernel.model import Step, Workflow
 from pdkernel.operations.run_replay import prepare_fork, prepare_replay, start_replay
 from pdkernel.packages import NPM_LOCK_NAME, PYTHON_LOCK_NAME, LockBlock, LockedSet, NpmTree, PythonEnvironment
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from pdkernel.workers import GO_LOCK_NAME, GoLock
 from tests.actions.registry_server import PackageServer, archive, depot, serving
 from tests.actions.test_catalog import PACKAGE

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.pauses import (
     MAX_PAUSE_MS,
     FlowVerb,
@@ -21,6 +20,7 @@ from pdkernel.engine.pauses import (
     verify_flow_url,
 )
 from pdkernel.errors import StepError, StepTimeoutError
+from pdkernel.journal import WaitKey
 from pdkernel.workers import Pause
 from pdkernel.workers.memory_watch import StepMemoryError
 from tests.builders import a_workflow, python_step

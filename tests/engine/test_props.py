@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.analysis import responds
 from pdkernel.engine.props import add_option_labels
 from pdkernel.errors import InterpreterMissingError
+from pdkernel.language.analysis import responds
 from pdkernel.model import JSON, ROUND_TRIP_KEY, Step
 from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
 from tests.engine.conftest import Run

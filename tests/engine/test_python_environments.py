@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Step
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_step, python_step
 from tests.engine.conftest import Run
 from tests.wheels import WheelFolder

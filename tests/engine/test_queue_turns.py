@@ -9,11 +9,11 @@ import pytest
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import build_text_response
-from pdkernel.engine.journal import Claim, UnrecordedRuns
 from pdkernel.engine.limits import QueueFullError, QueueLimits
 from pdkernel.engine.queue_turns import QueueTurn, find_limits
 from pdkernel.engine.run_request import RequestRefusal, RunRequest
 from pdkernel.errors import ProjectError, RequestError
+from pdkernel.journal import Claim, UnrecordedRuns
 from tests.builders import a_workflow, an_event
 
 LIMITS = QueueLimits("p_1", 1, None, None, 100)

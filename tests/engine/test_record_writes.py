@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock
-from pdkernel.connect import LocalDirectory
-from pdkernel.engine.journal import Journal, SqliteBackend
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import ManualClock
 from pdkernel.engine.record_writes import WRITE_RETRY_S, RunLostError, retry_unreachable
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import DatabaseUnreachableError, ProjectError
 from pdkernel.execution import Execution
-from pdkernel.project import Project
+from pdkernel.journal import Journal, SqliteBackend
+from pdkernel.storage import Project
 from tests.builders import Gate, python_step
 from tests.engine.conftest import Run
 from tests.http_servers import AnsweringServer, serve

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replace_struct
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.redaction import Secret
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import HttpResponse
-from pdkernel.engine.journal import ClaimedRun, WaitKey
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.restored_run import build_carry, seal_request
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution, StepResult
+from pdkernel.journal import ClaimedRun, WaitKey
 from pdkernel.model import JSON, Step, Workflow
-from pdkernel.project import Project, Vault
-from pdkernel.redaction import Secret
+from pdkernel.storage import Project, Vault
 from pdkernel.workers import Effect, StepOutcome
 from tests.builders import Gate, a_workflow, an_event, node_step, python_step
 from tests.notebook_files import notebook_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress import parse_policy
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.run_context import (

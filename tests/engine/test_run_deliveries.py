@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress import parse_policy
 from pdkernel.engine.deliveries import FIRST_RETRY_S, NOTIFICATION_STEP
-from pdkernel.engine.journal import Claim, OutboxRow, UnrecordedRuns
 from pdkernel.engine.restored_run import RestoredRun
 from pdkernel.engine.run_deliveries import RunDeliveries
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import UNWATCHED, RunRequest
 from pdkernel.errors import ProjectError, RequestError
+from pdkernel.journal import Claim, OutboxRow, UnrecordedRuns
 from tests.builders import a_workflow, an_event, python_step
 
 SERVED = RunRequest(

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from pdkernel.clock import SYSTEM_CLOCK
+from pdkernel.common.clock import SYSTEM_CLOCK
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import NO_RESPONSE
-from pdkernel.engine.journal import Claim, Journal, SqliteBackend
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.restored_run import RestoredRun
 from pdkernel.engine.run_record import RunRecord
@@ -22,8 +21,9 @@ from pdkernel.engine.run_request import UNWATCHED, RequestRefusal, RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution, StepResult
-from pdkernel.project import Project
-from pdkernel.project.schema import accounts
+from pdkernel.journal import Claim, Journal, SqliteBackend
+from pdkernel.storage import Project
+from pdkernel.storage.schema import accounts
 from pdkernel.workers import StepOutcome
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run

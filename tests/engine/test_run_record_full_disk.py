@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pdkernel.engine.deliveries import NOTIFICATION_STEP
-from pdkernel.engine.journal import Journal
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.journal import Journal
 from pdkernel.model import Trigger
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import Gate, a_workflow, python_step
 from tests.engine.conftest import Run
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pdkernel.common.redaction import Secret
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.run_request import RunRequest, decode_request, encode_request
 from pdkernel.event import Event
-from pdkernel.redaction import Secret
 from tests.builders import a_workflow, python_step
 
 OF_THE_PROCESS = {"data_stores", "variables", "idempotency", "recording", "find_workflow", "load_variables"}

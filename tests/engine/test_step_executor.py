@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import read_folder_workflow
 from pdkernel.engine.step_executor import Service, StepServiceRouter
 from pdkernel.errors import StepError
 from pdkernel.execution import Execution
+from pdkernel.files.definition import read_folder_workflow
 from pdkernel.model import JSON, Step
 from tests.builders import a_step, an_event, node_step, python_step, with_step
-from tests.definition.builders import synced
 from tests.engine.conftest import Run
+from tests.files.definition.builders import synced
 
 NEEDS_CHANNEL = (
     'export default defineComponent({\n  props: {\n    channel: { type: "string" },\n  },\n  run() {},\n});\n'
@@ -159,7 +159,7 @@ async def test_a_failed_step_does_not_pause(shared_run: Run, end: str, is_paused
     assert any("the run is paused" in log.text for log in execution.step("code").logs) == is_paused
 
 
-PROOF = Path(__file__).parents[1] / "definition" / "projects" / "proof-filter-p_F1lt3rs"
+PROOF = Path(__file__).parents[1] / "files" / "definition" / "projects" / "proof-filter-p_F1lt3rs"
 
 
 @pytest.mark.parametrize(

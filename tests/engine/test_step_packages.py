@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.engine.step_packages import StepPackages, step_access
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.packages import NPM_LOCK_NAME
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_step, a_workflow, an_event, python_step
 from tests.engine.conftest import Run
 from tests.npm_registry import NpmRegistry, npm_registry

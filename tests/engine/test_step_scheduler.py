@@ -13,17 +13,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pdkernel.clock import ManualClock
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress import parse_policy
-from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.run_request import RunRequest, RunWatcher, WorkflowFinder
 from pdkernel.engine.step_executor import MAX_PAUSED_RUNS
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
+from pdkernel.files.source import WorkflowSource
+from pdkernel.journal import WaitKey
 from pdkernel.model import Step, Workflow
-from pdkernel.project import Project
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Project
 from tests.builders import Gate, a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run
 

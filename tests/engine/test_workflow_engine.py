@@ -12,17 +12,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import ManualClock
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress import parse_policy
 from pdkernel.engine.deliveries import FIRST_RETRY_S
-from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
-from pdkernel.project import Project
+from pdkernel.journal import WaitKey
+from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 

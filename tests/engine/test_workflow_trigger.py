@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from pdkernel.clock import SYSTEM_CLOCK
-from pdkernel.definition.sidecar import Sidecar
+from pdkernel.common.clock import SYSTEM_CLOCK
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildRuns, ExecutedRun, WorkflowTriggerService
 from pdkernel.errors import DatabaseUnreachableError, RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
+from pdkernel.files.definition.sidecar import Sidecar
+from pdkernel.files.source import WorkflowSource, find_sibling_workflow
 from pdkernel.model import JSON, Trigger, TriggerType
-from pdkernel.source import WorkflowSource, find_sibling_workflow
 from tests.builders import a_workflow, an_event, python_step
 from tests.render.builders import an_execution
 

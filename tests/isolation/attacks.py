@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel import runtimes
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.identity import Environment
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
-from pdkernel.identity import Environment
 from pdkernel.model import Language, Step
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event
 from tests.http_servers import AnsweringServer
 from tests.ports import free_ports

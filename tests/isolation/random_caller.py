@@ -21,12 +21,12 @@ from typing import Any
 import httpx
 import pytest
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.engine.journal import ExecutionQuery, JournalReader, open_journal_reader
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.execution import Execution
-from pdkernel.files import STEP_PATHS_VARIABLE
-from pdkernel.project import Project
+from pdkernel.journal import ExecutionQuery, JournalReader, open_journal_reader
 from pdkernel.server.host_names import build_console_host
+from pdkernel.storage import Project
 from tests.http_servers import AnsweringServer
 from tests.isolation.attacks import new_token
 from tests.isolation.findings import FOUND, Findings

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.files import STEP_PATHS_VARIABLE
-from pdkernel.project import Project
-from pdkernel.source import load_source
+from pdkernel.files.source import load_source
+from pdkernel.storage import Project
 from tests.builders import an_event
 from tests.notebook_files import notebook_of
 

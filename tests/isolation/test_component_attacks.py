@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from pdkernel.files import STEP_PATHS_VARIABLE
-from pdkernel.project import Project
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
+from pdkernel.storage import Project
 from tests.actions.checkout import write_checkout
 from tests.notebook_files import notebook_of
 from tests.serve_process import serving

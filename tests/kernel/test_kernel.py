@@ -20,14 +20,14 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from pdkernel.engine.journal import Journal, SqliteBackend
+from pdkernel.common.version import VERSION
 from pdkernel.execution import Execution
+from pdkernel.files.notebook.notebook_text import LANGUAGE_INFO
+from pdkernel.journal import Journal, SqliteBackend
+from pdkernel.kit.session.state_store import SessionState
 from pdkernel.model import Language
-from pdkernel.notebook.notebook_text import LANGUAGE_INFO
-from pdkernel.project import Project
 from pdkernel.runtimes import process_tree
-from pdkernel.session.state_store import SessionState
-from pdkernel.version import VERSION
+from pdkernel.storage import Project
 from tests.kernel.conftest import TIMEOUT_S, RunningKernel, running_kernels, text_of
 from tests.lab_files import CHECKOUT, private_environment
 
@@ -35,7 +35,7 @@ Start = Callable[..., RunningKernel]
 
 EVENT = 'open("event.json", "w").write(\'{"body": {"n": 20}}\');\n%pdevent event.json'
 PROVIDER = (
-    "from pdkernel.magics.completion import register_matchers\n"
+    "from pdkernel.kit.magics.completion import register_matchers\n"
     "register_matchers(get_ipython(), lambda: {'trigger': {'event': {'body': {'title': 'x'}}}})"
 )
 
@@ -113,7 +113,7 @@ def test_cells_of_the_front_end_are_the_draft(start_kernel: Start, name: str) ->
         return {"page": "p", "revision": revision, "cells": [cell]}
 
     def steps() -> str:
-        line = "from pdkernel.magics.notebook_context import get_session\n"
+        line = "from pdkernel.kit.magics.notebook_context import get_session\n"
         line += "print([step.name for step in get_session(get_ipython()).workflow.steps])"
         return text_of(kernel.run(line)[-1]).strip()
 

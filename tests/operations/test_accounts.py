@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.connect.remote import RemoteDirectory
-from pdkernel.connect.sdk import Sdk
+from pdkernel.accounts import LocalDirectory
+from pdkernel.accounts.remote import RemoteDirectory
+from pdkernel.accounts.sdk import Sdk
+from pdkernel.common.identity import parse_environment
 from pdkernel.errors import RequestError
-from pdkernel.identity import parse_environment
 from pdkernel.operations.accounts import connect_account, connect_sandbox_account
-from pdkernel.project import Project
-from pdkernel.project.accounts import AccountExistsError
-from pdkernel.project.login import Login
+from pdkernel.storage import Project
+from pdkernel.storage.accounts import AccountExistsError
+from pdkernel.storage.login import Login
 
 
 def test_an_account_of_an_external_user(directory: LocalDirectory) -> None:

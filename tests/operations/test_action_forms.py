@@ -1,4 +1,4 @@
-"""Forms of local actions: what their code may read, and what its answers may show. `tests/session/test_actions.py` has the rest."""
+"""Forms of local actions: what their code may read, and what its answers may show. `tests/kit/session/test_actions.py` has the rest."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import Gateway, parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import StepError
 from pdkernel.operations.action_forms import ActionForms, FormRequest
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import Gate, a_step, a_workflow, an_event, python_step
 from tests.http_servers import AnsweringServer, serve
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import Catalog
-from pdkernel.connect import LocalDirectory
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ActionNotFoundError, ActionSourceError
 from pdkernel.operations.actions import describe_action, search_actions
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.actions.checkout import write_checkout
 
 

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdkernel.accounts import LocalDirectory
+from pdkernel.accounts.remote import RemoteDirectory
+from pdkernel.accounts.sdk import Sdk
 from pdkernel.actions import Catalog
-from pdkernel.connect import LocalDirectory
-from pdkernel.connect.remote import RemoteDirectory
-from pdkernel.connect.sdk import Sdk
-from pdkernel.engine.journal import RunSummary
 from pdkernel.errors import ProductionPlanError
 from pdkernel.execution import ErrorRecord, Status
+from pdkernel.journal import RunSummary
 from pdkernel.model import AppBinding, ForEach, Step, Workflow
 from pdkernel.operations.batches import PAGE_SIZE, UserSelection, iterate_pages, summarize
-from pdkernel.project import Batch, Project
-from tests.connect.upstream import Upstream, build_account
+from pdkernel.storage import Batch, Project
+from tests.accounts.upstream import Upstream, build_account
 
 NOTIFY = Workflow(
     "Report", steps=(Step("notify", "python", "def handler(pd):\n    pass", apps=(AppBinding("slack", "slack"),)),)

@@ -9,7 +9,7 @@ import pytest
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.model import Step
 from pdkernel.operations.environment import find_stored_secret, set_secret_prop, set_variable
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_workflow, python_step
 
 

@@ -13,6 +13,7 @@ import pytest
 from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.execution import ErrorRecord
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import JSON, Step, Trigger, Workflow
 from pdkernel.operations import events as operations
 from pdkernel.operations.events import (
@@ -27,7 +28,6 @@ from pdkernel.operations.events import (
     infer_event_shape,
     resolve_event,
 )
-from pdkernel.source import WorkflowSource
 from tests.render.builders import an_execution
 
 GREET = Step(

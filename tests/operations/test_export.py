@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.definition import Sidecar
+from pdkernel.accounts import LocalDirectory
 from pdkernel.errors import DefinitionError, RequestError
+from pdkernel.files.definition import Sidecar
+from pdkernel.files.source import WorkflowSource
 from pdkernel.operations.export import Export, check_export_options, export_workflow, prove_export
-from pdkernel.project import Project
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Project
 from tests.builders import a_step, a_workflow, python_step
 
 SYNCED = "name: Test # ours\ntriggers:\n- id: hi_1\n"

@@ -13,11 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, LargeBinary, MetaData, insert, select, update
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.encode import encode_json
-from pdkernel.engine.journal import Claim, NewRun, OutboxRow, StepRow, WaitKey, WaitRow, encode_event, encode_step
-from pdkernel.engine.journal.schema import executors, steps
-from pdkernel.engine.journal.schema import metadata as journal_tables
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.encode import encode_json
 from pdkernel.engine.restored_run import (
     Carry,
     restore_run,
@@ -29,9 +26,12 @@ from pdkernel.engine.restored_run import (
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import Delivery, Execution, StepResult, StoredResponse
+from pdkernel.journal import Claim, NewRun, OutboxRow, StepRow, WaitKey, WaitRow, encode_event, encode_step
+from pdkernel.journal.schema import executors, steps
+from pdkernel.journal.schema import metadata as journal_tables
 from pdkernel.operations.keys import JOURNAL_COLUMNS, rotate_encryption_key
 from pdkernel.operations.run_history import open_journal
-from pdkernel.project import (
+from pdkernel.storage import (
     DeployedTrigger,
     EventTarget,
     Grant,
@@ -42,11 +42,11 @@ from pdkernel.project import (
     TriggerState,
     Vault,
 )
-from pdkernel.project.connect_tokens import ConnectToken, TokenTerms, hash_token
-from pdkernel.project.folder import read_key
-from pdkernel.project.key_rotation import RotationResult
-from pdkernel.project.schema import metadata as project_tables
-from pdkernel.project.sealed_columns import SEALED_COLUMNS, SealedColumn
+from pdkernel.storage.connect_tokens import ConnectToken, TokenTerms, hash_token
+from pdkernel.storage.folder import read_key
+from pdkernel.storage.key_rotation import RotationResult
+from pdkernel.storage.schema import metadata as project_tables
+from pdkernel.storage.sealed_columns import SEALED_COLUMNS, SealedColumn
 from pdkernel.workers import Effect
 from tests.builders import a_workflow, python_step
 from tests.server.site import site_of

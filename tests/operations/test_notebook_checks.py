@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from pdkernel.actions import Catalog
 from pdkernel.errors import RequestError
-from pdkernel.notebook import build_output_metadata
+from pdkernel.files.notebook import build_output_metadata
 from pdkernel.operations.notebook_checks import (
     NotebookCheck,
     OutputOfCell,
@@ -22,7 +22,7 @@ from pdkernel.operations.notebook_checks import (
     render_markdown,
     render_text,
 )
-from pdkernel.project import Project
+from pdkernel.storage import Project
 
 ONE = "%%pdstep one\ndef handler(pd):\n    return pd.steps['trigger']['event']['body']['id']"
 TWO = "%%pdstep two --app slack\ndef handler(pd):\n    return pd.steps['one']['$return_value']"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.annex.proof.recorded_runs import RecordedRun, open_records
 from pdkernel.errors import RequestError
+from pdkernel.files.source import load_source
 from pdkernel.operations.export import prove_export
 from pdkernel.operations.records import compare_with_records, has_records
-from pdkernel.project import Project
-from pdkernel.proof.recorded_runs import RecordedRun, open_records
-from pdkernel.source import load_source
+from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
 from tests.http_servers import AnsweringServer, serve
 from tests.private_pytest import run_pytest

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from pdkernel.clock import ManualClock
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import ManualClock
 from pdkernel.egress import parse_policy
-from pdkernel.engine.journal import ExecutionQuery, Journal, NewDecision
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import Execution
+from pdkernel.journal import ExecutionQuery, Journal, NewDecision
 from pdkernel.operations.run_history import (
     REMOVAL_BATCH,
     build_query,
@@ -37,7 +37,7 @@ from pdkernel.operations.run_history import (
     remove_runs,
     resume_run,
 )
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import Gate, a_workflow, an_event, python_step
 from tests.engine.conftest import Run
 

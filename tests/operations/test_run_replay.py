@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.limits import QueueFullError
 from pdkernel.engine.package_lock import PackageLock
@@ -21,6 +21,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError, UnknownStepError
 from pdkernel.execution import Execution
+from pdkernel.files.source import WorkflowSource, load_source
 from pdkernel.model import Trigger
 from pdkernel.operations.run_replay import (
     choose_replay_policy,
@@ -30,8 +31,7 @@ from pdkernel.operations.run_replay import (
     prepare_replays,
     start_replay,
 )
-from pdkernel.project import Project
-from pdkernel.source import WorkflowSource, load_source
+from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event, python_step
 from tests.engine.conftest import Run
 from tests.notebook_files import notebook_of

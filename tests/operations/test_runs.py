@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect import LocalDirectory
-from pdkernel.definition import Sidecar
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.errors import EventError, RequestError, UnknownStepError
 from pdkernel.event import Event
+from pdkernel.files.definition import Sidecar
+from pdkernel.files.source import WorkflowSource
 from pdkernel.operations.runs import (
     build_run_request,
     check_test_options,
@@ -20,8 +21,7 @@ from pdkernel.operations.runs import (
     select_steps,
     split_names,
 )
-from pdkernel.project import Project
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Project
 from tests.builders import a_workflow, python_step
 from tests.notebook_files import notebook_of
 

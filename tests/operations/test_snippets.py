@@ -12,7 +12,6 @@ import pytest
 from pdkernel.model import JSON
 from pdkernel.operations.invocation import ClientCredentials, InvokeRequest
 from pdkernel.operations.snippets import SnippetRunner, build_invocation, run_snippets
-from pdkernel.project import Project
 from pdkernel.render.snippets import (
     CLIENT_ID_VARIABLE,
     CLIENT_SECRET_VARIABLE,
@@ -22,6 +21,7 @@ from pdkernel.render.snippets import (
     SnippetKind,
     build_snippets,
 )
+from pdkernel.storage import Project
 from tests.operations.http_endpoint import HttpEndpoint
 from tests.process_states import has_ended
 

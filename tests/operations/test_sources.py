@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from pdkernel.actions import Component
-from pdkernel.definition import Sidecar
 from pdkernel.egress import parse_policy
 from pdkernel.engine.event_sources import SourceEvent, SourceResult
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import StepResult
+from pdkernel.files.definition import Sidecar
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import Trigger, Workflow
 from pdkernel.operations.sources import build_source_request, describe_events
-from pdkernel.source import WorkflowSource
 
 TRIGGER = Trigger(type="source", config={"uses": "depot-new-parcel@0.1.0"})
 

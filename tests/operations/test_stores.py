@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.operations.stores import list_stores, view_store
-from pdkernel.project import Project
-from pdkernel.project.data_stores import StoreNotFoundError
-from pdkernel.redaction import Redactor, Secret
 from pdkernel.render.stores import RecordRow, StoreSummary
+from pdkernel.storage import Project
+from pdkernel.storage.data_stores import StoreNotFoundError
 
 
 def test_stores_are_listed_with_their_sizes(project: Project) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.errors import PdkernelError, RequestError
+from pdkernel.files.source import load_source
 from pdkernel.operations.triggers import (
     disable_triggers,
     enable_triggers,
@@ -17,11 +18,10 @@ from pdkernel.operations.triggers import (
     list_triggers,
     workflow_id,
 )
-from pdkernel.project import Project, Schedule
-from pdkernel.source import load_source
-from tests.definition.builders import synced
-from tests.importer.import_helpers import HEAD
+from pdkernel.storage import Project, Schedule
+from tests.files.definition.builders import synced
 from tests.notebook_files import notebook_of
+from tests.operations.importer.import_helpers import HEAD
 
 STEP = "%%pdstep one\ndef handler(pd):\n    return 1"
 REPORTS = "name: Reports\ntrigger: {type: schedule, cron: '0 9 * * *', timezone: Asia/Kolkata}"

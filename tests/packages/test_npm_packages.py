@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from pdkernel.common.version import INSTALL_COMMANDS
 from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, ProjectError
 from pdkernel.packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
 from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure
 from pdkernel.packages.npm_lock import LockedSet, find_foreign_package
-from pdkernel.version import INSTALL_COMMANDS
 from pdkernel.workers import find_node
 from tests.npm_registry import NpmRegistry
 from tests.packages.conftest import Open

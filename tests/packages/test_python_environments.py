@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.analysis import PythonRequirement, find_python_requirements
 from pdkernel.errors import PackageMissingError, ProjectError
+from pdkernel.language.analysis import PythonRequirement, find_python_requirements
 from pdkernel.packages import PYTHON_LOCK_NAME, ProgressUpdate, PythonEnvironment, PythonInstallError, PythonPackages
 from pdkernel.packages.python_lock import describe_machine, describe_python
 from tests.wheels import WheelFolder

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdkernel.analysis import PythonRequirement
+from pdkernel.language.analysis import PythonRequirement
 from pdkernel.packages.uv_command import Uv, run_command
 from tests.process_states import has_ended
 from tests.wheels import WheelFolder

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import export_to_synced_folder
-from pdkernel.source import load_source
+from pdkernel.files.definition import export_to_synced_folder
+from pdkernel.files.source import load_source
 from tests import notebooks
 
 pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from pdkernel.cli import pdkernel
-from pdkernel.directive import STEP_OPTIONS
+from pdkernel.language.directive import STEP_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pdkernel"
@@ -90,8 +90,8 @@ def known_options() -> frozenset[str]:
             add(each)
 
     add(pdkernel)
-    for file in (PACKAGE / "magics").glob("*.py"):
-        module = import_module(f"pdkernel.magics.{file.stem}")
+    for file in (PACKAGE / "kit" / "magics").glob("*.py"):
+        module = import_module(f"pdkernel.kit.magics.{file.stem}")
         for magic in (
             each for group in vars(module).values() if isinstance(group, type) for each in vars(group).values()
         ):

@@ -14,16 +14,16 @@ from urllib.parse import parse_qs
 import nbformat
 import pytest
 
-from pdkernel.definition import export_to_folder
-from pdkernel.redaction.secret_patterns import CREDENTIAL_FORMS
-from pdkernel.source import load_source
+from pdkernel.common.redaction.secret_patterns import CREDENTIAL_FORMS
+from pdkernel.files.definition import export_to_folder
+from pdkernel.files.source import load_source
 from tests import golden, languages_notebook, notebooks
 from tests.languages_notebook import Ran, token_of
 from tests.postgres import a_postgres
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TEMPLATES = ROOT / "pdkernel" / "templates"
+TEMPLATES = ROOT / "pdkernel" / "cli" / "templates"
 
 pytestmark = pytest.mark.timeout(300)
 """The first test of a notebook runs all of it: packages are installed, Go steps compiled, a database server started."""

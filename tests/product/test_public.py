@@ -10,7 +10,7 @@ import pytest
 
 import pdkernel
 from pdkernel import api
-from pdkernel.version import VERSION
+from pdkernel.common.version import VERSION
 from tests.notebook_files import notebook_of
 
 pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine

@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 import pdkernel
-from pdkernel.source import iter_workflow_paths
-from tests.importer.import_helpers import check_round_trip, import_one
+from pdkernel.files.source import iter_workflow_paths
+from tests.operations.importer.import_helpers import check_round_trip, import_one
 from tests.serve_process import serving
 
 pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine

@@ -20,7 +20,7 @@ import pytest
 from build import ProjectBuilder
 from packaging.requirements import Requirement
 
-from pdkernel.version import INSTALL_COMMANDS, VERSION
+from pdkernel.common.version import INSTALL_COMMANDS, VERSION
 
 pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine
 
@@ -36,13 +36,13 @@ NEEDED = {
     "pdkernel/runtimes/node/start.mjs",
     "pdkernel/runtimes/node/egress_hook.mjs",
     "pdkernel/runtimes/warden.py",
-    "pdkernel/definition/pdkernel.schema.json",
+    "pdkernel/files/definition/pdkernel.schema.json",
     "pdkernel/cli/labconfig/default_setting_overrides.json",
-    "pdkernel/templates/new.ipynb",
-    "pdkernel/templates/dump_step.mjs",
-    "pdkernel/templates/quickstart.ipynb",
-    "pdkernel/templates/events/issues-opened.json",
-    "pdkernel/templates/events/LICENSE",
+    "pdkernel/cli/templates/new.ipynb",
+    "pdkernel/annex/migration/templates/dump_step.mjs",
+    "pdkernel/cli/templates/quickstart.ipynb",
+    "pdkernel/cli/templates/events/issues-opened.json",
+    "pdkernel/cli/templates/events/LICENSE",
     f"{SHARED}/kernels/pdkernel/kernel.json",
     f"{SHARED}/kernels/pdkernel/logo-svg.svg",
     f"{SHARED}/labextensions/pdkernel/package.json",

@@ -8,10 +8,10 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from pdkernel.analysis.contract import Contract, derive_contract
-from pdkernel.analysis.contract_examples import build_example_event
-from pdkernel.analysis.event_comparison import compare_event
-from pdkernel.analysis.step_reads import FieldReader
+from pdkernel.language.analysis.contract import Contract, derive_contract
+from pdkernel.language.analysis.contract_examples import build_example_event
+from pdkernel.language.analysis.event_comparison import compare_event
+from pdkernel.language.analysis.step_reads import FieldReader
 from pdkernel.render import contract as drawn
 from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step
 from tests.render.reading import Page, assert_view

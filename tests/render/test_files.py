@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.definition.folder_write import FileChange, FileState
-from pdkernel.definition.lint import Finding
+from pdkernel.files.definition.folder_write import FileChange, FileState
+from pdkernel.files.definition.lint import Finding
 from pdkernel.render import files
 from tests.render.reading import EVIL, Page, assert_view
 

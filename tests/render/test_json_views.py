@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from pdkernel.language.shape import Segment, format_path
 from pdkernel.model import JSON
 from pdkernel.render.json_views import render_views
-from pdkernel.shape import Segment, format_path
 from tests.render.reading import EVIL, Page
 
 ROWS: JSON = [{"id": 1, "name": "one"}, {"id": 2, "tags": []}]

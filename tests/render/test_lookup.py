@@ -8,10 +8,10 @@ import re
 import pytest
 from msgspec.structs import replace
 
+from pdkernel.common.lookup import AccountCandidate, AppLookup, Lookup, LookupFailure
 from pdkernel.execution import AccountUse, StepResult
-from pdkernel.lookup import AccountCandidate, AppLookup, Lookup, LookupFailure
-from pdkernel.readiness import matrix
-from pdkernel.readiness.matrix import MatrixCell, MatrixRow, ReadinessMatrix
+from pdkernel.operations.readiness import matrix
+from pdkernel.operations.readiness.matrix import MatrixCell, MatrixRow, ReadinessMatrix
 from pdkernel.render import lookup, timeline
 from tests.render import builders
 from tests.render.reading import Page, assert_view

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pdkernel.language.shape import compare_values, infer_shape
 from pdkernel.model import JSON
 from pdkernel.render import shape as shape_view
-from pdkernel.shape import compare_values, infer_shape
 from tests.render.reading import EVIL, Page, assert_view
 
 EVENT: JSON = {

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.runtimes import isolation as program
 from pdkernel.runtimes import seccomp
 from pdkernel.workers import ZYGOTES

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.files.source import load_source
 from pdkernel.server.app_context import ServedWorkflow
-from pdkernel.source import load_source
 from tests.actions.checkout import write_checkout
 from tests.http_servers import AnsweringServer, serve
 from tests.notebook_files import notebook_of

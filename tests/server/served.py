@@ -10,16 +10,16 @@ from typing import Any
 
 import httpx
 
-from pdkernel.clock import RANDOM_IDS, ManualClock
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import RANDOM_IDS, ManualClock
 from pdkernel.egress import Gateway, parse_policy
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.project import Project
-from pdkernel.project.oauth_clients import NewClient
+from pdkernel.files.source import RefusedSource
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.app_state import AppState, get_state
-from pdkernel.source import RefusedSource
+from pdkernel.storage import Project
+from pdkernel.storage.oauth_clients import NewClient
 
 
 class Workflows:

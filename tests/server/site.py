@@ -11,20 +11,20 @@ from typing import Any
 
 import httpx
 
-from pdkernel.clock import SYSTEM_CLOCK, Clock
-from pdkernel.connect import LocalDirectory
-from pdkernel.definition import Sidecar
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress import parse_policy
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution, Status
+from pdkernel.files.definition import Sidecar
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import Workflow
-from pdkernel.project import Project
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_workflows import SourceSelection, SourceWorkflows
 from pdkernel.server.uvicorn_server import Server, listen, local_url
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Project
 
 
 @dataclass

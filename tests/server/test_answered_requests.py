@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from pdkernel.clock import BELIEVED_AFTER_S
+from pdkernel.common.clock import BELIEVED_AFTER_S
 from pdkernel.engine.http_response import build_response
 from pdkernel.errors import ProjectError
-from pdkernel.project import AnsweredRequestTable
-from pdkernel.project.schema import answered_requests
 from pdkernel.server.answered_requests import FIRST_RETRY_S, MAX_FAILURES, AnsweredRequests, PendingResponse
 from pdkernel.server.batches import Batches
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers
 from pdkernel.server.workflow_triggers import WorkflowTriggers
+from pdkernel.storage import AnsweredRequestTable
+from pdkernel.storage.schema import answered_requests
 from tests.actions.checkout import write_checkout
 from tests.server.deploying import deploy, events, write_sources
 from tests.server.served import Served, served

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pdkernel.engine.journal import ExecutionQuery
+from pdkernel.common.identity import Environment
 from pdkernel.execution import BatchSummary, Execution
-from pdkernel.identity import Environment
+from pdkernel.journal import ExecutionQuery
 from pdkernel.operations.batches import cancel_batch, load_summary, request_retry
 from pdkernel.server.batches import Batches
 from tests.server.test_workflow_triggers import HOURLY, Serve, Serving, serve, write

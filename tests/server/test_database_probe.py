@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-from pdkernel.clock import SYSTEM_CLOCK
+from pdkernel.common.clock import SYSTEM_CLOCK
 from pdkernel.errors import ProjectError
-from pdkernel.project import Project
 from pdkernel.server.database_probe import DatabaseProbe
+from pdkernel.storage import Project
 
 PATIENCE_S = 30.0
 """Seconds after which a test fails."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.definition import Sidecar
 from pdkernel.errors import RequestError
+from pdkernel.files.definition import Sidecar
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import Trigger
-from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.exposure import check_exposure, check_isolation, is_loopback
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Project
 from pdkernel.workers import Isolation
 from tests.builders import a_workflow, python_step
 

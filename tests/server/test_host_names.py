@@ -9,7 +9,6 @@ import pytest
 
 from pdkernel.egress import parse_policy
 from pdkernel.errors import RequestError
-from pdkernel.project import Project
 from pdkernel.server import ServeSettings
 from pdkernel.server.host_names import (
     HostNames,
@@ -18,6 +17,7 @@ from pdkernel.server.host_names import (
     build_console_url,
     parse_public_url,
 )
+from pdkernel.storage import Project
 
 NAMES = HostNames(
     ServeSettings(base_url="https://flows.example.com", policy=parse_policy("deny"), allowed_hosts=("box.lan",))

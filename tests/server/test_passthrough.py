@@ -14,9 +14,9 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from pdkernel.project import Login
 from pdkernel.server import create_app
 from pdkernel.server.passthrough import PipedreamPassthrough
+from pdkernel.storage import Login
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.served import Served, served
 

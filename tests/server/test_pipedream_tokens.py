@@ -12,10 +12,10 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pdkernel.clock import ManualClock
-from pdkernel.project import Login, Project
-from pdkernel.project.pipedream_tokens import PipedreamToken
+from pdkernel.common.clock import ManualClock
 from pdkernel.server.pipedream_tokens import BAD_CACHE_S, GOOD_CACHE_S, PipedreamTokenVerifier, TokenStatus
+from pdkernel.storage import Login, Project
+from pdkernel.storage.pipedream_tokens import PipedreamToken
 
 REQUEST = Request({"type": "http", "method": "POST", "path": "/v1/oauth/token", "headers": []})
 SCOPE = "connect:workflow:invoke"

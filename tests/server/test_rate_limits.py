@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.server.rate_limits import (
     ENDPOINT_BURST,
     ENDPOINT_REQUESTS_PER_S,

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from pdkernel.engine.journal import WaitKey
 from pdkernel.engine.pauses import build_flow_urls
+from pdkernel.journal import WaitKey
 from pdkernel.model import Workflow
-from pdkernel.project import Project
-from pdkernel.project.key_rotation import RotationScope
 from pdkernel.server.app_state import get_state
+from pdkernel.storage import Project
+from pdkernel.storage.key_rotation import RotationScope
 from tests.builders import Gate, a_workflow, node_step, python_step
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.site import Site, site_of

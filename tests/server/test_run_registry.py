@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from pdkernel.clock import ManualClock
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import ManualClock
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.journal import Journal
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import UNFINISHED_STATUSES, Delivery, Execution
+from pdkernel.journal import Journal
 from pdkernel.model import Trigger
 from pdkernel.operations.run_history import cancel_run, open_journal, resume_run
 from pdkernel.operations.run_replay import prepare_replay, start_replay

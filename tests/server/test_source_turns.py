@@ -11,15 +11,15 @@ from typing import cast
 
 import pytest
 
-from pdkernel.clock import RANDOM_IDS, ManualClock
+from pdkernel.common.clock import RANDOM_IDS, ManualClock
 from pdkernel.egress import parse_policy
 from pdkernel.engine.event_sources import SourceRequest, SourceResult
 from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError, RequestError
 from pdkernel.model import Trigger
-from pdkernel.project.database import Database
-from pdkernel.project.schema import metadata
-from pdkernel.project.source_turns import SourceTurnTable
 from pdkernel.server.source_turns import MAX_TICK_TRIES, TICK_RETRY_S, SourceTurns, TimerTicks
+from pdkernel.storage.database import Database
+from pdkernel.storage.schema import metadata
+from pdkernel.storage.source_turns import SourceTurnTable
 
 LEASE_S = 4.0
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.clock import ManualClock
-from pdkernel.definition import Sidecar
+from pdkernel.common.clock import ManualClock
 from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import PdkernelError, RequestError, UnsupportedError
+from pdkernel.files.definition import Sidecar
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import Trigger
-from pdkernel.project import Project
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.source_workflows import (
     RELOAD_INTERVAL_S,
@@ -25,7 +25,7 @@ from pdkernel.server.source_workflows import (
     find_refusal,
     select_sources,
 )
-from pdkernel.source import WorkflowSource
+from pdkernel.storage import Project
 from tests.builders import a_workflow, python_step
 from tests.notebook_files import notebook_of
 
@@ -204,7 +204,7 @@ def test_the_yaml_file_beside_a_notebook_is_part_of_the_source(notebook: ServedN
 
 def test_files_of_a_synced_folder(tmp_path: Path) -> None:
     """A step's file is part of the source; a file in `node_modules` is not."""
-    from pdkernel.source import file_stamps
+    from pdkernel.files.source import file_stamps
 
     folder = tmp_path / "flow"
     (folder / "one").mkdir(parents=True)

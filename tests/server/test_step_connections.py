@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.runtimes.isolation import find_step_users
 from pdkernel.server.step_connections import is_step_connection
 from tests.builders import a_workflow, bash_step

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from pdkernel.files.source import load_source
 from pdkernel.model import JSON
-from pdkernel.project import DeployedTrigger, TriggerState, Webhook
-from pdkernel.project.schema import trigger_events
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.run_registry import MAX_UNFINISHED_RUNS, RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents, has_moved
-from pdkernel.source import load_source
+from pdkernel.storage import DeployedTrigger, TriggerState, Webhook
+from pdkernel.storage.schema import trigger_events
 from tests.http_servers import AnsweringServer, serve
 from tests.notebook_files import notebook_of
 from tests.server.served import Served, served

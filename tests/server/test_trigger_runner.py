@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from pdkernel.project import DeployedTrigger
-from pdkernel.project.schema import source_state
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL
+from pdkernel.storage import DeployedTrigger
+from pdkernel.storage.schema import source_state
 from tests.builders import skip_time
 from tests.server.deploying import call_trigger, deploy, events, pass_time, write_sources
 from tests.server.served import Served

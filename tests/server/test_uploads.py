@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from starlette.requests import ClientDisconnect
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.server.endpoint.request_body import BodyTooLargeError
 from pdkernel.server.uploads import UPLOAD_LIFETIME_S, UploadFolder
 

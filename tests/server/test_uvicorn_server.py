@@ -9,15 +9,15 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import InternalError
-from pdkernel.project import Project
 from pdkernel.server import create_app
 from pdkernel.server.shared_listener import share_connections
 from pdkernel.server.uvicorn_server import Server, UvicornServer, listen, local_url
+from pdkernel.storage import Project
 from tests.builders import Gate, a_workflow, an_event, python_step
 from tests.server.served import served
 from tests.server.site import site_of

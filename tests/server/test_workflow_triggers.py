@@ -14,8 +14,8 @@ import httpx
 import pytest
 from sqlalchemy import select, text
 
-from pdkernel.clock import Clock, ManualClock, SystemClock, format_iso
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.clock import Clock, ManualClock, SystemClock, format_iso
 from pdkernel.egress import parse_policy
 from pdkernel.engine.dispatch import Dispatch
 from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -23,8 +23,6 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.operations.run_replay import prepare_replay
 from pdkernel.operations.triggers import disable_triggers, enable_triggers
-from pdkernel.project import Project, TriggerState
-from pdkernel.project.schema import source_state
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
 from pdkernel.server.batches import Batches
@@ -34,6 +32,8 @@ from pdkernel.server.source_turns import TICK_RETRY_S
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, select_sources
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL, WorkflowTriggers
+from pdkernel.storage import Project, TriggerState
+from pdkernel.storage.schema import source_state
 from tests.notebook_files import notebook_of
 
 STEP = "%%pdstep seen --lang node\nexport default defineComponent({ async run({ steps }) { return steps.trigger } })"

@@ -10,9 +10,9 @@ from typing import cast
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
-from pdkernel.engine.journal.backend import Write
-from pdkernel.engine.journal.sqlite import SqliteBackend, SqliteSnapshots, SqliteTransactions
 from pdkernel.errors import ProjectError
+from pdkernel.journal.backend import Write
+from pdkernel.journal.sqlite import SqliteBackend, SqliteSnapshots, SqliteTransactions
 from tests.simulation.loop import SimLoop, SimProcess
 
 

@@ -20,8 +20,8 @@ from pdkernel.model import Workflow
 from pdkernel.operations.keys import rotate_encryption_key
 from pdkernel.operations.run_history import cancel_run, remove_expired
 from pdkernel.operations.run_replay import prepare_replay, start_replay
-from pdkernel.project import Project
 from pdkernel.server.app_state import AppState, get_state
+from pdkernel.storage import Project
 from tests.builders import a_workflow, python_step
 from tests.simulation.loop import InjectedBug, SimClock
 from tests.simulation.operations import STORY_S, Operation, Run

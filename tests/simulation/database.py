@@ -15,14 +15,14 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Self
 
-from pdkernel.clock import SteadyClock
-from pdkernel.engine.journal.backend import Write
-from pdkernel.engine.journal.lease import DATABASE_TIME, ExecutorLease
-from pdkernel.engine.journal.ownership import OwnershipStatements
-from pdkernel.engine.journal.schema import JOURNAL_SCHEMA
+from pdkernel.common.clock import SteadyClock
 from pdkernel.errors import DatabaseUnreachableError
-from pdkernel.project import Project
-from pdkernel.project.sqlite import connect
+from pdkernel.journal.backend import Write
+from pdkernel.journal.lease import DATABASE_TIME, ExecutorLease
+from pdkernel.journal.ownership import OwnershipStatements
+from pdkernel.journal.schema import JOURNAL_SCHEMA
+from pdkernel.storage import Project
+from pdkernel.storage.sqlite import connect
 from tests.simulation.backend import Disk, FaultyBackend, FaultyTransactions
 from tests.simulation.loop import EPOCH, PROCESS, SimLoop, SimProcess
 

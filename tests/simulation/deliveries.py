@@ -20,9 +20,9 @@ from typing import Any
 
 import httpx
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.model import JSON, Trigger, Workflow
-from pdkernel.project import Project, TriggerState
+from pdkernel.storage import Project, TriggerState
 from pdkernel.workers import RunSetup, StepRecorder
 from pdkernel.workers.replies import Effect as Message
 from tests.builders import a_workflow, python_step

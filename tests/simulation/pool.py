@@ -10,7 +10,7 @@ from typing import Any, cast
 from pdkernel.egress import CallContext
 from pdkernel.egress.own_server import OwnServer
 from pdkernel.errors import PdkernelError, StepError
-from pdkernel.expression import Evaluation, evaluate_plain_paths
+from pdkernel.language.expression import Evaluation, evaluate_plain_paths
 from pdkernel.model import JSON, Step
 from pdkernel.workers import (
     ComponentDescription,

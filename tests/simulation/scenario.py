@@ -19,9 +19,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pdkernel.engine.journal import open_reader
-from pdkernel.engine.journal.sqlite import SqliteBackend
-from pdkernel.engine.journal.text_columns import ExecutionQuery
+from pdkernel.journal import open_reader
+from pdkernel.journal.sqlite import SqliteBackend
+from pdkernel.journal.text_columns import ExecutionQuery
 from tests.simulation import commands, deliveries, sources
 from tests.simulation.operations import FAULT_S, STORY_S, Operation, Part, PromiseError, Run
 from tests.simulation.pool import CALLS, Effect

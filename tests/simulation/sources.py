@@ -19,11 +19,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.errors import StepError, StepProcessExitedError
 from pdkernel.model import JSON, Trigger, Workflow
-from pdkernel.project import DeployedTrigger, Project, Schedule, TriggerState, Webhook
 from pdkernel.server.source_turns import MAX_TICK_TRIES
+from pdkernel.storage import DeployedTrigger, Project, Schedule, TriggerState, Webhook
 from pdkernel.workers import (
     ComponentDescription,
     ComponentFile,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pdkernel.engine.journal import open_journal_reader
-from pdkernel.project import Project
+from pdkernel.journal import open_journal_reader
+from pdkernel.storage import Project
 from tests.simulation.sources import write_components
 
 

@@ -16,19 +16,19 @@ from typing import Any, TypeVar, cast
 
 from starlette.applications import Starlette
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.journal.journal import Journal
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import PdkernelError
+from pdkernel.files.source import RefusedSource, WorkflowSource
+from pdkernel.journal.journal import Journal
 from pdkernel.model import JSON, Workflow
-from pdkernel.project import Project
 from pdkernel.server import AppContext, create_app
 from pdkernel.server.app_context import ServedWorkflow, ServeSettings
 from pdkernel.server.app_state import get_state
 from pdkernel.server.uvicorn_server import start_background_tasks
-from pdkernel.source import RefusedSource, WorkflowSource
+from pdkernel.storage import Project
 from tests.builders import a_workflow, python_step
 from tests.simulation import commands, deliveries
 from tests.simulation.backend import Disk, FaultyBackend

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import trustme
 
+from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import Catalog
-from pdkernel.connect import LocalDirectory
 from pdkernel.egress import Gateway, parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import AppBinding, Step
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event
 from tests.sweep.apps import APPS, FEW
 from tests.sweep.sweep import sweep

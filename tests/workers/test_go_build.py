@@ -22,10 +22,10 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pdkernel.analysis.go_code import HELPER_IMPORT_PATH
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.errors import PackageInstallError, ProjectError
 from pdkernel.execution import Log
-from pdkernel.files import STEP_PATHS_VARIABLE
+from pdkernel.language.analysis.go_code import HELPER_IMPORT_PATH
 from pdkernel.model import JSON, Step
 from pdkernel.packages import ProgressUpdate
 from pdkernel.workers import GoBuildCache, RunSetup, StepCompileError, WorkerPool

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.common.version import INSTALL_COMMANDS
 from pdkernel.errors import InterpreterMissingError
-from pdkernel.version import INSTALL_COMMANDS
 from pdkernel.workers import find_bash, find_go, find_node
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.errors import RequestError
-from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.workers import isolation_plan
 from pdkernel.workers.code_copy import MAX_COPIED_BYTES, CodeCopies
 from pdkernel.workers.isolation import Isolation, IsolationPlan, Mount, StepAccess

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.errors import InterpreterMissingError
-from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.model import JSON, Language
 from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
 from pdkernel.workers.zygote import ZYGOTES

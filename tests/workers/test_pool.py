@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.errors import InternalError
-from pdkernel.files import STEP_PATHS_VARIABLE
 from pdkernel.model import Language
 from pdkernel.packages import NpmTree
 from pdkernel.workers import RunSetup, WorkerPool

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pdkernel.clock import ManualClock, format_iso
+from pdkernel.common.clock import ManualClock, format_iso
+from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.errors import StepError
 from pdkernel.execution import AccountUse, Log, OutboundCall, StepResult
 from pdkernel.model import JSON, MAX_PAYLOAD_BYTES
 from pdkernel.packages import ProgressUpdate
-from pdkernel.redaction import Redactor, Secret
 from pdkernel.workers import StepRecorder
 from pdkernel.workers.recorder import (
     MAX_ERROR_CHARACTERS,

@@ -1,5 +1,5 @@
 // @ts-check
-/** Declares the builder's Filter step. It needs no process: the engine evaluates its rules (`pdkernel.expression.rules`). */
+/** Declares the builder's Filter step. It needs no process: the engine evaluates its rules (`pdkernel.language.expression.rules`). */
 export default {
   key: "filter-rules",
   name: "Filter with rules",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pdkernel.errors import format_count
 from pdkernel.execution import Delivery, Execution, OutboundCall, Response
+from pdkernel.language.shape import format_path
 from pdkernel.model import JSON
 from pdkernel.render import formatting, lookup
 from pdkernel.render.apps import app_icon, format_app_name
@@ -33,7 +34,6 @@ from pdkernel.render.markup import (
 )
 from pdkernel.render.timeline import view_model
 from pdkernel.render.timeline.view_model import NO_CONTEXT, Label, TimelineContext
-from pdkernel.shape import format_path
 
 _PREVIEW = 72
 _FEW_LINES = 12

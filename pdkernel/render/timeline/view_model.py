@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import UNSET
 
-from pdkernel.analysis import describe_error_place, translate_places
+from pdkernel.common.lookup import Lookup
 from pdkernel.errors import CONNECT_PREFIX, format_count
 from pdkernel.execution import (
     NOTE_PREFIX,
@@ -25,10 +25,10 @@ from pdkernel.execution import (
     OutboundPolicyRecord,
     StepResult,
 )
-from pdkernel.lookup import Lookup
+from pdkernel.language.analysis import describe_error_place, translate_places
+from pdkernel.language.shape import StepKind, get_step_kind
 from pdkernel.model import JSON, LANGUAGE_NAMES, Step, Workflow
 from pdkernel.render import formatting
-from pdkernel.shape import StepKind, get_step_kind
 
 _PANICS = frozenset({"panic", "fatal error"})
 """Errors that the runtime of Go also prints on stderr."""

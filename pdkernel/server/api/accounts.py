@@ -13,15 +13,14 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import format_iso
-from pdkernel.connect.registered_apps import check_app_slug
-from pdkernel.connect.token_refresh import refresh_due_at
+from pdkernel.accounts.registered_apps import check_app_slug
+from pdkernel.accounts.token_refresh import refresh_due_at
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import format_iso
+from pdkernel.common.identity import Account, ExternalUser
 from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import RequestError
-from pdkernel.identity import Account, ExternalUser
 from pdkernel.model import JSON
-from pdkernel.project import Grant
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.apps import resolve_app_slug
 from pdkernel.server.api.pagination import Page
@@ -31,6 +30,7 @@ from pdkernel.server.link import webhooks
 from pdkernel.server.link.account_connection import connect_account
 from pdkernel.server.link.tokens import find_token
 from pdkernel.server.oauth.authorization import parse_bearer_token
+from pdkernel.storage import Grant
 
 
 async def list_accounts(call: ApiCall) -> JSON:

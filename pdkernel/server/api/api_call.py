@@ -10,13 +10,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import count_containers, decode_large
+from pdkernel.common.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.egress import OutboundPolicy
-from pdkernel.encode import count_containers, decode_large
 from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, ProjectError, RequestError, StepError
-from pdkernel.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.model import JSON
-from pdkernel.project import ConnectToken
 from pdkernel.server.api.cors import allow_origin, is_origin_allowed
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import AppState, get_state
@@ -24,6 +23,7 @@ from pdkernel.server.link.tokens import TOKEN_PREFIX, find_token
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
 from pdkernel.server.rate_limits import Bucket, RateLimitedError
 from pdkernel.server.scopes import CONNECT_SCOPE, scope_covers
+from pdkernel.storage import ConnectToken
 
 MAX_BODY_BYTES = 8 << 20
 """Maximum size of a JSON body."""

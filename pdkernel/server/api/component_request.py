@@ -12,14 +12,14 @@ from typing import Any
 
 from pdkernel.actions import ActionReference, Component
 from pdkernel.actions.component import ComponentKind
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE
 from pdkernel.errors import ActionNotFoundError
 from pdkernel.model import ACCOUNT_KEY, JSON, Step
 from pdkernel.operations.action_forms import FormRequest
-from pdkernel.project import DEFAULT_DATA_STORE
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.api_call import ApiCall, ApiError
+from pdkernel.storage import DEFAULT_DATA_STORE
 from pdkernel.workers import ComponentDescription
 
 ACTION_STEP_NAME = "action"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pdkernel.project import ConnectToken
+from pdkernel.storage import ConnectToken
 
 _PREFLIGHT = {
     "Access-Control-Allow-Origin": "*",

@@ -13,11 +13,10 @@ from typing import Any
 from starlette.responses import Response
 
 from pdkernel.actions import ActionReference
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.event_sources import SourceAct
 from pdkernel.errors import PdkernelError
 from pdkernel.model import JSON
-from pdkernel.project import DeployedTrigger, Webhook
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.component_request import parse_component_request
 from pdkernel.server.api.pagination import Page
@@ -28,6 +27,7 @@ from pdkernel.server.api.trigger_deployment import (
     resolve_schedule_and_endpoint,
 )
 from pdkernel.server.api.trigger_serializers import serialize_trigger, serialize_webhook
+from pdkernel.storage import DeployedTrigger, Webhook
 from pdkernel.workers import ComponentDescription
 
 _EMITTERS = ("email", "http", "source", "timer")

@@ -18,16 +18,16 @@ from urllib.parse import SplitResult, urlsplit
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.blocking import run_blocking
-from pdkernel.connect.app_apis import APP_APIS, AppApi, default_auth_headers
+from pdkernel.accounts.app_apis import APP_APIS, AppApi, default_auth_headers
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.identity import Account, Credentials
+from pdkernel.common.redaction import Redactor
 from pdkernel.egress import CallContext, OutboundPolicy, connection_owner, is_loopback
 from pdkernel.egress.gateway_client import open_client
 from pdkernel.egress.outbound_policy import is_host_name
 from pdkernel.egress.public_addresses import is_inside
 from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.engine.account_resolution import list_account_secrets
-from pdkernel.identity import Account, Credentials
-from pdkernel.redaction import Redactor
 from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.api_call import ApiCall, ApiError, read_body

@@ -13,15 +13,15 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.egress.public_addresses import is_inside
 from pdkernel.engine.event_sources import HTTP_INTERFACE, TIMER_INTERFACE, SourceAct, SourceEvent, timer_setting
 from pdkernel.model import JSON
-from pdkernel.project import DeployedTrigger, Schedule, Webhook
 from pdkernel.server.api.api_call import ApiCall, ApiError
 from pdkernel.server.api.component_request import ComponentRequest, parse_component_request
 from pdkernel.server.api.trigger_serializers import serialize_trigger
 from pdkernel.server.trigger_runner import find_workflow
+from pdkernel.storage import DeployedTrigger, Schedule, Webhook
 from pdkernel.workers import ComponentDescription
 
 _HOOKS: tuple[SourceAct, ...] = ("deploy", "activate")

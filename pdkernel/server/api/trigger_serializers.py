@@ -12,10 +12,10 @@ from pdkernel.actions.action_reference import suggest_step_name
 from pdkernel.engine.event_sources import HTTP_INTERFACE
 from pdkernel.engine.run_context import derive_id
 from pdkernel.model import ACCOUNT_KEY, JSON
-from pdkernel.project import DeployedTrigger, Webhook
 from pdkernel.server.api.api_call import ApiCall
 from pdkernel.server.api.component_serializers import serialize_props
 from pdkernel.server.trigger_runner import trigger_endpoint_url
+from pdkernel.storage import DeployedTrigger, Webhook
 from pdkernel.workers import ComponentDescription
 
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme

@@ -14,9 +14,9 @@ from typing import Literal
 
 from starlette.responses import Response, StreamingResponse
 
-from pdkernel.blocking import run_blocking
-from pdkernel.encode import encode_json
-from pdkernel.engine.journal import JournalReader, open_journal_reader
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import encode_json
+from pdkernel.journal import JournalReader, open_journal_reader
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit

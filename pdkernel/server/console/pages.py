@@ -17,7 +17,8 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
-from pdkernel.encode import encode_json
+from pdkernel.common.encode import encode_json
+from pdkernel.common.version import VERSION
 from pdkernel.errors import format_count
 from pdkernel.render import formatting
 from pdkernel.render.apps import app_label
@@ -25,7 +26,6 @@ from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.runs import format_error
 from pdkernel.server.app_state import get_state
 from pdkernel.server.console.sessions import Session
-from pdkernel.version import VERSION
 
 HEADERS = {
     "cache-control": "no-store",

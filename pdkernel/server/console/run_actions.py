@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pdkernel.engine.journal import NewDecision, WaitKey
 from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.execution import Execution
+from pdkernel.journal import NewDecision, WaitKey
 from pdkernel.operations import run_history
 from pdkernel.operations.run_replay import Replay, prepare_fork, prepare_replay, start_replay
 from pdkernel.server.console import pages

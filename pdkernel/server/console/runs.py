@@ -11,9 +11,12 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 from starlette.responses import Response, StreamingResponse
 
-from pdkernel.blocking import run_blocking
-from pdkernel.encode import encode_json
-from pdkernel.engine.journal import (
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import encode_json
+from pdkernel.common.identity import ENVIRONMENTS
+from pdkernel.errors import RequestError
+from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
+from pdkernel.journal import (
     MAX_NOTE_CHARACTERS,
     ClaimedRun,
     ExecutionQuery,
@@ -21,9 +24,6 @@ from pdkernel.engine.journal import (
     RunSummary,
     WaitRow,
 )
-from pdkernel.errors import RequestError
-from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
-from pdkernel.identity import ENVIRONMENTS
 from pdkernel.operations.run_history import find_run_readers, parse_moment
 from pdkernel.render import timeline
 from pdkernel.render.event import render_event

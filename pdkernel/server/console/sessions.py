@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pdkernel.errors import RequestError
-from pdkernel.project import Project
-from pdkernel.project.connect_tokens import hash_token
+from pdkernel.storage import Project
+from pdkernel.storage.connect_tokens import hash_token
 
 CODE_LIFETIME_S = 10 * 60
 SESSION_LIFETIME_S = 12 * 60 * 60

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
-from pdkernel.blocking import run_blocking
-from pdkernel.encode import JsonStruct
-from pdkernel.engine.journal import FailedRun
-from pdkernel.identity import (
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.encode import JsonStruct
+from pdkernel.common.identity import (
     DEFAULT_ENVIRONMENT,
     ENVIRONMENTS,
     MAX_FOUND_USERS,
@@ -22,9 +21,10 @@ from pdkernel.identity import (
     FoundUser,
     UserSearchResult,
 )
+from pdkernel.journal import FailedRun
+from pdkernel.operations.readiness import check_found_users
+from pdkernel.operations.readiness.matrix import MatrixCell
 from pdkernel.operations.users import start_of_today
-from pdkernel.readiness import check_found_users
-from pdkernel.readiness.matrix import MatrixCell
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit, for_visitors

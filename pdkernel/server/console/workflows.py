@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import format_iso
-from pdkernel.directive import describe_emitters
-from pdkernel.encode import JsonStruct
-from pdkernel.engine.journal import ExecutionQuery, RunSummary
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import format_iso
+from pdkernel.common.encode import JsonStruct
 from pdkernel.engine.run_context import trigger_keys
+from pdkernel.files.source import RefusedSource
+from pdkernel.journal import ExecutionQuery, RunSummary
+from pdkernel.language.directive import describe_emitters
 from pdkernel.model import Trigger
-from pdkernel.project import TriggerState
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.console import pages
 from pdkernel.server.console.access import Visit, for_visitors
 from pdkernel.server.console.live import journal_reader
-from pdkernel.source import RefusedSource
+from pdkernel.storage import TriggerState
 
 HOURS = 24
 

@@ -14,14 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.blocking import run_blocking, until_silent
+from pdkernel.common.blocking import run_blocking, until_silent
+from pdkernel.common.identity import parse_environment
 from pdkernel.egress.own_server import StepCaller
 from pdkernel.engine.http_response import HttpResponse, build_text_response
 from pdkernel.engine.run_context import fired_by
 from pdkernel.engine.run_request import RequestRefusal, RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
-from pdkernel.identity import parse_environment
 from pdkernel.model import Trigger, Workflow
 from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.app_context import AppContext, ServedWorkflow

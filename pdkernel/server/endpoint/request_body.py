@@ -19,9 +19,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from pdkernel.common.safe_files import BYTE_ORDER_MARK
 from pdkernel.engine.limits import MAX_EXPORT_DEPTH
 from pdkernel.event import decode_strict_json
-from pdkernel.files import BYTE_ORDER_MARK
 from pdkernel.model import JSON
 from pdkernel.server.endpoint.form_fields import MAX_FIELDS, TooManyFieldsError, collect_fields, parse_form
 from pdkernel.server.uploads import UploadFolder

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from pdkernel.clock import format_iso
+from pdkernel.common.clock import format_iso
+from pdkernel.common.version import VERSION
 from pdkernel.egress.message import strip_control_characters
 from pdkernel.engine.http_response import HOST_WIDE_HEADERS, STATUSES_WITHOUT_BODY, HttpResponse
 from pdkernel.engine.run_context import derive_id
@@ -20,7 +21,6 @@ from pdkernel.server.app_state import AppState
 from pdkernel.server.host_names import parse_host_name
 from pdkernel.server.middleware import RETRY_AFTER_S
 from pdkernel.server.run_registry import StartedRun
-from pdkernel.version import VERSION
 
 STOPPING_MESSAGE = "The server is stopping. Send the request again."
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"

@@ -21,11 +21,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pdkernel.actions import ActionReference
-from pdkernel.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.event_sources import HTTP_INTERFACE, SourceResult
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.model import JSON
-from pdkernel.project import DeployedTrigger, TriggerState
 from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.answered_requests import PendingResponse
 from pdkernel.server.app_context import AppContext
@@ -41,6 +40,7 @@ from pdkernel.server.endpoint.request_body import (
 )
 from pdkernel.server.middleware import RETRY_AFTER_S
 from pdkernel.server.source_turns import SourceOccasion
+from pdkernel.storage import DeployedTrigger, TriggerState
 
 _NOT_RUN_MESSAGE = "The source could not run. The log of the server has the reason."
 _ENDED_MESSAGE = "The process of the source was ended before its events were stored. Send the request again."

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pdkernel.connect.oauth import OAuthTokens
-from pdkernel.connect.token_refresh import build_oauth_credentials, store_grant
+from pdkernel.accounts.oauth import OAuthTokens
+from pdkernel.accounts.token_refresh import build_oauth_credentials, store_grant
+from pdkernel.common.identity import Account
 from pdkernel.errors import RequestError
-from pdkernel.identity import Account
-from pdkernel.project import ConnectToken
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.link.tokens import USED_MESSAGE
 from pdkernel.server.link.webhooks import build_success_event, store_event
+from pdkernel.storage import ConnectToken
 
 TOO_MANY_USERS_MESSAGE = "You've hit your limit on the number of external users you can connect."
 """The platform's message (documentation of its webhooks)."""

@@ -8,13 +8,12 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from pdkernel.blocking import run_blocking
-from pdkernel.connect.oauth import ProviderError, authorize_url, exchange_code
-from pdkernel.connect.oauth_providers import OAuthProvider, find_provider
-from pdkernel.connect.registered_apps import check_app_slug
+from pdkernel.accounts.oauth import ProviderError, authorize_url, exchange_code
+from pdkernel.accounts.oauth_providers import OAuthProvider, find_provider
+from pdkernel.accounts.registered_apps import check_app_slug
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.identity import Account
 from pdkernel.errors import RequestError
-from pdkernel.identity import Account
-from pdkernel.project import ConnectToken, PendingSignIn
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.app_serializers import list_offered_apps, resolve_link_app
@@ -35,6 +34,7 @@ from pdkernel.server.link.tokens import (
     find_token_problem,
     publish_link_event,
 )
+from pdkernel.storage import ConnectToken, PendingSignIn
 
 CALLBACK_PATH = "/_static/connect/callback"
 FIELD_PREFIX = "field:"

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 from starlette.responses import HTMLResponse
 
-from pdkernel.connect.oauth_providers import format_origin
-from pdkernel.project import ConnectToken
-from pdkernel.redaction.secret_patterns import is_secret_input
+from pdkernel.accounts.oauth_providers import format_origin
+from pdkernel.common.redaction.secret_patterns import is_secret_input
 from pdkernel.render.apps import app_icon, format_app_name, format_credential_name
 from pdkernel.render.markup import Html, join, tag
 from pdkernel.server.link.link_request import APP_PARAM, FRAMED_PARAM, LinkRequest
+from pdkernel.storage import ConnectToken
 
 CANCEL_BUTTON = "cancel"
 """Name of the cancel button."""

@@ -9,11 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import format_iso
-from pdkernel.connect.registered_apps import check_app_slug
+from pdkernel.accounts.registered_apps import check_app_slug
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import format_iso
+from pdkernel.common.identity import parse_environment
 from pdkernel.errors import RequestError
-from pdkernel.identity import parse_environment
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_serializers import resolve_link_app, serialize_app
 from pdkernel.server.app_state import get_state

@@ -9,16 +9,16 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from pdkernel.blocking import run_blocking
-from pdkernel.connect.oauth_providers import format_origin
+from pdkernel.accounts.oauth_providers import format_origin
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.identity import Environment, check_external_user_id
 from pdkernel.errors import RequestError
-from pdkernel.identity import Environment, check_external_user_id
-from pdkernel.project import ConnectToken
-from pdkernel.project.connect_tokens import TokenTerms, hash_token
 from pdkernel.server.app_context import LinkContext, LinkEvent, LinkStatus
 from pdkernel.server.link.link_request import ACCOUNT_PARAM, APP_PARAM, TOKEN_PARAM
 from pdkernel.server.oauth.authorization import AuthorizedClient
 from pdkernel.server.scopes import CONNECT_SCOPE, scope_covers
+from pdkernel.storage import ConnectToken
+from pdkernel.storage.connect_tokens import TokenTerms, hash_token
 
 MAX_TOKEN_LIFETIME_S = 4 * 3600
 """Default and maximum lifetime of a token in seconds (platform documentation)."""

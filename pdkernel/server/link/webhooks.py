@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.background import BackgroundTask
 
-from pdkernel.blocking import run_blocking
-from pdkernel.clock import RANDOM_IDS, format_iso
+from pdkernel.common.blocking import run_blocking
+from pdkernel.common.clock import RANDOM_IDS, format_iso
+from pdkernel.common.identity import Account
 from pdkernel.errors import PdkernelError
-from pdkernel.identity import Account
 from pdkernel.model import JSON
-from pdkernel.project import ConnectToken, EventTarget, Project, TriggerEvent
-from pdkernel.project.trigger_events import LINK_ID_PREFIX
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.source_turns import SourceTurns
 from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
+from pdkernel.storage import ConnectToken, EventTarget, Project, TriggerEvent
+from pdkernel.storage.trigger_events import LINK_ID_PREFIX
 
 if TYPE_CHECKING:
     import httpx

@@ -19,13 +19,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
-from pdkernel.blocking import run_blocking
-from pdkernel.connect.oauth_providers import format_origin
-from pdkernel.project.access_tokens import TOKEN_LIFETIME_S
-from pdkernel.project.oauth_clients import OAuthClient
+from pdkernel.accounts.oauth_providers import format_origin
+from pdkernel.common.blocking import run_blocking
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.scopes import scope_covers
+from pdkernel.storage.access_tokens import TOKEN_LIFETIME_S
+from pdkernel.storage.oauth_clients import OAuthClient
 
 GRANT = "client_credentials"
 _NO_STORE_HEADERS = {"Cache-Control": "no-store", "Pragma": "no-cache"}

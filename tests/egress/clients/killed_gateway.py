@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from pdkernel.egress import Gateway
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.egress.kit import Ledger, knock, read_all
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
-from pdkernel.project import Grant
 from pdkernel.server.link.tokens import create_token, parse_terms
 from pdkernel.server.oauth.authorization import AuthorizedClient
+from pdkernel.storage import Grant
 from tests.server.served import Served
 
 SECRET = "xoxb-7d1e90c2a4"

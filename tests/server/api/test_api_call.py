@@ -19,10 +19,10 @@ from pdkernel.errors import (
     RequestError,
     StepError,
 )
-from pdkernel.project import DeployedTrigger
 from pdkernel.server import create_app
 from pdkernel.server.api.api_call import MAX_BODY_BYTES, http_status
 from pdkernel.server.rate_limits import MAX_REQUESTS_PER_WINDOW
+from pdkernel.storage import DeployedTrigger
 from tests.actions.checkout import write_checkout
 from tests.builders import a_workflow, python_step
 from tests.server.deploying import PARCELS, write_sources

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
-from pdkernel.connect.registered_apps import register_app
+from pdkernel.accounts.oauth_providers import OAuthProvider, register_provider
+from pdkernel.accounts.registered_apps import register_app
 from pdkernel.render.apps import format_app_name
 from tests.server.served import Served
 

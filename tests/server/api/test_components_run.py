@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from pdkernel.egress import Gateway
-from pdkernel.engine.journal import mark_dead
+from pdkernel.journal import mark_dead
 from pdkernel.server.run_registry import LOST_MESSAGE
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.api.test_accounts import bearer, connect_token

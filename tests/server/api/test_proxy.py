@@ -13,9 +13,9 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from pdkernel.connect.oauth import OAuthTokens
-from pdkernel.connect.oauth_providers import OAuthProvider, register_provider
-from pdkernel.connect.token_refresh import store_grant
+from pdkernel.accounts.oauth import OAuthTokens
+from pdkernel.accounts.oauth_providers import OAuthProvider, register_provider
+from pdkernel.accounts.token_refresh import store_grant
 from pdkernel.egress import Gateway
 from pdkernel.server import create_app
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve

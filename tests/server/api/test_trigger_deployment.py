@@ -16,11 +16,11 @@ from sqlalchemy import select
 
 from pdkernel.egress import Gateway
 from pdkernel.errors import RequestError
-from pdkernel.project.schema import source_state
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import SourceOccasion
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers, build_source_request
+from pdkernel.storage.schema import source_state
 from tests.actions.checkout import write_checkout
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.api.test_accounts import bearer, connect_token

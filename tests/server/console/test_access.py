@@ -15,8 +15,8 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from pdkernel.project.schema import console_logins
 from pdkernel.server.console.sessions import CODE_INTERVAL_S, MAX_FAILED_ATTEMPTS, SESSION_LIFETIME_S
+from pdkernel.storage.schema import console_logins
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import ADMIN, HTML, JSON, Console, Serve, app_state, log_in
 from tests.server.endpoint.conftest import ECHO

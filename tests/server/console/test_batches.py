@@ -9,8 +9,8 @@ from typing import Any
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.event import Event
 from pdkernel.model import Trigger
-from pdkernel.project import Batch
 from pdkernel.server.run_registry import build_run_request
+from pdkernel.storage import Batch
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import ADMIN, JSON, Console, Serve
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pdkernel.connect import LocalDirectory
+from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.journal import MAX_NOTE_CHARACTERS
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
+from pdkernel.files.source import WorkflowSource
+from pdkernel.journal import MAX_NOTE_CHARACTERS
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.console.sessions import hash_admin_token
-from pdkernel.source import WorkflowSource
 from tests.builders import a_workflow, an_event, python_step
 from tests.server.console.conftest import ADMIN, HTML, Console, Serve, app_state, log_in
 from tests.server.served import Served, served

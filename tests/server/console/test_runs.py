@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from pdkernel.encode import decode_json
-from pdkernel.engine.journal import Claim, JournalReader, NewRun, StepRow, encode_event, encode_output, encode_step
+from pdkernel.common.encode import decode_json
 from pdkernel.execution import ErrorRecord, Log, StepResult
+from pdkernel.journal import Claim, JournalReader, NewRun, StepRow, encode_event, encode_output, encode_step
 from pdkernel.server import create_app
 from pdkernel.server.app_state import get_state
 from pdkernel.server.console.access import Visit

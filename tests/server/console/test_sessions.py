@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.errors import RequestError
-from pdkernel.project import Project
-from pdkernel.project.schema import console_logins
 from pdkernel.server.console.sessions import (
     ATTEMPT_WINDOW_S,
     CODE_INTERVAL_S,
@@ -25,6 +23,8 @@ from pdkernel.server.console.sessions import (
     TooManyAttemptsError,
     hash_admin_token,
 )
+from pdkernel.storage import Project
+from pdkernel.storage.schema import console_logins
 from tests.server.console.conftest import ADMIN
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pdkernel.identity import MAX_FOUND_USERS
+from pdkernel.common.identity import MAX_FOUND_USERS
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import JSON, Console, Serve
 

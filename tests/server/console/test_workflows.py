@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from pdkernel.model import Trigger
-from pdkernel.project import TriggerState
 from pdkernel.server.source_workflows import SourceWorkflows, select_sources
+from pdkernel.storage import TriggerState
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import JSON, Serve
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pdkernel.clock import ManualClock
+from pdkernel.common.clock import ManualClock
 from tests.builders import a_step, a_workflow, python_step
 from tests.postgres import stopping_postgres
 from tests.server.endpoint.conftest import ECHO, Serve

@@ -9,14 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
+from pdkernel.files.source import WorkflowSource
 from pdkernel.model import Trigger
 from pdkernel.server import create_app
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.passthrough import PipedreamPassthrough
 from pdkernel.server.rate_limits import ENDPOINT_BURST
-from pdkernel.source import WorkflowSource
+from tests.accounts.upstream import TOKEN, Upstream, token_of
 from tests.builders import a_workflow, python_step
-from tests.connect.upstream import TOKEN, Upstream, token_of
 from tests.server.endpoint.conftest import ECHO
 from tests.server.served import served
 from tests.server.site import Site, site_of

@@ -22,10 +22,10 @@ from typing import IO, Any
 import httpx
 import psutil
 
-from pdkernel.blocking import FORBID_VARIABLE
-from pdkernel.connect import LocalDirectory
-from pdkernel.identity import Environment
-from pdkernel.project import DeployedTrigger, Project, Webhook
+from pdkernel.accounts import LocalDirectory
+from pdkernel.common.blocking import FORBID_VARIABLE
+from pdkernel.common.identity import Environment
+from pdkernel.storage import DeployedTrigger, Project, Webhook
 from tests.actions.checkout import write_checkout
 from tests.notebook_files import notebook_of
 from tests.serve_process import ROOT, line_of

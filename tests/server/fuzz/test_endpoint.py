@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from pdkernel.project import Project
+from pdkernel.storage import Project
 from tests.server.fuzz.target import LASTS_S, REQUESTS, Target, shows_internals, target
 
 COUNT = REQUESTS * 11 // 20

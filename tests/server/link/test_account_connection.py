@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.connect.oauth import OAuthTokens
-from pdkernel.project import ConnectToken
-from pdkernel.project.connect_tokens import TokenTerms, hash_token
+from pdkernel.accounts.oauth import OAuthTokens
 from pdkernel.server.link.account_connection import connect_by_oauth
+from pdkernel.storage import ConnectToken
+from pdkernel.storage.connect_tokens import TokenTerms, hash_token
 from tests.server.served import served
 
 

@@ -12,17 +12,17 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import pytest
 
-from pdkernel.clock import RANDOM_IDS, ManualClock
-from pdkernel.connect import LocalDirectory
-from pdkernel.connect.oauth_providers import ClientAuth, OAuthProvider, register_provider
-from pdkernel.connect.registered_apps import register_app
+from pdkernel.accounts import LocalDirectory
+from pdkernel.accounts.oauth_providers import ClientAuth, OAuthProvider, register_provider
+from pdkernel.accounts.registered_apps import register_app
+from pdkernel.common.clock import RANDOM_IDS, ManualClock
 from pdkernel.egress import parse_policy
-from pdkernel.project import Project
 from pdkernel.render.apps import format_app_name
 from pdkernel.server import ServeSettings
 from pdkernel.server.app import create_link_app
 from pdkernel.server.app_context import LinkOnlyContext
 from pdkernel.server.link.tokens import create_link
+from pdkernel.storage import Project
 from tests.oauth_provider import APP, CLIENT_ID, CLIENT_SECRET, Provider, connect_account, oauth_provider, register
 from tests.server.link.conftest import PAGE, SAME_ORIGIN, Visitor, make
 from tests.server.link.reading import Page

@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pdkernel.project import Project
 from pdkernel.server.link.account_connection import connect_account
 from pdkernel.server.link.webhooks import get_signing_key, send_stored_events
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
+from pdkernel.storage import Project
 from tests.oauth_provider import running
 from tests.server.link.conftest import Visitor, make
 from tests.server.served import Served, served

@@ -11,9 +11,9 @@ from typing import Any
 import jwt
 import pytest
 
-from pdkernel.project import Project
 from pdkernel.server import create_app
 from pdkernel.server.oauth.authorization import UnauthorizedError, authorize
+from pdkernel.storage import Project
 from tests.server.served import Served
 
 TOKEN = "/v1/oauth/token"

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pdkernel.errors import RequestError
-from pdkernel.project.oauth_clients import OAuthClient
 from pdkernel.server.oauth.authorization import authorize
+from pdkernel.storage.oauth_clients import OAuthClient
 from tests.server.served import Served
 
 HERE = "http://127.0.0.1:4000"

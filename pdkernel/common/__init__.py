@@ -1,0 +1,1 @@
+"""What every package stands on: ids, clocks, encoding, redaction, files that are read safely, and threads for blocking calls."""

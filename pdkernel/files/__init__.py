@@ -1,0 +1,1 @@
+"""Workflows as files, both ways: notebooks, synced folders, and the deployable files of a workflow."""

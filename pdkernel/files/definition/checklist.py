@@ -1,0 +1,169 @@
+"""The manual steps after an export, as sentences for a person with the workflow builder open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from pdkernel.files.definition.file_plan import OWN_SETTINGS, SIDECAR_SETTINGS
+from pdkernel.files.definition.languages import INFERRED_LANGUAGES
+from pdkernel.files.definition.sidecar import SIDECAR_FILE_NAME, Sidecar
+from pdkernel.files.definition.step_props import is_store_id
+from pdkernel.language.analysis import find_app_bindings, find_workflow_variables, is_synced, responds
+from pdkernel.language.directive import describe_emitters
+from pdkernel.model import LANGUAGE_NAMES, ForEach, Step, Trigger, Workflow
+
+CHECKLIST_HEADING = "Set up by hand, because Git sync does not transfer it:"
+
+
+def build_checklist(
+    workflow: Workflow,
+    *,
+    pinned_steps: Collection[str] = (),
+    kept_accounts: Mapping[tuple[str, str], str] | None = None,
+) -> tuple[str, ...]:
+    """
+    The manual steps after an export, in order.
+
+    Args:
+        workflow: The exported workflow.
+        pinned_steps: Steps whose exports are pinned in the notebook.
+        kept_accounts: Account ids that stay in a synced folder, by step and prop.
+    """
+    return tuple(_sentences(workflow, frozenset(pinned_steps), kept_accounts or {}))
+
+
+def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
+    """The values of *sidecar* that a folder without `pdkernel.yaml` does not store, as sentences."""
+    accounts = [f"{name}.{prop}" for name, entry in sidecar.steps.items() for prop in entry.accounts]
+    stores = [f"{name}.{prop}" for name, entry in sidecar.steps.items() for prop in entry.stores]
+    parts = [
+        f"the account choices of {', '.join(accounts)}" if accounts else "",
+        f"the data stores of {', '.join(stores)}" if stores else "",
+        "the key of its endpoint" if sidecar.endpoint else "",
+        "its limits" if sidecar.limits else "",
+        "its environment variables" if sidecar.variables else "",
+        "its test users" if sidecar.test_users else "",
+        "the names of its test events" if sidecar.test_events else "",
+        "the source of actions" if sidecar.actions else "",
+        "the trigger's settings" if any(_has_settings(trigger) for trigger in sidecar.triggers) else "",
+    ]
+    omitted = "; ".join(part for part in parts if part)
+    if not omitted:
+        return ()
+    return (f"Left out, as the folder has no {SIDECAR_FILE_NAME} (--docs writes one): {omitted}.",)
+
+
+def _has_settings(trigger: Trigger) -> bool:
+    """Whether *trigger* has any setting besides its type and id."""
+    return bool(
+        replace(trigger, config={k: v for k, v in trigger.config.items() if k != "id"}) != Trigger(trigger.type)
+    )
+
+
+def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    if "schema" not in workflow.extra:
+        yield (
+            f"Create an empty workflow {workflow.name!r} in a Git-backed project first: Git sync does not create one. "
+            "Then put these files into the folder that Pipedream makes for it, and keep its .workflow.state."
+        )
+    for trigger in workflow.triggers:
+        if "id" not in trigger.config:
+            yield _trigger(trigger)
+        elif _has_settings(trigger):
+            setup = _trigger(trigger).removeprefix("Create ").replace(" in the builder", "", 1)
+            yield f"Trigger {trigger.config['id']}: Git holds its id alone. Check in the builder that it is {setup}"
+    for step in workflow.steps:
+        yield from _step(step, kept)
+    platform_settings = [key for key in SIDECAR_SETTINGS if key in workflow.settings and key not in OWN_SETTINGS]
+    limits = [f"{key}: {json.dumps(workflow.settings[key])}" for key in platform_settings]
+    if limits:
+        yield f"Set in the workflow's settings: {', '.join(limits)}."
+    if variables := dict.fromkeys(
+        (*workflow.variables, *find_workflow_variables(workflow, ignore_bad_props=is_synced(workflow)))
+    ):
+        yield f"Set these environment variables in the project: {', '.join(variables)}."
+    if pinned := [step.name for step in workflow.steps if step.name in pins]:
+        yield f"Pins are not exported: {', '.join(pinned)} will run."
+
+
+def _trigger(trigger: Trigger) -> str:
+    config = dict(trigger.config)
+    match trigger.type:
+        case "http":
+            answer = "a custom response" if trigger.response == "custom" else "the default response"
+            auth = {"none": "no authorization", "bearer": "a custom token", "oauth": "Pipedream OAuth"}[trigger.auth]
+            token = f" (the value of {trigger.token_env})" if trigger.token_env else ""
+            return f"Create the HTTP trigger in the builder, with {auth}{token} and {answer}."
+        case "schedule":
+            seconds = config.get("interval_seconds")
+            when = config.get("cron") or (f"every {seconds} seconds" if seconds else "when it should run")
+            zone = f" in {config['timezone']}" if "timezone" in config else ""
+            each = trigger.for_each
+            # parity[for-each-user]: a schedule of the platform has no external user
+            lost = "" if each is None else f" {_describe_lost_for_each(each)}"
+            return f"Create the schedule trigger in the builder: {when}{zone}.{lost}"
+        case "email":
+            return "Create the email trigger in the builder."
+        case "errors":
+            only = f" It fires for every workflow: let it exit unless the error is of {describe_emitters(trigger)}."
+            more = only if "workflows" in config else ""
+            return f"Create the trigger `Workspace $error events` of the Pipedream app in the builder.{more}"
+        case "emit":
+            return (
+                f"Create the subscription to events of {describe_emitters(trigger)} with the REST API (POST /v1/subscriptions). A project "
+                "with GitHub Sync has no subscriptions: there, call $.flow.trigger in the emitting workflow instead."
+            )
+        case "source":
+            return f"Create the trigger {config.get('uses')} in the builder, with its props and account."
+
+
+def _describe_lost_for_each(each: ForEach) -> str:
+    return (
+        f"Pipedream has no for_each: the schedule starts one run without an external user there, not one for {each}. "
+        "Call the workflow's HTTP trigger once for each user instead, or serve it with pdkernel serve."
+    )
+
+
+def _step(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    yield from _accounts(step, kept)
+    for store in step.stores:
+        if store.store is None or not is_store_id(store.store):
+            yield f"Step {step.name}: choose the data store for {store.prop} in the builder."
+    if step.language in INFERRED_LANGUAGES and responds(step) != "never":
+        yield (
+            f"Step {step.name}: on Pipedream {LANGUAGE_NAMES[step.language]} steps cannot respond. "
+            "Put the response into a Python or Node.js step."
+        )
+    if step.language in INFERRED_LANGUAGES:
+        yield (
+            f"Step {step.name}: check it after the sync. The form of a {LANGUAGE_NAMES[step.language]} step in "
+            "workflow.yaml is inferred; if it is refused, create it in the builder and paste the code."
+        )
+    if step.props and step.language != "node":
+        yield f"Step {step.name}: only Node.js steps have props on Pipedream; {', '.join(step.props)} will be ignored."
+    if step.timeout_s is not None:
+        yield f"Step {step.name}: Pipedream has no time limit per step; the workflow's limit applies."
+    if step.debug:
+        yield f"Step {step.name}: --debug is for the notebook and is not exported."
+
+
+def _accounts(step: Step, kept: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    for app in find_app_bindings(step):
+        account = kept.get((step.name, app.prop))
+        if account is not None and step.language not in INFERRED_LANGUAGES:
+            if app.account is None:
+                yield (
+                    f"Step {step.name}: the file keeps {account} for {app.app}. If it is to be the external user's "
+                    'account, choose "Use end user\'s auth via Connect" in the builder.'
+                )
+        elif step.language in INFERRED_LANGUAGES:
+            yield (
+                f"Step {step.name}: on Pipedream {LANGUAGE_NAMES[step.language]} steps have no accounts. {app.app} is not "
+                "exported, and the step will not run there as it is: give it the account in a Python or Node.js step."
+            )
+        elif app.account is None:
+            yield f'Step {step.name}: for {app.app}, choose "Use end user\'s auth via Connect" in the builder.'
+        else:
+            yield f"Step {step.name}: {app.account} must be an account of the workspace, shared with the project."

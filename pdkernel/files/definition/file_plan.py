@@ -1,0 +1,239 @@
+"""Builds the definition files of a workflow as values; pure, writes nothing."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from pdkernel.errors import DefinitionError
+from pdkernel.files.definition.credential_check import check_no_credentials
+from pdkernel.files.definition.languages import INFERRED_LANGUAGES, RUNTIME_NAMES, default_entry_path, detect_language
+from pdkernel.files.definition.sidecar import (
+    EXTERNAL_USER,
+    SIDECAR_FILE_NAME,
+    UNANSWERED,
+    AccountChoice,
+    Sidecar,
+    StepSidecar,
+)
+from pdkernel.files.definition.sidecar_yaml import dump_sidecar
+from pdkernel.files.definition.step_props import (
+    PROPS_CURSOR_KEY,
+    build_props_mapping,
+    get_bookkeeping,
+    get_explicit_app,
+    has_valid_cursor,
+    is_store_id,
+)
+from pdkernel.language.analysis import find_app_bindings, find_workflow_variables, is_synced
+from pdkernel.language.directive import dump_yaml
+from pdkernel.language.expression import RULE_FILTER
+from pdkernel.model import JSON, ROUND_TRIP_KEY, AppBinding, Step, Workflow
+
+WORKFLOW_FILE = "workflow.yaml"
+STATE_FILE = ".workflow.state"
+WORKFLOW_SCHEMA = "workflow/2022.04"
+SIDECAR_SETTINGS = (
+    "memory",
+    "concurrency",
+    "throttle",
+    "queue",
+    "auto_retry",
+    "retention",
+    "resume_on_get",
+    "share_workers",
+    "listen",
+)
+"""Settings that were never observed in `workflow.yaml`: they are written to `pdkernel.yaml`."""
+OWN_SETTINGS = frozenset({"share_workers", "listen"})
+"""Those that the platform does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionFile:
+    """A file of a definition: its path inside the workflow's folder, with slashes, and its text."""
+
+    path: str
+    text: str
+
+
+def plan_files(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[DefinitionFile, ...]:
+    """
+    The files of *workflow*: `workflow.yaml`, `pdkernel.yaml`, then one entry file for each code step.
+
+    Args:
+        workflow: The workflow to write, without pins.
+        sidecar: Values that the workflow does not hold (endpoint, test users, actions, control flow).
+
+    Raises:
+        DefinitionError: A prop or code contains a credential, or a prop's expression cannot be read.
+    """
+    check_no_credentials(workflow)
+    base = sidecar or Sidecar()
+    files = [
+        # Every file that the platform writes ends with one more blank line.
+        DefinitionFile(WORKFLOW_FILE, dump_yaml(_workflow_mapping(workflow, base)) + "\n"),
+        DefinitionFile(
+            SIDECAR_FILE_NAME, dump_sidecar(build_sidecar(workflow, base), inferred_steps=find_inferred_steps(workflow))
+        ),
+    ]
+    return (*files, *build_step_files(workflow))
+
+
+def find_inferred_steps(workflow: Workflow) -> tuple[str, ...]:
+    """Steps whose form in `workflow.yaml` was never observed in a synced repository."""
+    return tuple(step.name for step in workflow.steps if step.language in INFERRED_LANGUAGES)
+
+
+def build_step_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
+    """The entry files of code steps and the files that these import, without steps whose code is missing."""
+    found: dict[str, DefinitionFile] = {}
+    for step in workflow.steps:
+        for path, text in iter_step_files(step):
+            other = found.setdefault(path, DefinitionFile(path, text))
+            if other.text != text:
+                raise DefinitionError(
+                    f"Step {step.name}: its code is written to {path}, and another step has different code there.",
+                    fix="Rename this step's cell: a step with another name has a separate file.",
+                    step=step.name,
+                )
+    return tuple(found.values())
+
+
+def iter_step_files(step: Step) -> Iterator[tuple[str, str]]:
+    """The entry file of *step* and the files that it imports, by path in the workflow's folder; none if the code is missing."""
+    if step.uses or step.is_code_missing:
+        return
+    entry = posixpath.normpath(get_entry_path(step))
+    yield entry, step.source
+    for path, text in step.files.items():
+        yield posixpath.normpath(posixpath.join(posixpath.dirname(entry), path)), text
+
+
+def get_entry_path(step: Step) -> str:
+    """The path for `uses` of a code step, or of the builder's Filter step: the path it was read from, else the platform's default."""
+    entry = get_bookkeeping(step).get("entry")
+    if isinstance(entry, str) and detect_language(entry) in (step.language, None):
+        return entry
+    return f"./{default_entry_path(step.name, step.language)}"
+
+
+def get_written_uses(step: Step) -> str:
+    """The value of `uses` in `workflow.yaml`: an action, or a path. The builder's Filter step has a path, and Git has no file there."""
+    return get_entry_path(step) if step.uses in (None, RULE_FILTER) else step.uses
+
+
+def _workflow_mapping(workflow: Workflow, base: Sidecar) -> dict[str, JSON]:
+    extra = dict(workflow.extra)
+    mapping: dict[str, JSON] = {"schema": extra.pop("schema", WORKFLOW_SCHEMA), "name": workflow.name}
+    if "inactive" in extra:
+        mapping["inactive"] = extra.pop("inactive")
+    if settings := _git_settings(workflow):
+        mapping["settings"] = settings
+    ids: list[JSON] = [{"id": trigger.config["id"]} for trigger in workflow.triggers if "id" in trigger.config]
+    mapping["triggers"] = extra.pop("triggers", ids)
+    if steps := _step_entries(workflow, base):
+        mapping["steps"] = steps
+    extra.pop(ROUND_TRIP_KEY, None)
+    return {**mapping, **extra}
+
+
+def _step_entries(workflow: Workflow, base: Sidecar) -> list[JSON]:
+    """The steps, each followed by its unsupported entries; entries of removed steps come last."""
+    names = {step.name for step in workflow.steps}
+    below: dict[str | None, list[JSON]] = {}
+    for kept in workflow.unsupported_entries:
+        place = kept.after_step if kept.after_step is None or kept.after_step in names else ""
+        below.setdefault(place, []).append(dict(kept.entry))
+    entries = below.get(None, [])
+    for step in workflow.steps:
+        entries += [build_step_mapping(step, base.steps.get(step.name)), *below.get(step.name, [])]
+    return entries + below.get("", [])
+
+
+def _git_settings(workflow: Workflow) -> dict[str, JSON]:
+    settings = {key: value for key, value in workflow.settings.items() if key not in SIDECAR_SETTINGS}
+    if "schema" in workflow.extra:
+        return settings  # as it was read
+    return {"error_notification": settings.pop("error_notification", True), **settings}
+
+
+def build_step_mapping(step: Step, step_sidecar: StepSidecar | None = None) -> dict[str, JSON]:
+    """The entry of *step* in `workflow.yaml`; *step_sidecar* is its entry in `pdkernel.yaml`."""
+    extra = {key: value for key, value in step.extra.items() if key != ROUND_TRIP_KEY}
+    mapping: dict[str, JSON] = {"namespace": step.name}
+    if step.disabled:
+        mapping["disabled"] = True
+    if step.notes is not None:
+        mapping["notes"] = step.notes
+    runtime = extra.pop("runtime", RUNTIME_NAMES.get(step.language))
+    if runtime is not None:
+        mapping["runtime"] = runtime
+    mapping["uses"] = get_written_uses(step)
+    if step.disabled:
+        extra.pop("disabled", None)
+    if step.notes is not None:
+        extra.pop("notes", None)
+    if not has_valid_cursor(step):
+        extra.pop(PROPS_CURSOR_KEY, None)
+    mapping.update(extra)
+    # Bash and Go steps have no accounts on the platform: only pdkernel.yaml stores the account choice
+    if props := build_props_mapping(
+        step, () if step.language in INFERRED_LANGUAGES else _synced_apps(step, step_sidecar)
+    ):
+        mapping["props"] = props
+    return mapping
+
+
+def _synced_apps(step: Step, step_sidecar: StepSidecar | None) -> tuple[AppBinding, ...]:
+    """The step's app props, with the account id from Git where the choice is a local account or is unanswered."""
+    choices = step_sidecar.accounts if step_sidecar is not None else {}
+    return tuple(
+        replace(app, account=choice.synced)
+        if (choice := choices.get(app.prop)) is not None and choice.synced and _stands_for(choice, app)
+        else app
+        for app in find_app_bindings(step)
+    )
+
+
+def _stands_for(choice: AccountChoice, app: AppBinding) -> bool:
+    return choice.account == (app.account or UNANSWERED)
+
+
+def build_sidecar(workflow: Workflow, base: Sidecar) -> Sidecar:
+    """Everything that `workflow.yaml` does not store, added to *base*."""
+    variables = dict.fromkeys(
+        (*base.variables, *workflow.variables, *find_workflow_variables(workflow, ignore_bad_props=is_synced(workflow)))
+    )
+    return replace(
+        base,
+        workflow=workflow.name,
+        triggers=workflow.triggers,
+        steps={step.name: _step_sidecar(step, base.steps.get(step.name)) for step in workflow.steps},
+        limits={key: workflow.settings[key] for key in SIDECAR_SETTINGS if key in workflow.settings},
+        variables=tuple(variables),
+    )
+
+
+def _step_sidecar(step: Step, step_sidecar: StepSidecar | None) -> StepSidecar:
+    known = step_sidecar.accounts if step_sidecar is not None else {}
+    accounts: Mapping[str, AccountChoice] = {
+        app.prop: _choice(app, known.get(app.prop), get_explicit_app(app, step.uses)) for app in find_app_bindings(step)
+    }
+    return StepSidecar(
+        language=step.language if step.language in INFERRED_LANGUAGES else None,
+        timeout_s=step.timeout_s,
+        accounts=accounts,
+        stores={
+            store.prop: store.store for store in step.stores if store.store is None or not is_store_id(store.store)
+        },
+    )
+
+
+def _choice(app: AppBinding, known: AccountChoice | None, slug: str | None) -> AccountChoice:
+    """The account choice for *app*; the *known* choice is kept where it agrees with the step."""
+    account = app.account or EXTERNAL_USER
+    if known is None or account not in {known.account, EXTERNAL_USER}:
+        return AccountChoice(account, slug)
+    return AccountChoice(UNANSWERED if known.account == UNANSWERED else account, slug, known.synced)

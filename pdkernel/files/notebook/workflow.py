@@ -1,0 +1,251 @@
+"""
+Reads cells as a workflow; the order of cells is the order of steps.
+
+Every cell is read before an error is raised, so that the error lists all problems with their cells.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
+from pdkernel.files.definition.file_plan import get_entry_path, iter_step_files
+from pdkernel.files.notebook.cell_metadata import decode_mapping, merge_stored_values, restore_source, restore_step
+from pdkernel.files.notebook.cells import NotebookCell, enumerate_cells, read_cells
+from pdkernel.language.analysis import describe_error_place, name_cell, raise_combined, with_message, with_step_files
+from pdkernel.language.directive import (
+    WorkflowHeader,
+    build_unreadable_step,
+    is_step_cell,
+    is_workflow_cell,
+    names_protective_setting,
+    parse_step_cell,
+    parse_workflow_cell,
+)
+from pdkernel.model import Step, UnsupportedEntry, Workflow
+
+
+def read_notebook(path: Path, *, cells: Sequence[NotebookCell] | None = None, lenient: bool = False) -> Workflow:
+    """
+    The workflow of the notebook at *path*; it may have no steps.
+
+    Args:
+        path: The notebook.
+        cells: The cells of the file, if the caller has read them.
+        lenient: As for `workflow_from_cells`.
+
+    Raises:
+        NotebookError: The file is not a notebook.
+        DefinitionError: A cell is invalid; the message names every such cell.
+    """
+    cells = read_cells(path) if cells is None else cells
+    return workflow_from_cells(cells, name=path.stem, source=str(path), file=str(path), lenient=lenient)
+
+
+def workflow_from_cells(
+    cells: Sequence[NotebookCell],
+    *,
+    name: str,
+    source: str | None = None,
+    file: str | None = None,
+    lenient: bool = False,
+    last_header: str | None = None,
+) -> Workflow:
+    """
+    The workflow in *cells*.
+
+    Args:
+        cells: All cells of the notebook, in order; a step's `cell_index` is its index here.
+        name: The workflow's name, unless a `%%pdworkflow` cell gives another.
+        source: The origin of the cells, for messages.
+        file: The path of the file with the cells, for the places of errors; None for a notebook that is open.
+        lenient: Whether a step cell with an error, or with the name of a cell above, becomes a step with a `problem`, so
+            that other steps can run.
+        last_header: The last text of the header cell that could be read, or empty text. A header cell with an error then
+            becomes the workflow's `problem`, unless runs would lose a protection; None raises the error.
+
+    Raises:
+        DefinitionError: A cell is invalid, or the files of cells import one another in a circle. One problem keeps its own
+            class; several problems have the class of the first, and the message lists all of them.
+    """
+    steps: list[Step] = []
+    named: dict[str, Step] = {}
+    headers: list[tuple[int, NotebookCell]] = []
+    problems: list[DefinitionError] = []
+    kept: list[UnsupportedEntry] = []
+    texts = [cell for cell in cells if cell.type != "code"]
+    notes = {str(cell.pdkernel_metadata["note"]): cell.source for cell in texts if "note" in cell.pdkernel_metadata}
+    files = {
+        path: restore_source(cell.source, cell.pdkernel_metadata.get("source"))
+        for cell in texts
+        if isinstance(path := cell.pdkernel_metadata.get("file"), str)
+    }
+    for index, cell in enumerate_cells(cells):
+        if cell.type != "code":
+            kept += _kept(cell, steps)
+        elif is_workflow_cell(cell.source):
+            headers.append((index, cell))
+        elif is_step_cell(cell.source):
+            try:
+                step = _step(cell, index, notes, file)
+                if lenient and (above := named.setdefault(step.name, step)) is not step:
+                    raise _build_duplicate_error([above, step])
+            except DefinitionError as error:
+                if not lenient:
+                    problems.append(_in_cell(error, cell, index, file))
+                    continue
+                step = _at(build_unreadable_step(cell.source, error, cell=index), cell, file)
+            steps.append(step)
+    problems += _find_duplicates(steps := _with_free_names(steps))
+    header, errors = _read_headers(headers, file)
+    replaced = None
+    if errors and last_header is not None:
+        header, replaced = _replace_header(headers, errors, last_header)
+        errors = []
+    raise_combined([*errors, *problems])
+    hidden = headers[-1][1].pdkernel_metadata if headers else {}
+    return Workflow(
+        name=_name(header, hidden) or name,
+        triggers=header.triggers,
+        steps=_with_files(steps, files),
+        settings=merge_stored_values(header.settings, hidden.get("settings")),
+        origin=source,
+        extra={**(decode_mapping(hidden.get("extra")) or {}), **({"inactive": True} if header.is_inactive else {})},
+        problem=replaced,
+    ).with_unsupported_entries(kept)
+
+
+def _read_headers(
+    cells: Sequence[tuple[int, NotebookCell]], file: str | None
+) -> tuple[WorkflowHeader, list[DefinitionError]]:
+    """The header in *cells*, each with its index, and the errors of these cells."""
+    header, errors = WorkflowHeader(), []
+    for index, cell in cells:
+        try:
+            header = parse_workflow_cell(cell.source)
+        except DefinitionError as error:
+            errors.append(_in_cell(error, cell, index, file))
+    if len(cells) > 1:
+        places = " and ".join(_name_place(_at(Step("cell", cell_index=index), cell, file)) for index, cell in cells)
+        errors.append(
+            DirectiveError(f"{places} are both %%pdworkflow.", fix="A notebook has one such cell: remove the other.")
+        )
+    return header, errors
+
+
+def _replace_header(
+    cells: Sequence[tuple[int, NotebookCell]], errors: Sequence[DefinitionError], last_header: str
+) -> tuple[WorkflowHeader, tuple[str, str]]:
+    """
+    The header of *last_header* instead of cells with *errors*, and the workflow's `problem`.
+
+    Raises:
+        DefinitionError: The cells may set a protection that the replacement lacks.
+    """
+    header = parse_workflow_cell(last_header) if last_header else WorkflowHeader()
+    if header.settings.get("share_workers") == "always" or any(
+        names_protective_setting(cell.source) for _, cell in cells
+    ):
+        raise_combined(
+            [
+                with_message(
+                    error,
+                    f"{error.message} No step runs before the cell is corrected: it may set `network` or `share_workers`.",
+                )
+                for error in errors
+            ]
+        )
+    which = "the cell's last readable text has" if last_header else "a notebook without this cell has"
+    places = " and ".join(
+        name_cell(Step("cell", cell_index=index, execution_count=cell.execution_count)) for index, cell in cells
+    )
+    note = f"Until the error in {places} is corrected, steps run with the trigger and the settings that {which}."
+    return header, ("\n".join(map(str, errors)), note)
+
+
+def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:
+    """The workflow's name: the header's, or the one in the metadata that the header could not show."""
+    kept = hidden.get("name")
+    if isinstance(kept, dict) and isinstance(kept.get("is"), str) and header.name == kept.get("shown"):
+        return str(kept["is"])
+    return header.name
+
+
+def _step(cell: NotebookCell, index: int, notes: Mapping[str, str], file: str | None) -> Step:
+    step = _at(parse_step_cell(cell.source, cell=index).step, cell, file)
+    return restore_step(step, cell.pdkernel_metadata, note=notes.get(step.name)) if cell.pdkernel_metadata else step
+
+
+def _at(step: Step, cell: NotebookCell, file: str | None) -> Step:
+    """*step* with the place of *cell*, which is in *file*."""
+    return replace(
+        step, execution_count=cell.execution_count, file=file, file_line=None if file is None else cell.file_line
+    )
+
+
+def _with_files(steps: Sequence[Step], files: Mapping[str, str]) -> tuple[Step, ...]:
+    """*steps* with the *files* of cells, by path in the workflow's folder, that they import."""
+    if not files:
+        return tuple(steps)
+    known = {**{path: text for step in steps for path, text in iter_step_files(step)}, **files}
+
+    def with_files(step: Step) -> Step:
+        folder = posixpath.dirname(posixpath.normpath(get_entry_path(step)))
+        return with_step_files(
+            step,
+            lambda path: known.get(posixpath.normpath(posixpath.join(folder, path))),
+            depth=folder.count("/") + 1 if folder else 0,
+        )
+
+    return tuple(map(with_files, steps))
+
+
+def _kept(cell: NotebookCell, steps: Sequence[Step]) -> list[UnsupportedEntry]:
+    """The unsupported entry that *cell* shows, if any; it follows the last of *steps*."""
+    entry = decode_mapping(cell.pdkernel_metadata.get("kept"))
+    return [] if entry is None else [UnsupportedEntry(steps[-1].name if steps else None, entry)]
+
+
+def _in_cell(error: DefinitionError, cell: NotebookCell, index: int, file: str | None) -> DefinitionError:
+    """*error* with the cell's number, or the line of a `.py` file, in its message."""
+    return with_message(
+        error, f"{_name_place(_at(Step('cell', cell_index=index), cell, file), error.line)}: {error.message}"
+    )
+
+
+def _name_place(step: Step, line: int | None = None) -> str:
+    """`Cell [3]` at the start of a sentence; for a `.py` file, `work.py:27`."""
+    if step.file_line is not None:
+        return describe_error_place(step, step.name, line or 1)
+    return name_cell(step).capitalize()
+
+
+def _with_free_names(steps: Sequence[Step]) -> list[Step]:
+    """*steps* with the positions of unreadable cells as their names, where another cell has the name that they seem to have."""
+    taken = {step.name for step in steps if step.problem is None}
+    named = []
+    for step in steps:
+        is_free = step.problem is None or step.name not in taken
+        named.append(step if is_free else replace(step, name=f"cell_{(step.cell_index or 0) + 1}"))
+        taken.add(named[-1].name)
+    return named
+
+
+def _build_duplicate_error(steps: Sequence[Step]) -> DuplicateStepError:
+    name = steps[0].name
+    return DuplicateStepError(
+        f"{' and '.join(map(_name_place, steps))} are both called {name!r}: steps.{name} would be ambiguous.",
+        fix="Rename one of them.",
+        step=name,
+    )
+
+
+def _find_duplicates(steps: Sequence[Step]) -> list[DefinitionError]:
+    by_name: dict[str, list[Step]] = {}
+    for step in steps:
+        by_name.setdefault(step.name, []).append(step)
+    return [_build_duplicate_error(same) for same in by_name.values() if len(same) > 1]

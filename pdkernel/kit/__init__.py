@@ -1,0 +1,1 @@
+"""What a notebook shows and understands: its session, its magics and its widgets."""

@@ -1,0 +1,293 @@
+"""
+Completion in step cells: event and export paths, and the directive's options with their values.
+
+`complete_cell` is pure. The matcher connects it to IPython's matcher API, version 2; providers supply the values.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, completion_matcher
+
+from pdkernel.kit.magics.directive_cells import DirectiveCell, find_directive
+from pdkernel.kit.magics.path_completion import LOOKBACK_CHARACTERS, Completion, CompletionItem, complete_path
+from pdkernel.language.directive import STEP_OPTIONS, StepOption
+from pdkernel.model import JSON
+
+MATCHER_ID = "pdkernel.steps"
+"""The matcher's identifier in IPython's configuration."""
+
+NO_COMPLETION = Completion()
+"""No completion, and no Python names either."""
+
+LANGUAGE_MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "node": {"$": ("context", "export", "flow", "respond"), "$.flow": ("exit",)},
+    "go": {
+        "pd": ("Accounts", "Export", "MustUnmarshal", "Respond", "Steps", "Unmarshal"),
+    },
+    "python": {"pd": ("context", "export", "flow", "inputs", "respond", "steps"), "pd.flow": ("exit",)},
+}
+"""Members of the step API besides `steps`, by language."""
+
+BASH_FILE_VARIABLES = ("PIPEDREAM_STEPS", "PIPEDREAM_EXPORTS", "PIPEDREAM_ACCOUNTS", "PIPEDREAM_RESPONSE")
+"""Variables with the paths of a Bash step's files."""
+
+_MEMBER = re.compile(r"(?<![\w$.])(?P<owner>\$|pd)(?P<deeper>\.flow)?\.(?P<part>\w*)\Z")
+_ROOT = re.compile(r"(?<![\w$.'\"])(?P<part>[A-Za-z_$][\w$]*|)\Z")
+_VARIABLE = re.compile(r"\$\{?(?P<part>\w*)\Z")
+_JQ = re.compile(r"\bjq\b(?P<program>(?:[^\n']|'[^']*')*(?:'[^']*)?)\Z")
+"""A call of jq up to the cursor; a program in single quotes may have several lines."""
+_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"?|'[^']*'?)+""")
+ProvidedT = TypeVar("ProvidedT")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """
+    Words for completion on a `%%pdstep` line.
+
+    Attributes:
+        options: The options, in the order of the completion list.
+        apps: Slugs of the known apps.
+        accounts: Ids of the developer's own accounts, by app.
+        stores: Names of data stores.
+        actions: Keys with versions of pre-built actions.
+        steps: Names of the notebook's steps.
+    """
+
+    options: Sequence[StepOption] = STEP_OPTIONS
+    apps: Sequence[str] = ()
+    accounts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    stores: Sequence[str] = ()
+    actions: Sequence[str] = ()
+    steps: Sequence[str] = ()
+
+
+StepsProvider = Callable[[], Mapping[str, JSON]]
+"""`{"trigger": {"event", "context"}, step: exports}` in the notebook's order, redacted."""
+VocabularyProvider = Callable[[], Vocabulary]
+
+
+def complete_cell(full_text: str, cursor: int, steps: Mapping[str, JSON], vocabulary: Vocabulary) -> Completion | None:
+    """
+    Completions at *cursor* in a cell.
+
+    Args:
+        full_text: The whole cell.
+        cursor: The cursor's offset in the text.
+        steps: The exports by step, in the notebook's order; exports of later steps are not offered.
+        vocabulary: Words for the directive's line.
+
+    Returns:
+        None if IPython's own completion applies: outside step cells, or in Python code without `pd.steps`. A completion
+        without items suppresses Python names as well.
+    """
+    cell = find_directive(full_text)
+    if cell is None or cursor < cell.start + len("%%") + len(cell.magic) + 1:
+        return None
+    if cell.magic != "pdstep":
+        return NO_COMPLETION
+    above = _above(cell, steps)
+    after = full_text[cursor:]
+    if cursor <= cell.end:
+        before = full_text[cell.start : cursor].partition(" ")[2]
+        return _in_template(before, after, above) or _directive(before, above, vocabulary)
+    return _body(_language(cell), full_text[cell.end + 1 : cursor], after, above)
+
+
+def _above(cell: DirectiveCell, steps: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """The exports of the steps above the cell's step; all exports if the step has not run."""
+    name = cell.line.split(maxsplit=1)[0] if cell.line else ""
+    if name not in steps:
+        return steps
+    names = list(steps)
+    return {above: steps[above] for above in names[: names.index(name)]}
+
+
+def _language(cell: DirectiveCell) -> str:
+    if re.search(r"(?:^|\s)--uses[ =]", cell.line):
+        return "yaml"
+    found = re.search(r"(?:^|\s)--lang[ =]+(\w+)", cell.line)
+    return found[1] if found else "python"
+
+
+def _body(language: str, before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
+    match language:
+        case "node":
+            return (
+                complete_path(before, after, steps, "node")
+                or _member(language, before)
+                or _root(before, ("steps",))
+                or NO_COMPLETION
+            )
+        case "python":
+            return complete_path(before, after, steps, "python") or _member(language, before)
+        case "yaml":
+            return _in_template(before, after, steps) or NO_COMPLETION
+        case "bash":
+            return _bash(before, after, steps) or NO_COMPLETION
+        case "go":
+            return complete_path(before, after, steps, "go") or _member(language, before) or NO_COMPLETION
+        case _:
+            return NO_COMPLETION
+
+
+def _member(language: str, before: str) -> Completion | None:
+    """Members after `$.` and `pd.`."""
+    found = _MEMBER.search(before[-80:])
+    names = LANGUAGE_MEMBERS[language].get(found["owner"] + (found["deeper"] or ""), ()) if found else ()
+    return _completion_of(names, found["part"], "property") if found and names else None
+
+
+def _root(before: str, names: Sequence[str], *, anything: bool = False) -> Completion | None:
+    """Names at the start of an expression; with *anything*, also before the first letter."""
+    found = _ROOT.search(before[-80:])
+    if found is None or not (found["part"] or anything):
+        return None
+    return _completion_of(names, found["part"], "variable")
+
+
+def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
+    """Completions inside `{{ }}`; None outside."""
+    opened = before.rfind("{{")
+    if opened < 0 or "}}" in before[opened:]:
+        return None
+    expression = before[opened + 2 :]
+    return (
+        complete_path(expression, after, steps, "node")
+        or _root(expression, ("steps", "process.env"), anything=not expression.strip())
+        or NO_COMPLETION
+    )
+
+
+def _bash(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
+    """File variables of a Bash step, and paths into `steps` in a jq program."""
+    if found := _VARIABLE.search(before[-80:]):
+        return _completion_of(BASH_FILE_VARIABLES, found["part"], "variable")
+    called = _JQ.search(before[-LOOKBACK_CHARACTERS:])
+    return complete_path(called["program"], after, steps, "jq") if called else None
+
+
+def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Completion:
+    """Completions on the directive's line: step names, options, and values of options."""
+    found = _WORD.findall(before)
+    word = found.pop() if found and not before[-1].isspace() else ""
+    takes_value = {option.flag: option for option in words.options if option.metavar}
+    flag, equals, value = word.partition("=")
+    if equals and flag in takes_value:
+        return _value(takes_value[flag], value, words)
+    if found and found[-1] in takes_value:
+        return _value(takes_value[found[-1]], word, words)
+    named = any(
+        not text.startswith("-") and (index == 0 or found[index - 1] not in takes_value)
+        for index, text in enumerate(found)
+    )
+    if not named and not word.startswith("-"):
+        return _completion_of(
+            dict.fromkeys([*(name for name in steps if name != "trigger"), *words.steps]), word, "step"
+        )
+    used = {text.partition("=")[0] for text in found}
+    return _completion_of(
+        [option.flag for option in words.options if option.is_repeatable or option.flag not in used], word, "option"
+    )
+
+
+def _value(option: StepOption, text: str, words: Vocabulary) -> Completion:
+    left, equals, right = text.partition("=")
+    slug = left.rpartition(":")[2]
+    match option.flag:
+        case _ if option.choices:
+            return _completion_of(option.choices, text, "choice")
+        case "--uses":
+            return _completion_of(words.actions, text, "action")
+        case "--app" if equals:
+            return _completion_of(words.accounts.get(slug, ()), right, "account")
+        case "--app":
+            return _completion_of(words.apps, slug, "app")
+        case "--data-store" if equals:
+            return _completion_of(words.stores, right, "store")
+        case _:
+            return NO_COMPLETION
+
+
+def _completion_of(names: Sequence[str] | Mapping[str, Any], part: str, kind: str) -> Completion:
+    return Completion(part, tuple(CompletionItem(name, kind) for name in names if name.startswith(part)))
+
+
+class _SuppressOthers(Sized):
+    """
+    An empty completion that suppresses the other matchers.
+
+    IPython lets a matcher suppress the others only if its result has a `len` above 0.
+    """
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class StepsMatcher:
+    """IPython's matcher for step cells; calls the providers only in a cell with a directive."""
+
+    def __init__(self, steps: StepsProvider, words: VocabularyProvider) -> None:
+        self._steps = steps
+        self._words = words
+
+    # The first of all matchers, so that suppressed matchers do not run: jedi takes seconds in a Bash body.
+    @completion_matcher(identifier=MATCHER_ID, priority=1_000, api_version=2)
+    def match(self, context: CompletionContext) -> dict[str, Any]:
+        """The matcher's result, in the format of IPython's matcher API 2."""
+        text = context.full_text
+        cell = find_directive(text)
+        if cell is None:
+            return {"completions": [], "suppress": False}
+        cursor = sum(len(line) + 1 for line in text.split("\n")[: context.cursor_line]) + context.cursor_position
+        words = _call_provider(self._words, Vocabulary()) if cursor <= cell.end else Vocabulary()
+        found = complete_cell(text, cursor, _call_provider(self._steps, {}), words)
+        if found is None:
+            return {"completions": [], "suppress": False}
+        items = [SimpleCompletion(item.text, type=item.type) for item in found.items]
+        return {
+            "completions": items or _SuppressOthers(),
+            "matched_fragment": found.fragment,
+            "suppress": True,
+            "ordered": True,
+        }
+
+
+def _call_provider(provider: Callable[[], ProvidedT], default: ProvidedT) -> ProvidedT:
+    """The value of *provider*, or *default* after an error: a project with an error must not break completion."""
+    try:
+        return provider()
+    except Exception:  # noqa: BLE001  (IPython would print the traceback into the cell)
+        _log.debug("no completion from %r", provider, exc_info=True)
+        return default
+
+
+def register_matchers(ip: Any, steps: StepsProvider, vocabulary: VocabularyProvider = Vocabulary) -> None:
+    """Register completion for step cells on the shell *ip*; replaces an earlier registration."""
+    unregister_matchers(ip)
+    ip.Completer.custom_matchers.append(StepsMatcher(steps, vocabulary).match)
+
+
+def unregister_matchers(ip: Any) -> None:
+    """Remove the matcher from the shell *ip*."""
+    matchers = ip.Completer.custom_matchers
+    matchers[:] = [matcher for matcher in matchers if not _is_steps_matcher(matcher)]
+
+
+def has_matchers(ip: Any) -> bool:
+    """Whether the matcher is registered on the shell *ip*."""
+    return any(_is_steps_matcher(matcher) for matcher in ip.Completer.custom_matchers)
+
+
+def _is_steps_matcher(matcher: object) -> bool:
+    return getattr(matcher, "matcher_identifier", None) == MATCHER_ID

@@ -1,0 +1,159 @@
+"""The notebook of a shell: its file, the cells that its front end shows, the running cell, its session."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from pdkernel.errors import PdkernelError
+
+if TYPE_CHECKING:
+    from pdkernel.kit.session import LiveNotebook, Session
+    from pdkernel.language.shape import StepKind
+
+_ATTRIBUTE = "_pdkernel_session"
+_LIVE_ATTRIBUTE = "_pdkernel_live"
+COMM_TARGET = "pdkernel.notebook"
+"""The comm on which the Lab extension sends the cells that it shows, and requests to run the stale steps."""
+
+
+def get_session(shell: InteractiveShell) -> Session:
+    """The session of *shell*'s notebook; created at first use, without disk access."""
+    from pdkernel.kit.session import Session
+
+    session = getattr(shell, _ATTRIBUTE, None)
+    if session is None:
+        notebook = find_notebook_path(shell)
+        session = Session(
+            folder=notebook.parent if notebook else Path.cwd(),
+            notebook=notebook,
+            environ=dict(os.environ),
+            live=get_live_notebook(shell),
+            code_name=lambda cell: shell.compile.get_code_name(cell, cell, shell.execution_count),
+        )
+        setattr(shell, _ATTRIBUTE, session)
+    assert isinstance(session, Session)
+    return session
+
+
+def list_step_kinds(session: Session) -> list[StepKind]:
+    """The kinds of the notebook's steps, in order; none while the draft has an error, which its own cell reports."""
+    from pdkernel.language.shape import get_step_kind
+
+    with suppress(PdkernelError):
+        return [get_step_kind(step) for step in session.workflow.steps]
+    return []
+
+
+def close_session(shell: InteractiveShell) -> None:
+    """Close the session of *shell*, if any."""
+    session = getattr(shell, _ATTRIBUTE, None)
+    if session is not None:
+        delattr(shell, _ATTRIBUTE)
+        session.close()
+
+
+def get_live_notebook(shell: InteractiveShell) -> LiveNotebook:
+    """The cells that *shell*'s front end shows; they outlive a reload of the extension."""
+    from pdkernel.kit.session import LiveNotebook
+
+    live = getattr(shell, _LIVE_ATTRIBUTE, None)
+    if not isinstance(live, LiveNotebook):
+        live = LiveNotebook()
+        setattr(shell, _LIVE_ATTRIBUTE, live)
+    return live
+
+
+def register_comm_target(shell: Any, run_stale: Callable[[], object]) -> None:
+    """
+    Receive the cells that a front end shows; has no effect in a shell without a kernel.
+
+    Args:
+        shell: The kernel's shell.
+        run_stale: Runs the stale steps.
+    """
+    if getattr(shell, "kernel", None) is None:
+        return
+
+    def receive(comm: Any, message: dict[str, Any]) -> None:
+        data = message["content"]["data"]
+        if "cells" in data:
+            get_live_notebook(shell).show(data, at=time.time())
+        elif data.get("run") == "stale":
+            try:
+                run_stale()
+            except PdkernelError as fault:
+                comm.send({"error": str(fault)})
+
+    def open_comm(comm: Any, message: dict[str, Any]) -> None:
+        comm.on_msg(lambda later: receive(comm, later))
+        receive(comm, message)
+
+    shell.kernel.comm_manager.register_target(COMM_TARGET, open_comm)
+
+
+def unregister_comm_target(shell: Any) -> None:
+    """Accept no more comms of front ends. Open comms stay open: the extension may be loaded again."""
+    if getattr(shell, "kernel", None) is not None:
+        shell.kernel.comm_manager.targets.pop(COMM_TARGET, None)
+
+
+def find_notebook_path(shell: InteractiveShell) -> Path | None:
+    """
+    The notebook's file, or None if the file is unknown.
+
+    Jupyter sets JPY_SESSION_NAME for its kernels. VS Code sets a variable in the namespace. For a headless run, set
+    PDKERNEL_NOTEBOOK.
+    """
+    from pdkernel.files.notebook import is_notebook_file
+
+    for value in (
+        os.environ.get("PDKERNEL_NOTEBOOK"),
+        shell.user_ns.get("__vsc_ipynb_file__"),
+        os.environ.get("JPY_SESSION_NAME"),
+    ):
+        if value:
+            path = Path.cwd() / str(value)
+            if path.suffix == ".ipynb" or is_notebook_file(path):
+                return path
+    return None
+
+
+def get_cell_metadata(shell: InteractiveShell) -> dict[str, Any]:
+    """The front end's metadata of the running cell, such as `cellId` and `deletedCells`; else empty."""
+    metadata = _parent_message(shell).get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def get_cell_number(shell: InteractiveShell) -> int | None:
+    """
+    The number that JupyterLab shows beside the running cell.
+
+    It is not `execution_count`, which IPython increases before the cell runs since version 9, and after the cell before that.
+    """
+    history = shell.history_manager
+    return None if history is None else len(history.input_hist_raw) - 1
+
+
+def remove_added_newline(shell: InteractiveShell, text: str) -> str:
+    """
+    A running cell's *text* without the newline that IPython appends.
+
+    The step's file and the saved notebook hold exactly the cell's text: with the newline, saving would change the step.
+    Without a front end's message, the text does not change.
+    """
+    content = _parent_message(shell).get("content")
+    sent = content.get("code") if isinstance(content, dict) else None
+    return sent if isinstance(sent, str) and text == f"{sent}\n" else text
+
+
+def _parent_message(shell: InteractiveShell) -> dict[str, Any]:
+    """The front end's message that the kernel is processing; else empty."""
+    kernel = getattr(shell, "kernel", None)
+    return (kernel.get_parent() or {}) if kernel is not None else {}

@@ -1,0 +1,145 @@
+"""
+The other steps and the environment variables that steps read, by literal names.
+
+The module of the step's language analyses the code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import reduce
+from operator import or_
+
+from pdkernel.errors import ExpressionError
+from pdkernel.language.analysis import bash_code, go_code, node_code, python_code
+from pdkernel.language.analysis.environment_variables import VariableReferences
+from pdkernel.language.analysis.imported_files import iter_sources
+from pdkernel.language.expression import ValuePath, iter_templates
+from pdkernel.model import Language, Step, Workflow
+
+STANDARD_VARIABLES = frozenset({"HOME", "LANG", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "TZ", "USER"})
+"""Variables that every step has, besides those that start with `PIPEDREAM_`."""
+
+_NOT_LITERAL_KEY = r"""(?!\s*(?:\?\.|\.)\s*[A-Za-z_$]|\s*\[\s*['"`])"""
+_DYNAMIC_STEPS_ACCESS: Mapping[Language, re.Pattern[str]] = {
+    "python": re.compile(rf"""\.\s*steps\b{_NOT_LITERAL_KEY}|["']steps["']"""),
+    "node": re.compile(rf"\bsteps\b{_NOT_LITERAL_KEY}"),
+    "bash": re.compile("PIPEDREAM_STEPS"),
+    "go": re.compile(rf"\.\s*Steps\b{_NOT_LITERAL_KEY}"),
+}
+_PARAMETERS = re.compile(r"\brun\s*(?::\s*(?:async\s*)?)?\(\s*\{[^}]*\}\s*\)")
+_COMMENTS = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)
+
+
+def find_step_references(step: Step) -> dict[str, int | None]:
+    """
+    Names that *step* reads as `steps.NAME`, with `trigger`, each with the line of the cell or None without a cell.
+
+    Raises:
+        ExpressionError: An expression of a prop is invalid.
+    """
+    lines: dict[str, int | None] = {name: line + step.line_offset for name, line in _code_reads(step).items()}
+    for path, source in _expressions(step):
+        for name in node_code.find_step_references(source):
+            lines.setdefault(name, step.locate_prop(*path)[0])
+    return lines
+
+
+def needs_step(step: Step, name: str) -> bool:
+    """Whether *step* may read `steps.NAME`: it names the step, or reads `steps` without a literal name."""
+    try:
+        if name in find_step_references(step):
+            return True
+    except ExpressionError:
+        return True
+    if step.uses is not None:
+        return False
+    code = _PARAMETERS.sub("", _COMMENTS.sub("", step.source)) if step.language == "node" else step.source
+    return _DYNAMIC_STEPS_ACCESS[step.language].search(code) is not None
+
+
+def _code_reads(step: Step) -> dict[str, int]:
+    if step.uses:
+        return {}
+    match step.language:
+        case "python":
+            return python_code.find_step_references(step.source)
+        case "node":
+            return node_code.find_step_references(step.source)
+        case "go":
+            return go_code.find_step_references(step.source)
+    return {}
+
+
+def find_step_variables(step: Step) -> VariableReferences:
+    """
+    Environment variables that the code and props of *step* read, without those that every step has.
+
+    Raises:
+        ExpressionError: An expression of a prop is invalid.
+    """
+    found = _code_variables(step)
+    for _, source in _expressions(step):
+        found |= node_code.find_variables(source)
+    names = found.required | found.optional
+    return found.without({name for name in names if name in STANDARD_VARIABLES or name.startswith("PIPEDREAM_")})
+
+
+def _code_variables(step: Step) -> VariableReferences:
+    if step.uses:
+        return VariableReferences()
+    match step.language:
+        case "python" | "node":
+            find = python_code.find_variables if step.language == "python" else node_code.find_variables
+            return reduce(or_, (find(source) for _, source in iter_sources(step)))
+        case "bash":
+            return bash_code.find_variables(step.source)
+        case "go":
+            return go_code.find_variables(step.source)
+
+
+def _expressions(step: Step) -> Iterator[tuple[ValuePath, str]]:
+    try:
+        for path, template in iter_templates(step.props):
+            yield from ((path, expression.source) for expression in template.expressions)
+    except ExpressionError as error:
+        line, where = step.locate_prop(*error.path)
+        raise ExpressionError(
+            f"Step {step.name}{where}: the prop {error.message}",
+            fix=error.fix,
+            step=step.name,
+            line=line,
+            path=error.path,
+        ) from None
+
+
+def _find_code_or_step_variables(step: Step) -> VariableReferences:
+    try:
+        return find_step_variables(step)
+    except ExpressionError:
+        return find_step_variables(replace(step, props={}))
+
+
+def find_workflow_variables(
+    workflow: Workflow, *, include_optional: bool = False, ignore_bad_props: bool = False
+) -> dict[str, list[str]]:
+    """
+    Environment variables that the enabled steps need, sorted, each with the steps that read it.
+
+    Args:
+        workflow: The workflow.
+        include_optional: True adds variables that steps read with a default or a check.
+        ignore_bad_props: True reads only the code of a step if an expression of its props is invalid.
+
+    Raises:
+        ExpressionError: An expression of a prop is invalid.
+    """
+    readers: dict[str, list[str]] = {}
+    for step in workflow.steps:
+        if not step.disabled:
+            found = _find_code_or_step_variables(step) if ignore_bad_props else find_step_variables(step)
+            for name in found.required | (found.optional if include_optional else frozenset()):
+                readers.setdefault(name, []).append(step.name)
+    return dict(sorted(readers.items()))

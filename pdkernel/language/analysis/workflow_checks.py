@@ -1,0 +1,334 @@
+"""
+Checks of a workflow before a run: the order of steps, entry points, packages and expressions.
+
+A check reports all problems at once. In a synced workflow, a stale reference is a warning, since the workflow ran on
+the platform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from pdkernel.common.encode import LONE_SURROGATE
+from pdkernel.errors import (
+    DefinitionError,
+    DirectiveError,
+    EntryPointError,
+    ExpressionError,
+    PackageNameError,
+    StepOrderError,
+    UnknownStepError,
+    UnsupportedError,
+    did_you_mean,
+)
+from pdkernel.language.analysis import go_code, node_code, old_code, python_code
+from pdkernel.language.analysis.combined_errors import describe_place, raise_combined
+from pdkernel.language.analysis.imported_files import find_missing_files
+from pdkernel.language.analysis.python_requirements import find_unreadable_requirements
+from pdkernel.language.analysis.step_references import find_step_references, needs_step
+from pdkernel.language.expression import RULE_FILTER, RULE_FILTER_PROP, RuleError, RuleFilter
+from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
+
+_MAX_LISTED = 20
+"""Names of earlier steps in a message."""
+
+
+def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
+    """
+    Check the order of steps, entry points and expressions of *workflow*.
+
+    Args:
+        workflow: The workflow.
+        to_run: False for an export, which accepts any code and expressions of a synced workflow.
+
+    Raises:
+        DefinitionError: A single problem in its own class; for several, the class of the first with all messages.
+    """
+    check_readable(workflow)
+    lenient = not to_run and is_synced(workflow)
+    problems: list[DefinitionError] = []
+    for step in _enabled(workflow):
+        problems += [] if lenient else _entry_point_problems(step)
+        problems += _order_problems(workflow, step, lenient=lenient)
+    raise_combined(problems)
+
+
+def check_readable(workflow: Workflow) -> None:
+    """
+    Check that the header cell and the cells of all enabled steps of *workflow* can be read.
+
+    Raises:
+        DirectiveError: Cells cannot be read.
+    """
+    raise_combined(
+        [
+            *_header_problems(workflow),
+            *(
+                DirectiveError(
+                    f"In {_describe_unreadable(step)}: {step.problem[0]}", step=step.name, line=step.problem[1]
+                )
+                for step in _enabled(workflow)
+                if step.problem is not None
+            ),
+        ]
+    )
+
+
+def check_header(workflow: Workflow) -> None:
+    """
+    Check that the header cell of *workflow* can be read.
+
+    Raises:
+        DirectiveError: The header cell has an error.
+    """
+    raise_combined(_header_problems(workflow))
+
+
+def _header_problems(workflow: Workflow) -> list[DefinitionError]:
+    return [DirectiveError(workflow.problem[0])] if workflow.problem else []
+
+
+def find_blocked_steps(workflow: Workflow, unreadable: Collection[str]) -> dict[str, tuple[str, int | None]]:
+    """
+    The steps of *workflow* that cannot run, each with the reason and the line of its cell.
+
+    Args:
+        workflow: The workflow.
+        unreadable: The steps whose cells cannot be read and which have no exports.
+
+    Returns:
+        These steps, and those that need their exports.
+    """
+    found: dict[str, tuple[str, int | None]] = {}
+    causes: dict[str, str] = {}
+    for step in workflow.steps:
+        if step.name in unreadable and step.problem is not None:
+            found[step.name], causes[step.name] = step.problem, _describe_unreadable(step)
+            continue
+        needed = next((name for name in causes if not step.disabled and needs_step(step, name)), None)
+        with suppress(ExpressionError):  # the checks before a run report it
+            if needed is not None:
+                line = find_step_references(step).get(needed)
+                causes[step.name] = cause = causes[needed]
+                what = f"{step.name} did not run, because it needs steps.{needed}, and {cause} cannot be read."
+                found[step.name] = (f"{what}\nCorrect that cell.", line)
+    return found
+
+
+def _describe_unreadable(step: Step) -> str:
+    return describe_place(step, step.problem[1] if step.problem else None).strip(" ()") or f"step {step.name}"
+
+
+def check_import_complete(workflow: Workflow) -> None:
+    """
+    Check that the import of *workflow* was complete.
+
+    Raises:
+        EntryPointError: The code of an enabled step was missing.
+        NotebookError: A file that an enabled step imports by a relative path was missing.
+        UnsupportedError: The workflow has entries that are not supported steps, a Filter step whose rules cannot be evaluated,
+            or a name that is not text.
+    """
+    if LONE_SURROGATE.search(workflow.name):
+        raise UnsupportedError(
+            f"The workflow's name {workflow.name[:60]!r} is not text: it holds half a surrogate pair, or a byte that is not UTF-8.",
+            fix="Give the workflow, or its file or folder, another name.",
+        )
+    problems: list[DefinitionError] = [
+        EntryPointError(
+            f"Step {step.name}{describe_place(step, None)} has no code: its entry file was missing in the imported folder.",
+            fix="Write the code into its cell, or disable the step.",
+            step=step.name,
+            line=step.line_offset + 1,
+        )
+        for step in _enabled(workflow)
+        if step.is_code_missing
+    ]
+    problems += [problem for step in _enabled(workflow) for problem in find_missing_files(step)]
+    problems += [
+        UnsupportedError(
+            f"Step {step.name}{describe_place(step, None)} {problem}.",
+            fix="Change the rule, or write the step as code.",
+            step=step.name,
+        )
+        for step in _enabled(workflow)
+        if (problem := find_rule_problem(step)) is not None
+    ]
+    problems += [
+        UnsupportedError(
+            f"{kept.name} {kept.unsupported_reason}.",
+            fix="The entry is stored for export. Remove it to run the other steps.",
+        )
+        for kept in workflow.unsupported_entries
+    ]
+    raise_combined(problems)
+
+
+def find_rule_problem(step: Step) -> str | None:
+    """Why the rules of *step*, the builder's Filter step, cannot be evaluated, as the rest of a sentence; None for any other step."""
+    if step.uses != RULE_FILTER:
+        return None
+    try:
+        RuleFilter.parse(step.props.get(RULE_FILTER_PROP))
+    except RuleError as fault:
+        return str(fault)
+    return None
+
+
+def check_packages(workflow: Workflow) -> None:
+    """
+    Check that steps require packages by name, and not by a path, a URL or a file.
+
+    Raises:
+        PackageNameError: A step requires a package in another way; the message names the step and the line.
+    """
+    raise_combined([problem for step in _enabled(workflow) if not step.uses for problem in _package_problems(step)])
+
+
+def check_step_order(workflow: Workflow) -> None:
+    """
+    Check that every step reads earlier steps only.
+
+    Raises:
+        StepOrderError: A step reads itself or a later step.
+        UnknownStepError: A step reads a step that does not exist.
+        ExpressionError: An expression of a prop is invalid.
+    """
+    raise_combined([problem for step in _enabled(workflow) for problem in _order_problems(workflow, step)])
+
+
+def find_reference_errors(workflow: Workflow) -> tuple[tuple[DefinitionError, str | None], ...]:
+    """
+    References of enabled steps to steps that are missing or come later, also in a synced workflow.
+
+    Returns:
+        Each error with the name that the step reads; None for an expression that cannot be read.
+    """
+    problems: list[tuple[DefinitionError, str | None]] = []
+    for step in _enabled(workflow):
+        try:
+            problems += _iter_reference_errors(workflow, step)
+        except ExpressionError as error:
+            problems.append((error, None))
+    return tuple(problems)
+
+
+def find_order_warnings(workflow: Workflow) -> tuple[str, ...]:
+    """For a synced workflow, a message for each reference to a step that is missing or comes later."""
+    if not is_synced(workflow):
+        return ()
+    # parity[references]: the platform does not check references when it syncs; real workflows have stale ones.
+    return tuple(fault.message for step in _enabled(workflow) for fault, _ in _iter_reference_errors(workflow, step))
+
+
+def is_synced(workflow: Workflow) -> bool:
+    """Whether the workflow was read from a synced folder."""
+    return "schema" in workflow.extra
+
+
+def _enabled(workflow: Workflow) -> Iterator[Step]:
+    return (step for step in workflow.steps if not step.disabled)
+
+
+def _order_problems(workflow: Workflow, step: Step, *, lenient: bool = False) -> list[DefinitionError]:
+    try:
+        misplaced = [error for error, _ in _iter_reference_errors(workflow, step)]
+    except ExpressionError as error:
+        return [] if lenient else [error]
+    return [] if is_synced(workflow) else misplaced
+
+
+def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[tuple[DefinitionError, str]]:
+    """Yield each error with the name that the step reads."""
+    position = workflow.position(step.name) or 0
+    for name, line in find_step_references(step).items():
+        other = workflow.position(name)
+        if name in RESERVED_STEP_NAMES or (other is not None and other < position):
+            continue
+        where = describe_place(step, line)
+        if name == step.name:
+            error: DefinitionError = StepOrderError(
+                f"Step {step.name}{where} reads steps.{name}, its own exports, which do not exist before it ends.",
+                fix="Read an earlier step.",
+                step=step.name,
+                line=line,
+            )
+        elif other is not None:
+            error = StepOrderError(
+                f"Step {step.name}{where} reads steps.{name}, which comes later and has not run yet.",
+                fix=f"Move {name} above {step.name}.",
+                step=step.name,
+                line=line,
+            )
+        else:
+            above = sorted(earlier.name for earlier in workflow.steps[max(position - _MAX_LISTED, 0) : position])
+            error = UnknownStepError(
+                f"Step {step.name}{where} reads steps.{name}, and the workflow has no such step.",
+                fix=did_you_mean(name, above, lists_all=False)
+                or f"Read an earlier step: {', '.join(above) or 'none'}.",
+                step=step.name,
+                line=line,
+            )
+        yield error, name
+
+
+def _package_problems(step: Step) -> Iterator[PackageNameError]:
+    faults: Iterable[tuple[str, int]] = ()
+    fix = ""
+    if step.language == "node":
+        faults = ((f"cannot import its package: {why}", line) for why, line in node_code.import_faults(step.source))
+        fix = 'Write import x from "NAME", "NAME@1.2.3", "NAME@^1" or "@SCOPE/NAME".'
+    elif step.language == "python":
+        faults = (
+            (f"has `# pipedream add-package {unreadable.words}`, which does not name a package", unreadable.line)
+            for unreadable in find_unreadable_requirements(step.source)
+        )
+        fix = "Write # pipedream add-package NAME or NAME==VERSION."
+    for why, line in faults:
+        yield PackageNameError(
+            f"Step {step.name}{describe_place(step, line + step.line_offset)} {why}.",
+            fix=fix,
+            step=step.name,
+            line=line + step.line_offset,
+        )
+
+
+def format_instead(step: Step, uses: Sequence[old_code.OldUse]) -> str:
+    """What to write instead of *uses* of the platform's first version in *step*, a line for each, as lines of its cell or file."""
+    return "Write instead:\n" + old_code.format_old_uses(
+        [replace(use, line=use.line + step.line_offset) for use in uses]
+    )
+
+
+def _entry_point_problems(step: Step) -> Iterator[EntryPointError]:
+    if step.uses or step.is_code_missing:  # the engine refuses missing code; an export needs no code
+        return
+    line, fix = 1, ""
+    old = old_code.find_old_uses(step.source) if step.language == "node" else ()
+    if old and (old_code.has_old_function(step.source) or not node_code.has_entry_point(step.source)):
+        yield EntryPointError(
+            f"Step {step.name}{describe_place(step, old[0].line + step.line_offset)} is written for {old_code.OLD_VERSION}: it uses "
+            f"{', '.join(use.name for use in old)}.",
+            fix=f"{format_instead(step, old)}\nTo let pdkernel rewrite a synced folder: pdkernel import FOLDER --to NOTEBOOK --modernize",
+            step=step.name,
+            line=old[0].line + step.line_offset,
+        )
+        return
+    if step.language == "python" and not python_code.has_entry_point(step.source):
+        what, template = "no `def handler(pd)` at its top level", python_code.ENTRY_POINT_TEMPLATE
+    elif step.language == "node" and not node_code.has_entry_point(step.source):
+        what, template = "no default export", node_code.ENTRY_POINT_TEMPLATE
+        if (found := node_code.find_unexported_component(step.source)) is not None:
+            line, fix = found, "Write `export default` before `defineComponent`."
+    elif step.language == "go" and not go_code.has_entry_point(step.source):
+        what, template = "no `func main()` in a `package main`", go_code.ENTRY_POINT_TEMPLATE
+    else:
+        return
+    yield EntryPointError(
+        f"Step {step.name}{describe_place(step, None)} has {what}.",
+        fix=fix or f"Write\n{template}",
+        step=step.name,
+        line=step.line_offset + line,
+    )

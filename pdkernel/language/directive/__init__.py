@@ -1,0 +1,53 @@
+"""The grammar of the cells `%%pdstep` and `%%pdworkflow`, both ways."""
+
+from pdkernel.language.directive.cell import (
+    StepCell,
+    build_unreadable_step,
+    format_step_cell,
+    is_step_cell,
+    is_workflow_cell,
+    parse_step_cell,
+)
+from pdkernel.language.directive.cell_yaml import dump_cell_yaml
+from pdkernel.language.directive.located_yaml import LocatedYaml, parse_yaml
+from pdkernel.language.directive.option_values import is_action_reference
+from pdkernel.language.directive.psych_yaml import dump_yaml
+from pdkernel.language.directive.step_line import format_step_line
+from pdkernel.language.directive.step_options import STEP_OPTIONS, StepOption
+from pdkernel.language.directive.triggers import build_trigger_mapping, describe_emitters, parse_trigger
+from pdkernel.language.directive.workflow_header import (
+    WORKFLOW_MAGIC,
+    WorkflowHeader,
+    names_protective_setting,
+    parse_settings,
+    parse_workflow_cell,
+)
+from pdkernel.language.directive.yaml_patch import Alignment, is_same_value, patch_yaml
+
+__all__ = [
+    "STEP_OPTIONS",
+    "WORKFLOW_MAGIC",
+    "Alignment",
+    "LocatedYaml",
+    "StepCell",
+    "StepOption",
+    "WorkflowHeader",
+    "build_trigger_mapping",
+    "build_unreadable_step",
+    "describe_emitters",
+    "dump_cell_yaml",
+    "dump_yaml",
+    "format_step_cell",
+    "format_step_line",
+    "is_action_reference",
+    "is_same_value",
+    "is_step_cell",
+    "is_workflow_cell",
+    "names_protective_setting",
+    "parse_settings",
+    "parse_step_cell",
+    "parse_trigger",
+    "parse_workflow_cell",
+    "parse_yaml",
+    "patch_yaml",
+]

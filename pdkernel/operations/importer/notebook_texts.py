@@ -1,0 +1,231 @@
+"""Reads one workflow's folder and builds the texts of a notebook and its `pdkernel.yaml`; writes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pdkernel.files.definition import (
+    AccountChoice,
+    Sidecar,
+    StepSidecar,
+    SyncedFolder,
+    assume_trigger,
+    dump_sidecar,
+    read_synced_folder,
+)
+from pdkernel.files.notebook import format_notebook
+from pdkernel.model import AppBinding, Step, Trigger, Workflow
+from pdkernel.operations.importer.account_questions import (
+    AccountAnswer,
+    AccountQuestion,
+    PropLocation,
+    apply_choices,
+    build_choices,
+    build_questions,
+    find_known_choices,
+)
+from pdkernel.operations.importer.import_report import ImportReport, render_markdown
+
+_ACTION_SOURCE_NAMES = ("builtin", "npm", "connect")
+
+_CELLS = (
+    "Each step cell below is one step and holds its file's text unchanged. `pdkernel.yaml` beside this notebook stores "
+    "which accounts the steps use."
+)
+
+FindApps = Callable[[Step], Sequence[AppBinding]]
+"""Returns the app props of a step, those that only its code declares included."""
+AskTrigger = Callable[[Trigger], Trigger | None]
+"""Called for each trigger with unknown settings; None keeps the assumed settings."""
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """
+    A folder that was read for an import.
+
+    Attributes:
+        folder: The folder's path.
+        synced: The folder's content.
+        known_choices: Account choices that need no question.
+        questions: The remaining questions.
+        assumed_triggers: Ids of the triggers whose settings are stored nowhere.
+        is_state_missing: Whether the folder has no `.workflow.state`.
+        earlier_sidecar: The `pdkernel.yaml` of an earlier import, or None.
+    """
+
+    folder: Path
+    synced: SyncedFolder
+    known_choices: Mapping[PropLocation, AccountChoice] = field(default_factory=dict)
+    questions: tuple[AccountQuestion, ...] = ()
+    assumed_triggers: tuple[str, ...] = ()
+    is_state_missing: bool = False
+    earlier_sidecar: Sidecar | None = None
+
+    @property
+    def workflow(self) -> Workflow:
+        """The folder's workflow."""
+        return self.synced.workflow
+
+    def with_declared_apps(self, find_apps: FindApps, *, include_undefined: bool) -> ImportSource:
+        """
+        A copy with the apps that code declares, according to *find_apps*, instead of apps that were guessed.
+
+        *include_undefined* adds app props that only code declares, and asks for their accounts.
+        """
+        steps = []
+        for step in self.workflow.steps:
+            declared = {binding.prop: binding for binding in find_apps(step)}
+            apps = [
+                replace(each, app=declared[each.prop].app if each.prop in declared else each.app) for each in step.apps
+            ]
+            if include_undefined:
+                named = {binding.prop for binding in apps}
+                apps += [binding for prop, binding in declared.items() if prop not in named]
+            steps.append(replace(step, apps=tuple(apps)))
+        synced = replace(self.synced, workflow=replace(self.workflow, steps=tuple(steps)))
+        known = find_known_choices(synced, self.earlier_sidecar)
+        return replace(self, synced=synced, known_choices=known, questions=build_questions(synced, known))
+
+    def with_triggers(self, ask: AskTrigger) -> ImportSource:
+        """A copy with the answers of *ask* for triggers with assumed settings."""
+        assumed = list(self.assumed_triggers)
+        triggers = []
+        for trigger in self.workflow.triggers:
+            answered = ask(trigger) if trigger.config.get("id") in assumed else None
+            if answered is not None:
+                assumed.remove(str(trigger.config["id"]))
+            triggers.append(answered or trigger)
+        workflow = replace(self.workflow, triggers=tuple(triggers))
+        return replace(self, synced=replace(self.synced, workflow=workflow), assumed_triggers=tuple(assumed))
+
+
+@dataclass(frozen=True)
+class NotebookTexts:
+    """The notebook, its `pdkernel.yaml`, and the workflow that both read back as."""
+
+    notebook: str
+    sidecar: str
+    workflow: Workflow
+    choices: Mapping[str, Mapping[str, AccountChoice]]
+
+
+def read_for_import(folder: Path, *, earlier_sidecar: Sidecar | None = None) -> ImportSource:
+    """
+    Read *folder*, without asking questions.
+
+    Args:
+        folder: The workflow's folder.
+        earlier_sidecar: The `pdkernel.yaml` of an earlier import, whose answers are reused.
+
+    Raises:
+        DefinitionError: The folder cannot be read; the message names file and line.
+    """
+    synced = read_synced_folder(folder, require_code=False, assumed_account="external_user", unanswered_policy="keep")
+    synced = replace(synced, workflow=_with_triggers_of(synced.workflow, earlier_sidecar))
+    known = find_known_choices(synced, earlier_sidecar)
+    has_settings = synced.sidecar is not None and bool(synced.sidecar.triggers)
+    assumed = (
+        ()
+        if has_settings
+        else tuple(filter(None, (_assumed(each, synced.workflow) for each in synced.workflow.triggers)))
+    )
+    state = (folder / ".workflow.state").exists()
+    return ImportSource(
+        folder,
+        synced,
+        known,
+        build_questions(synced, known),
+        assumed,
+        is_state_missing=not state,
+        earlier_sidecar=earlier_sidecar,
+    )
+
+
+def _assumed(trigger: Trigger, workflow: Workflow) -> str | None:
+    """The id of *trigger* if only its type is known, else None."""
+    trigger_id = trigger.config.get("id")
+    plain = replace(assume_trigger(trigger.type, workflow.steps), config={"id": trigger_id})
+    return str(trigger_id) if trigger_id and trigger == plain else None
+
+
+def _with_triggers_of(workflow: Workflow, earlier: Sidecar | None) -> Workflow:
+    """*workflow* with the trigger settings of *earlier*, by position."""
+    earlier_triggers = earlier.triggers if earlier is not None else ()
+    triggers = [
+        replace(known, config={**({"id": trigger.config["id"]} if "id" in trigger.config else {}), **known.config})
+        if (known := earlier_triggers[index] if index < len(earlier_triggers) else None) is not None
+        and known.type in ((trigger.type, "errors") if trigger.type == "source" else (trigger.type,))
+        else trigger
+        for index, trigger in enumerate(workflow.triggers)
+    ]
+    return replace(workflow, triggers=tuple(triggers))
+
+
+def build_notebook_texts(
+    source: ImportSource,
+    answers: Mapping[tuple[str, str], AccountAnswer],
+    *,
+    notebook_folder: Path,
+    build_report: Callable[[Workflow, Mapping[str, Mapping[str, AccountChoice]]], ImportReport],
+    earlier_sidecar: Sidecar | None = None,
+) -> tuple[NotebookTexts, ImportReport]:
+    """
+    The files of the import of *source*.
+
+    Args:
+        source: The folder's content.
+        answers: Answers by app and id.
+        notebook_folder: The folder of the future notebook.
+        build_report: Builds the report on the finished workflow.
+        earlier_sidecar: The `pdkernel.yaml` of an earlier import.
+    """
+    choices = build_choices(source.synced, source.known_choices, answers)
+    workflow = apply_choices(source.workflow, choices)
+    report = build_report(workflow, choices)
+    notebook = format_notebook(workflow, about=_about(source), report=render_markdown(report))
+    sidecar = _sidecar(source, choices, workflow, place=notebook_folder, earlier=earlier_sidecar)
+    return NotebookTexts(notebook, dump_sidecar(sidecar), workflow, choices), report
+
+
+def _about(read: ImportSource) -> str:
+    name = read.folder.resolve().name.replace("`", "'")
+    lines = [f"Imported from the synced folder `{name}`. {_CELLS}"]
+    if read.workflow.is_inactive:
+        lines.append("On Pipedream this workflow is turned off.")
+    return "\n\n".join(lines)
+
+
+def _sidecar(
+    read: ImportSource,
+    choices: Mapping[str, Mapping[str, AccountChoice]],
+    workflow: Workflow,
+    *,
+    place: Path,
+    earlier: Sidecar | None,
+) -> Sidecar:
+    """The values of an earlier import, else of the folder's own file, with the account choices."""
+    sources: Sequence[Sidecar] = [found for found in (earlier, read.synced.sidecar) if found is not None]
+    folder_actions = read.synced.sidecar.actions if read.synced.sidecar is not None else ()
+    return Sidecar(
+        workflow=workflow.name,
+        endpoint=next((found.endpoint for found in sources if found.endpoint), None),
+        triggers=workflow.triggers,
+        steps={name: StepSidecar(accounts=accounts) for name, accounts in choices.items()},
+        variables=workflow.variables,
+        test_users=next((found.test_users for found in sources if found.test_users), ()),
+        test_events=next((found.test_events for found in sources if found.test_events), ()),
+        actions=(earlier.actions if earlier else ())
+        or tuple(_relocate_source(each, read.folder, place) for each in folder_actions),
+        control_flow=next((found.control_flow for found in sources if found.control_flow), ()),
+    )
+
+
+def _relocate_source(source: str, folder: Path, place: Path) -> str:
+    """A source of actions of *folder* for a notebook in *place*: a relative path is adapted."""
+    if source in _ACTION_SOURCE_NAMES or Path(source).is_absolute():
+        return source
+    return os.path.relpath(folder / source, place).replace(os.sep, "/")

@@ -1,0 +1,271 @@
+"""
+The requirements of a workflow on this machine before its first run, found without running code.
+
+`import_report` formats the report.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from pdkernel.actions import ActionReference, Catalog
+from pdkernel.actions.npm_source import APPS_ON_NPM
+from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
+from pdkernel.errors import (
+    ActionNotFoundError,
+    ActionVersionError,
+    EntryPointError,
+    ExpressionError,
+    LicenceError,
+    RequestError,
+)
+from pdkernel.files.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
+from pdkernel.language.analysis import (
+    check_workflow,
+    find_app_bindings,
+    find_order_warnings,
+    find_secret_props,
+    find_step_packages,
+    find_step_requirements,
+    iter_sources,
+)
+from pdkernel.language.analysis.old_code import OLD_VERSION, find_old_uses
+from pdkernel.language.analysis.step_references import find_step_variables
+from pdkernel.language.directive import describe_emitters
+from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
+from pdkernel.operations.importer.import_report import (
+    AccountAssignment,
+    ActionSource,
+    ImportReport,
+    PackageUse,
+    SecretUse,
+    StoreUse,
+    TriggerUse,
+    UnsupportedItem,
+    VariableRead,
+)
+
+ChoicesByStep = Mapping[str, Mapping[str, AccountChoice]]
+
+
+def build_import_report(
+    workflow: Workflow,
+    catalog: Catalog,
+    *,
+    choices: ChoicesByStep | None = None,
+    assumed_triggers: Collection[str] = (),
+    notes: tuple[str, ...] = (),
+) -> ImportReport:
+    """
+    The report on *workflow*.
+
+    Args:
+        workflow: The workflow to run.
+        catalog: The catalog of pre-built actions.
+        choices: Account choices by step and prop; without a choice the step's own account is reported.
+        assumed_triggers: Ids of triggers whose settings are assumed.
+        notes: Additional sentences.
+    """
+    readable, faults = _drop_unreadable_props(workflow)
+    actions = tuple(_action(step, catalog) for step in workflow.steps if step.uses)
+    cannot = (*_find_blockers(workflow, actions), *faults)
+    accounts = tuple(_accounts(workflow, choices or {}))
+    stopped = {item.name for item in cannot} | {use.step for use in accounts if use.account == UNANSWERED}
+    enabled = [step.name for step in workflow.steps if not step.disabled]
+    return ImportReport(
+        workflow=workflow.name,
+        ready=tuple(name for name in enabled if name not in stopped),
+        disabled=tuple(step.name for step in workflow.steps if step.disabled),
+        actions=actions,
+        accounts=accounts,
+        variables=_variables(readable),
+        secrets=tuple(SecretUse(prop.step, prop.prop) for prop in find_secret_props(workflow)),
+        stores=_stores(workflow),
+        triggers=tuple(_trigger(trigger, assumed_triggers) for trigger in workflow.triggers),
+        packages=_packages(workflow),
+        gone=find_order_warnings(readable),
+        cannot=cannot,
+        notes=(*notes, *_describe_settings(workflow)),
+    )
+
+
+def _describe_settings(workflow: Workflow) -> Iterator[str]:
+    """Sentences about what a workflow's triggers and settings mean outside of Pipedream."""
+    if not workflow.triggers:
+        yield "The workflow has no trigger, so it has no endpoint: other workflows start it with `$.flow.trigger`."
+    network = workflow.settings.get("network")
+    if isinstance(network, str):
+        yield (
+            f"On Pipedream, outbound calls leave through the network `{network}` (a VPC). To send them through a proxy: "
+            f"`pdkernel serve --via {shlex.quote(network)}=http://HOST:PORT`."
+        )
+    for name in workflow.settings:
+        if name not in SETTING_RULES:
+            yield f"The setting `{name}` is unknown: it is kept for exports, and has no effect on runs."
+
+
+def _drop_unreadable_props(workflow: Workflow) -> tuple[Workflow, list[UnsupportedItem]]:
+    """*workflow* without the props of steps that have an unreadable expression; and these steps."""
+    faults: list[UnsupportedItem] = []
+    steps: list[Step] = []
+    for step in workflow.steps:
+        try:
+            find_step_variables(step)
+            steps.append(step)
+        except ExpressionError as fault:
+            faults.append(UnsupportedItem(step.name, f"has a prop that cannot be read: {_sentence(fault.message)}"))
+            steps.append(replace(step, props={}))
+    return replace(workflow, steps=tuple(steps)), faults
+
+
+def _sentence(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _action(step: Step, catalog: Catalog) -> ActionSource:
+    reference = step.uses or ""
+    try:
+        uses = ActionReference.parse(reference)
+    except RequestError:
+        return ActionSource(step.name, reference, "not the key of an action", runs=False)
+    try:
+        found = catalog.resolve(uses.key, uses.version)
+    except LicenceError:
+        return ActionSource(
+            step.name,
+            reference,
+            f"possibly on npm, after you accept the licence: {ACCEPT_LICENCE_COMMAND}",
+            runs=False,
+        )
+    except ActionNotFoundError as fault:
+        remote = catalog.find_remote_sources(uses)
+        if remote:
+            name = "npm, resolved at the first run" if remote[0].source == "npm" else "run by Pipedream Connect"
+            return ActionSource(step.name, reference, name)
+        if isinstance(fault, ActionVersionError):
+            return ActionSource(
+                step.name, reference, f"available in another version only: {_sentence(fault.message)}", runs=False
+            )
+        if uses.is_private:
+            return ActionSource(
+                step.name,
+                reference,
+                f"a private component whose code is missing. {_sentence(fault.fix).partition(' Or ')[0]}",
+                runs=False,
+            )
+        way = f"; possibly on npm: {ACCEPT_LICENCE_COMMAND}" if uses.app in APPS_ON_NPM else ""
+        return ActionSource(step.name, reference, f"not in any source of this project{way}", runs=False)
+    instead = f", in version {found.version}" if found.version != uses.version else ""
+    return ActionSource(step.name, reference, f"{found.source}{instead}")
+
+
+def _find_blockers(workflow: Workflow, actions: tuple[ActionSource, ...]) -> Iterator[UnsupportedItem]:
+    disabled = {step.name for step in workflow.steps if step.disabled}
+    for action in actions:
+        if not action.runs and action.step not in disabled:
+            yield UnsupportedItem(action.step, f"uses {action.uses}, {action.source}")
+    for step in workflow.steps:
+        if step.is_code_missing:
+            yield UnsupportedItem(step.name, "has no code: its entry file is missing")
+        elif not step.disabled and step.language == "node" and not step.uses and _is_old(step):
+            yield UnsupportedItem(step.name, f"is written for {OLD_VERSION}; import it with --modernize")
+        elif not step.disabled and _lacks_entry_point(step):
+            yield UnsupportedItem(step.name, "has nothing to call: no default export, no handler or no main function")
+        elif step.stores and step.language in ("bash", "go") and not step.disabled:
+            yield UnsupportedItem(
+                step.name, "is a Bash or Go step with a data store, which these languages do not support"
+            )
+    for kept in workflow.unsupported_entries:
+        yield UnsupportedItem(kept.name, f"{kept.unsupported_reason}; the entry is kept for export")
+
+
+def _is_old(step: Step) -> bool:
+    return bool(find_old_uses(step.source)) and _lacks_entry_point(step)
+
+
+def _lacks_entry_point(step: Step) -> bool:
+    try:
+        check_workflow(Workflow(step.name, steps=(replace(step, props={}),), extra={"schema": None}))
+    except EntryPointError:
+        return True
+    return False
+
+
+def _accounts(workflow: Workflow, choices: ChoicesByStep) -> Iterator[AccountAssignment]:
+    for step in workflow.steps:
+        for app in find_app_bindings(step):
+            choice = choices.get(step.name, {}).get(app.prop)
+            account = choice.account if choice is not None else app.account or EXTERNAL_USER
+            yield AccountAssignment(
+                step.name, app.prop, app.app, account, choice.synced if choice is not None else None
+            )
+
+
+def _stores(workflow: Workflow) -> tuple[StoreUse, ...]:
+    props: dict[str | None, list[str]] = {}
+    for step in workflow.steps:
+        for binding in step.stores:
+            props.setdefault(binding.store, []).append(f"{step.name}.{binding.prop}")
+    return tuple(StoreUse(name, tuple(found)) for name, found in props.items())
+
+
+def _variables(workflow: Workflow) -> tuple[VariableRead, ...]:
+    places: dict[str, list[str]] = {}
+    required: set[str] = set()
+    for step in workflow.steps:
+        found = find_step_variables(step)
+        required |= found.required
+        for name in sorted(found.required | found.optional):
+            places.setdefault(name, []).append(_locate_variable(step, name))
+    return tuple(VariableRead(name, tuple(places[name]), name in required) for name in sorted(places))
+
+
+def _locate_variable(step: Step, name: str) -> str:
+    for path, source in iter_sources(step):
+        for number, line in enumerate(source.split("\n"), start=1):
+            if re.search(rf"\b{re.escape(name)}\b", line):
+                return f"{step.name}, {path} line {number}" if path else f"{step.name}, line {number}"
+    return step.name
+
+
+def _trigger(trigger: Trigger, assumed: Collection[str]) -> TriggerUse:
+    config = trigger.config
+    match trigger.type:
+        case "http":
+            auth = {"none": "no authorization", "bearer": "a custom token", "oauth": "Pipedream OAuth"}
+            response = "a custom response" if trigger.response == "custom" else "the default response"
+            settings = f"{auth[trigger.auth]}, {response}"
+        case "schedule":
+            every = f"every {config['interval_seconds']} seconds" if "interval_seconds" in config else None
+            settings = str(config.get("cron") or every or "unknown schedule")
+            settings += f", for {trigger.for_each}" if trigger.for_each is not None else ""
+        case "email":
+            settings = "started by an email"
+        case "source":
+            settings = str(config.get("uses") or "unknown event source")
+        case "errors":
+            settings = f"errors of {describe_emitters(trigger)}"
+        case "emit":
+            settings = f"events of {describe_emitters(trigger)}"
+    trigger_id = config.get("id")
+    return TriggerUse(
+        trigger_id if isinstance(trigger_id, str) else None, trigger.type, settings, trigger_id in assumed
+    )
+
+
+def _packages(workflow: Workflow) -> tuple[PackageUse, ...]:
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for step in workflow.steps:
+        if step.uses:
+            continue
+        if step.language == "node":
+            for package in find_step_packages(step):
+                found.setdefault((LANGUAGE_NAMES["node"], package.name, package.version or ""), []).append(step.name)
+        elif step.language == "python":
+            for asked in find_step_requirements(step):
+                found.setdefault((LANGUAGE_NAMES["python"], asked.name, asked.version), []).append(step.name)
+    return tuple(PackageUse(*key, tuple(steps)) for key, steps in sorted(found.items()))

@@ -1,0 +1,146 @@
+"""
+Requests to event sources whose senders already have a response, although the source has not ended.
+
+Such a request is stored before its response is sent, and removed in the transaction that stores the events of the source. So a
+request that is still here although its source does not run was interrupted, and has to run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, literal, select, update
+
+from pdkernel.common.clock import Clock, IdGenerator
+from pdkernel.model import JSON
+from pdkernel.storage.compiled_query import CompiledQuery
+from pdkernel.storage.database import Database
+from pdkernel.storage.schedule import CLOCK_TOLERANCE
+from pdkernel.storage.schema import answered_requests
+from pdkernel.storage.sealed_columns import locate
+from pdkernel.storage.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRequest:
+    """
+    A request whose sender has a response.
+
+    Attributes:
+        id: The id of the request.
+        failures: How often it was run again without a result.
+    """
+
+    id: str
+    failures: int
+
+
+class AnsweredRequestTable:
+    """The requests that are answered, and whose sources have not ended."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock, ids: IdGenerator) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+        self._ids = ids
+
+    def new_id(self) -> str:
+        """Return an id for a request."""
+        return self._ids.new("", 20)
+
+    def add(self, trigger_id: str, event: Mapping[str, JSON], request_id: str | None = None) -> str:
+        """
+        Store a request; return its id.
+
+        Args:
+            trigger_id: The workflow's trigger, `<workflow id>/<key>`, or the deployed trigger, `dc_...`.
+            event: The request as the source receives it.
+            request_id: An id of `new_id`, for a caller that must know it if this raises an error after a commit whose outcome is
+                unknown.
+        """
+        request_id = request_id or self.new_id()
+        sealed = self._vault.seal_json(dict(event), _vault_context(request_id))
+        row = {"id": request_id, "trigger": trigger_id, "sealed_event": sealed}
+        with self._database.write() as connection:
+            connection.execute(insert(answered_requests).values(**row, failures=0, due=self._clock.now().timestamp()))
+        return request_id
+
+    def list_due_triggers(self) -> Sequence[str]:
+        """The ids of the triggers with requests that are due, in the order of their oldest requests."""
+        with self._database.read() as connection:
+            rows = _DUE_TRIGGERS.fetch_all(connection, now=self._clock.now().timestamp())
+        return list(dict.fromkeys(row.trigger for row in rows))
+
+    def list_due(self, trigger_id: str) -> Sequence[AnsweredRequest]:
+        """The requests of a trigger that are due, oldest first."""
+        query = select(answered_requests.c.id, answered_requests.c.failures)
+        is_due = answered_requests.c.due <= self._clock.now().timestamp()
+        query = query.where(answered_requests.c.trigger == trigger_id, is_due)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(answered_requests.c.number)).all()
+        return [AnsweredRequest(*row) for row in rows]
+
+    def load_event(self, request_id: str) -> Mapping[str, JSON] | None:
+        """
+        The request as the source receives it, or None if the request was removed.
+
+        Raises:
+            DamagedRecordError: The request cannot be decrypted.
+        """
+        query = select(answered_requests.c.sealed_event).where(answered_requests.c.id == request_id)
+        with self._database.read() as connection:
+            sealed = connection.execute(query).scalar_one_or_none()
+        return None if sealed is None else self._vault.unseal_json(sealed, _vault_context(request_id), dict[str, Any])
+
+    def exists(self, request_id: str) -> bool:
+        """Whether the request has not been removed."""
+        with self._database.read() as connection:
+            return connection.execute(select(1).where(answered_requests.c.id == request_id)).first() is not None
+
+    def postpone(self, request_id: str, delay_s: float) -> None:
+        """Record that the request was run again without a result; it is due after *delay_s* seconds."""
+        due = self._clock.now().timestamp() + delay_s
+        table = answered_requests
+        with self._database.write() as connection:
+            change = update(table).where(table.c.id == request_id)
+            connection.execute(change.values(failures=table.c.failures + 1, due=due))
+
+    def correct_due(self, first_delay_s: float) -> None:
+        """
+        Let requests run now whose times came from a clock that was ahead: they would wait for longer than they were meant to.
+
+        *first_delay_s* is the delay of the first `postpone`; each further one is twice as long.
+        """
+        table, now = answered_requests, self._clock.now()
+        latest = (now + CLOCK_TOLERANCE).timestamp()
+        delay_s = first_delay_s / 2 * literal(1).bitwise_lshift(table.c.failures)
+        with self._database.write() as connection:
+            connection.execute(update(table).where(table.c.due > latest + delay_s).values(due=now.timestamp()))
+
+    def remove(self, request_id: str) -> None:
+        """Remove a request that is given up."""
+        with self._database.write() as connection:
+            self.finish(connection, request_id)
+
+    @staticmethod
+    def finish(connection: Connection, request_id: str) -> bool:
+        """Remove a request in the transaction that stores its events; False if another process has removed it."""
+        return connection.execute(delete(answered_requests).where(answered_requests.c.id == request_id)).rowcount == 1
+
+
+def delete_answered_requests(connection: Connection, trigger_ids: Sequence[str]) -> None:
+    """Remove the requests of triggers that are removed, in the caller's transaction."""
+    connection.execute(delete(answered_requests).where(answered_requests.c.trigger.in_(trigger_ids)))
+
+
+def _vault_context(request_id: str) -> str:
+    return locate(answered_requests.c.sealed_event, id=request_id)
+
+
+_DUE_TRIGGERS = CompiledQuery(
+    select(answered_requests.c.trigger)
+    .where(answered_requests.c.due <= bindparam("now"))
+    .order_by(answered_requests.c.number)
+)

@@ -1,0 +1,520 @@
+"""The directory of a real project, with an API in another process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pdkernel.accounts import LocalDirectory, open_directory
+from pdkernel.accounts.remote import CACHE_TTL_S, RemoteDirectory
+from pdkernel.accounts.sdk import Sdk
+from pdkernel.actions.source_settings import ActionSettings, format_sources
+from pdkernel.common.clock import ManualClock
+from pdkernel.common.identity import AccountGoneError, Directory
+from pdkernel.engine.account_lookup import RunIdentity
+from pdkernel.engine.account_resolution import resolve_accounts
+from pdkernel.errors import ConnectSettingsError, PdkernelError, ProjectError, RequestError
+from pdkernel.model import AppBinding
+from pdkernel.storage import Batch, Login, Project
+from tests.accounts.upstream import CLIENT_ID, CLIENT_SECRET, PROJECT, SLACK_TOKEN, TOKEN, Upstream
+
+
+@pytest.fixture
+def directory(home: Project, upstream: Upstream) -> Directory:
+    """The directory of the real project, by its protocol."""
+    return RemoteDirectory(home, Sdk(upstream.login))
+
+
+def test_the_projects_id_is_pipedreams(directory: Directory) -> None:
+    """The directory has Pipedream's id of the project."""
+    assert directory.project_id == PROJECT
+
+
+def test_users_of_each_environment(directory: Directory) -> None:
+    """Each environment has its own users."""
+    names = [[user.external_id for user in directory.users(where)] for where in ("development", "production")]
+
+    assert names == [["ada", "bob"], ["eve"]]
+
+
+def test_a_user_is_found_in_their_environment_only(directory: Directory) -> None:
+    """A user of development is not found in production."""
+    found = directory.find_user("ada", "development")
+
+    assert found is not None
+    assert found.external_id == "ada"
+    assert directory.find_user("ada", "production") is None
+
+
+def test_a_user_exists_since_their_first_account(directory: Directory) -> None:
+    """The time of a user is that of the oldest of their accounts."""
+    user = directory.find_user("ada", "development")
+    accounts = directory.accounts(external_user_id="ada", environment="development")
+
+    assert [account.id for account in accounts] == ["apn_held", "apn_new", "apn_old"]
+    assert user is not None
+    assert user.created_at == accounts[-1].created_at
+
+
+def test_the_account_created_last_is_the_newest(directory: Directory) -> None:
+    """Of two Slack accounts the newest one is used."""
+    account = directory.newest_account("ada", "development", "slack")
+
+    assert account is not None
+    assert (account.id, account.app, account.owner, account.healthy) == ("apn_new", "slack", "external_user", True)
+
+
+def test_accounts_of_several_pages(directory: Directory) -> None:
+    """All pages are requested: the API returns three accounts per page."""
+    ids = [account.id for account in directory.accounts(environment="development")]
+
+    assert ids == ["apn_keys", "apn_held", "apn_new", "apn_old"]
+
+
+def test_an_account_is_found_in_either_environment(directory: Directory) -> None:
+    """An account's id does not have the environment, so both are searched."""
+    account = directory.find_account("apn_prod")
+
+    assert account is not None
+    assert (account.environment, account.external_user_id) == ("production", "eve")
+    assert directory.find_account("apn_none") is None
+
+
+def test_credentials_come_from_connect(directory: Directory) -> None:
+    """The step's `$auth` has the credentials that Connect returns."""
+    assert dict(directory.credentials("apn_new")) == {"oauth_access_token": SLACK_TOKEN, "oauth_uid": "U1"}
+
+
+def test_withheld_credentials_name_the_proxy(directory: Directory, upstream: Upstream) -> None:
+    """If Connect withholds a token, the result has the missing names and the access to the proxy."""
+    credentials = directory.credentials("apn_held")
+
+    assert credentials.proxy is not None
+    assert (dict(credentials), credentials.withheld_names) == ({}, ("oauth_access_token",))
+    assert credentials.proxy.url == f"{upstream.url}/v1/connect/{PROJECT}/proxy"
+    assert credentials.proxy.fetch_token() == TOKEN
+    assert TOKEN not in repr(credentials.proxy)
+
+
+def test_a_run_causes_one_request(directory: Directory, upstream: Upstream) -> None:
+    """User and accounts of a run cause one request, besides the request for a token."""
+    directory.find_user("ada", "development")
+    directory.newest_account("ada", "development", "slack")
+    directory.newest_account("ada", "development", "github")
+
+    assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts"]
+
+
+def test_responses_are_cached_for_some_seconds(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
+    """After the cache's lifetime, a second request is sent."""
+    directory.newest_account("ada", "development", "slack")
+    moving.advance(CACHE_TTL_S + 1)
+    directory.newest_account("ada", "development", "slack")
+
+    assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts", "accounts"]
+
+
+def test_own_accounts_are_local(directory: Directory, home: Project, upstream: Upstream) -> None:
+    """An account of your own is stored, reconnected and removed in the local project, without a request."""
+    made = directory.add_account(
+        app="slack",
+        credentials={"oauth_access_token": "mine"},
+        external_user_id=None,
+        account_id="apn_mine",
+        name="Mine",
+    )
+
+    assert (made.id, made.name) == ("apn_mine", "Mine")
+    assert dict(directory.credentials(made.id)) == {"oauth_access_token": "mine"}
+    assert [account.id for account in directory.accounts(own=True)] == [made.id]
+    assert [account.id for account in LocalDirectory(home).accounts()] == [made.id]
+    directory.reconnect_account(made.id, {"oauth_access_token": "newer"})
+    assert dict(LocalDirectory(home).credentials(made.id)) == {"oauth_access_token": "newer"}
+    assert directory.remove_account(made.id)
+    assert LocalDirectory(home).accounts() == []
+    assert upstream.asked == []
+
+
+def test_a_key_based_account_is_connected_at_pipedream(directory: Directory) -> None:
+    """The account is created at Pipedream, and is found afterwards."""
+    directory.users("development")
+    made = directory.add_account(app="openai", credentials={"api_key": "sk-1"}, external_user_id="cyd")
+
+    assert directory.newest_account("cyd", "development", "openai") == replace(made, credential_fields=())
+    assert [user.external_id for user in directory.users("development")] == ["ada", "bob", "cyd"]
+
+
+def test_an_account_is_reconnected(directory: Directory) -> None:
+    """The account keeps its id and creation time; the next request gets the new credentials, although the old ones are cached."""
+    old = directory.find_account("apn_keys")
+    assert dict(directory.credentials("apn_keys")) != {"api_key": "sk-a-newer-key-0123456789"}
+    made = directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"})
+
+    assert old is not None
+    assert (made.id, made.created_at, made.credential_fields) == ("apn_keys", old.created_at, ("api_key",))
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-a-newer-key-0123456789"}
+    with pytest.raises(RequestError, match="There is no account 'apn_none'"):
+        directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
+
+
+def test_a_reconnected_account_is_healthy(directory: Directory, upstream: Upstream) -> None:
+    """An account that Pipedream reports as unhealthy is healthy once it has new credentials."""
+    upstream.accounts["development"][3]["healthy"] = False
+
+    before = directory.find_account("apn_keys")
+
+    assert before is not None
+    assert not before.healthy
+    assert directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"}).healthy
+
+
+def test_an_account_of_a_user_is_pipedreams(home: Project, directory: Directory) -> None:
+    """Since the login, an external user's account of the local project is not used in place of Pipedream's of the same id."""
+    local = LocalDirectory(home)
+    local.add_account(
+        app="openai", credentials={"api_key": "sk-local-0123456789"}, external_user_id="ada", account_id="apn_keys"
+    )
+
+    found = directory.find_account("apn_keys")
+
+    assert found is not None
+    assert found.external_user_id == "bob"
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-planted-real-key-0123456789"}
+
+
+def test_an_account_that_pipedream_does_not_reconnect(directory: Directory, upstream: Upstream) -> None:
+    """The error has Pipedream's reason and a fix, and not the credential; the old credentials stay."""
+    fault = {"path": "/accounts", "method": "POST", "kind": "status", "status": 400, "error": "no such field"}
+    upstream.set(fault=fault)
+
+    with pytest.raises(RequestError) as caught:
+        directory.reconnect_account("apn_keys", {"api_key": "planted-0123"})
+
+    assert "The openai account was not reconnected at Pipedream" in caught.value.message
+    assert "no such field" in caught.value.message
+    assert "Connect Link" in caught.value.fix
+    assert "planted-0123" not in str(caught.value)
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-planted-real-key-0123456789"}
+
+
+def test_pipedream_chooses_the_ids_of_accounts(directory: Directory, upstream: Upstream) -> None:
+    """An account of an external user cannot have an id of the caller's choice."""
+    with pytest.raises(RequestError, match="creates the ids of its accounts itself"):
+        directory.add_account(app="openai", credentials={"api_key": "k"}, external_user_id="cyd", account_id="apn_1")
+
+    assert upstream.asked == []
+
+
+def test_an_account_that_is_removed_before_its_credentials_are_read(directory: Directory, upstream: Upstream) -> None:
+    """The error names the account, and the cached lists that still have the account are loaded again."""
+    assert directory.newest_account("ada", "development", "slack") == directory.find_account("apn_new")
+    httpx.delete(
+        f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS, timeout=60
+    ).raise_for_status()
+
+    with pytest.raises(AccountGoneError, match="apn_new"):
+        directory.credentials("apn_new")
+
+    newest = directory.newest_account("ada", "development", "slack")
+    assert newest is not None
+    assert newest.id == "apn_old"
+
+
+def test_an_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
+    """The error has Pipedream's reason and a fix, and not the credential."""
+    with pytest.raises(RequestError) as caught:
+        directory.add_account(app="github", credentials={"oauth_access_token": "planted-0123"}, external_user_id="ada")
+
+    assert "github accounts are connected with OAuth" in caught.value.message
+    assert "Connect Link" in caught.value.fix
+    assert "planted-0123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_an_error_has_no_credential(directory: Directory, upstream: Upstream, status: int) -> None:
+    """If Pipedream repeats the request in its error, the credentials are masked."""
+    key = "sk-planted-key-0123456789"
+    # the key is where the message is cut, and is masked before that
+    error = f"{'This is the reason. ' * 7}ctok_1 has a bad cfmap_json {json.dumps(json.dumps({'api_key': key}))}"
+    upstream.set(fault={"path": "/accounts", "method": "POST", "kind": "status", "status": status, "error": error})
+
+    with pytest.raises(PdkernelError) as caught:
+        directory.add_account(app="openai", credentials={"api_key": key}, external_user_id="zoe")
+
+    assert "This is the reason." in str(caught.value)
+    assert not any(piece in str(caught.value) for piece in ("sk-pl", "ctok_1"))
+
+
+def test_a_removed_account_is_not_cached(directory: Directory) -> None:
+    """After a removal the next account is the newest."""
+    directory.newest_account("ada", "development", "slack")
+
+    assert directory.remove_account("apn_new")
+    newest = directory.newest_account("ada", "development", "slack")
+    assert newest is not None
+    assert newest.id == "apn_old"
+
+
+def test_a_form_sees_a_new_account_at_once(home: Project, upstream: Upstream) -> None:
+    """The ids of a user's accounts are those that Pipedream has now; other readers keep the cached list."""
+    directory = RemoteDirectory(home, Sdk(upstream.login))
+    before = directory.account_ids(external_user_id="ada", environment="development")
+    upstream.set(held=[("apn_newest", "ada", "slack"), ("apn_bob", "bob", "slack")])
+
+    assert directory.fetch_account_ids("slack", "ada", "development") == {"apn_newest", "apn_new", "apn_old"}
+    assert directory.account_ids(external_user_id="ada", environment="development") == before
+
+
+def test_a_deleted_user_is_not_cached(directory: Directory) -> None:
+    """The user is deleted at Pipedream, and is not found afterwards."""
+    assert directory.delete_user("ada", "development")
+
+    assert directory.find_user("ada", "development") is None
+    assert not directory.delete_user("ada", "development")
+
+
+def test_a_deleted_user_is_forgotten_here(home: Project, directory: Directory) -> None:
+    """What the local project has stored about the user is deleted with the user at Pipedream."""
+    batch = Batch("batch_1", "p_1", "schedule", "Report", "development", home.clock.now())
+    home.batches.add(batch)
+    home.batches.record_page(batch, "bob", {"ada": ("slack",), "bob": ("slack",)})
+
+    assert directory.delete_user("ada", "development")
+
+    assert list(home.batches.list_skips(batch.id)) == ["bob"]
+
+
+def test_a_response_that_the_sdk_cannot_parse(directory: Directory, upstream: Upstream) -> None:
+    """If a response lacks a field that the SDK requires, its JSON is used."""
+    upstream.set(scope_profiles=False)
+
+    assert len(directory.accounts(environment="development")) == 4
+    assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-planted-real-key-0123456789"}
+
+
+FAULTS = [
+    (
+        {"kind": "status", "status": 401},
+        ConnectSettingsError,
+        f"Pipedream rejects the OAuth client {CLIENT_ID} (401). Pipedream's message: made to fail",
+        "log in with its id and secret: pdkernel login",
+    ),
+    (
+        {"kind": "status", "status": 403},
+        ConnectSettingsError,
+        f"The OAuth client {CLIENT_ID} lacks a permission in the project {PROJECT} (403). Pipedream's message: made to fail",
+        "Check the client's scopes",
+    ),
+    (
+        {"kind": "status", "status": 404},
+        ConnectSettingsError,
+        f"found nothing at this URL in the project {PROJECT} (404). Pipedream's message: made to fail",
+        "Check the project's id and environment",
+    ),
+    (
+        {"kind": "status", "status": 429, "headers": {"Retry-After": "17"}},
+        ProjectError,
+        "The project has reached Pipedream's rate limit (429). Pipedream's message: made to fail",
+        "Try again in 17 s.",
+    ),
+    (
+        {"kind": "status", "status": 500},
+        ProjectError,
+        "Pipedream reports a server error (500). Pipedream's message: made to fail",
+        "Try again. If the error persists",
+    ),
+    ({"kind": "held"}, ProjectError, "did not answer within 3 s.", "Try again. If the error persists"),
+    ({"kind": "cut"}, ProjectError, "closed the connection too early", "Check the network"),
+    ({"kind": "html"}, ProjectError, "sent a response that the SDK cannot parse", "Check the API's URL"),
+]
+
+
+@pytest.mark.parametrize("path", ["token", "accounts"])
+@pytest.mark.parametrize(("fault", "kind", "message", "fix"), FAULTS, ids=lambda each: str(each)[:40])
+def test_faults_of_the_api(
+    home: Project,
+    upstream: Upstream,
+    path: str,
+    fault: dict[str, object],
+    kind: type[PdkernelError],
+    message: str,
+    fix: str,
+) -> None:
+    """Each fault is an error with a cause and a fix, and without a secret."""
+    directory = RemoteDirectory(home, Sdk(upstream.login, timeout_s=3.0 if fault["kind"] == "held" else 60.0))
+    upstream.set(fault={"path": path, **fault})
+
+    with pytest.raises(kind) as caught:
+        directory.newest_account("ada", "development", "slack")
+    upstream.proceed.set()
+
+    assert message in caught.value.message
+    assert fix in caught.value.fix
+    assert not any(secret in str(caught.value) for secret in (CLIENT_SECRET, TOKEN))
+    assert len(upstream.asked) == (1 if path == "token" else 2)
+
+
+def test_an_unreachable_api(home: Project) -> None:
+    """The error names the address that is unreachable."""
+    directory = RemoteDirectory(home, Sdk(Login("c", CLIENT_SECRET, PROJECT, base_url="http://127.0.0.1:9")))
+
+    with pytest.raises(ProjectError, match=r"Pipedream Connect at 127\.0\.0\.1:9 is unreachable"):
+        directory.users("development")
+
+
+def test_a_revoked_token_is_replaced(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
+    """After a rejected token, one new token is requested."""
+    directory.users("development")
+    moving.advance(60)
+    httpx.post(f"{upstream.url}/v1/oauth/revoke", json={"token": TOKEN}, timeout=60)
+
+    assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
+    assert [each["path"] for each in upstream.asked].count("/v1/oauth/token") == 2
+
+
+def test_a_failure_is_not_cached(directory: Directory, upstream: Upstream) -> None:
+    """After a fault the next call sends a new request."""
+    upstream.set(fault={"path": "accounts", "kind": "status", "status": 500})
+    with pytest.raises(ProjectError):
+        directory.find_user("ada", "development")
+    upstream.set()
+
+    assert directory.find_user("ada", "development") is not None
+
+
+def test_the_login_selects_the_directory(home: Project, upstream: Upstream) -> None:
+    """Without a login the directory is local, with a login it is remote; no request is sent yet."""
+    before = open_directory(home, {})
+    home.login.save(upstream.login)
+    after = open_directory(home, {})
+
+    assert [type(each).__name__ for each in (before, after)] == ["LocalDirectory", "RemoteDirectory"]
+    assert after.project_id == PROJECT
+    assert upstream.asked == []
+
+
+def test_a_login_from_environment_variables(home: Project, upstream: Upstream) -> None:
+    """The environment variables are enough for a login."""
+    assert open_directory(home, upstream.environ).project_id == PROJECT
+
+
+def test_environment_variables_of_the_sdk_are_ignored(
+    home: Project, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables that the SDK would read do not change the token or the environment."""
+    monkeypatch.setenv("PIPEDREAM_ACCESS_TOKEN", "another-token")
+    monkeypatch.setenv("PIPEDREAM_PROJECT_ENVIRONMENT", "production")
+    directory = RemoteDirectory(home, Sdk(upstream.login))
+
+    assert [user.external_id for user in directory.users("development")] == ["ada", "bob"]
+
+
+def test_the_default_source_of_actions(home: Project, upstream: Upstream, tmp_path: Path) -> None:
+    """With a login the default source of actions is Connect; a chosen source stays."""
+    home.login.save(upstream.login)
+    default = format_sources(ActionSettings(home.settings).sources)
+    ActionSettings(home.settings).set_sources(["builtin"], base=tmp_path)
+
+    assert (default, format_sources(ActionSettings(home.settings).sources)) == ("connect", "builtin")
+
+
+HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}
+BINDINGS = {"notify": (AppBinding("slack", "slack"),)}
+
+
+def test_an_account_that_was_removed_after_the_listing(directory: Directory, upstream: Upstream) -> None:
+    """A run uses the newest account that still exists."""
+    directory.newest_account("ada", "development", "slack")
+    httpx.delete(
+        f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS, timeout=60
+    ).raise_for_status()
+
+    found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
+
+    assert found.error is None
+    assert [use.id for use in found.for_step("notify").uses] == ["apn_old"]
+
+
+def test_an_account_that_is_listed_but_missing(directory: Directory, upstream: Upstream) -> None:
+    """The run ends with an error that names the account."""
+    upstream.set(fault={"within": "/accounts/apn", "kind": "status", "status": 404})
+
+    found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
+
+    assert found.error is not None
+    assert found.error.message == "The account apn_new was removed while the run started."
+
+
+def test_account_ids_match_accounts(directory: Directory) -> None:
+    """`account_ids` returns the ids of `accounts` in the same order; `connected_apps` returns their apps."""
+    for filters in ({}, {"environment": "development"}, {"external_user_id": "ada"}, {"app": "slack"}, {"own": False}):
+        found = directory.accounts(**filters)
+        assert found
+        assert list(directory.account_ids(**filters)) == [account.id for account in found]
+    assert set(directory.connected_apps()) == {account.app for account in directory.accounts()}
+
+
+def test_the_newest_accounts_of_one_user(directory: Directory, upstream: Upstream) -> None:
+    """The accounts are newest first, within the limit of each app; the one that a run uses is marked if it is withheld."""
+    upstream.set(held=[("apn_newest", "ada", "slack")])
+
+    found = directory.newest_accounts(["ada"], "development", ["slack", "github"], limit=2)
+
+    assert [(account.id, account.withheld) for account in found] == [
+        ("apn_newest", True),
+        ("apn_held", True),
+        ("apn_new", False),
+    ]
+
+
+def test_the_newest_accounts_of_several_users(directory: Directory, upstream: Upstream) -> None:
+    """One listing has the accounts of all users; other users, other apps and older accounts are left out."""
+    upstream.set(held=[("apn_bob", "bob", "slack"), ("apn_cyd", "cyd", "slack")])
+
+    found = directory.newest_accounts(["ada", "bob"], "development", ["slack"], limit=1)
+
+    assert [(account.id, account.withheld) for account in found] == [("apn_bob", True), ("apn_new", False)]
+
+
+def test_a_cleared_cache_is_loaded_again(directory: Directory, upstream: Upstream) -> None:
+    """Every kind of response comes from the cache until the cache is cleared, and from Pipedream after that."""
+    assert isinstance(directory, RemoteDirectory)
+
+    def responses() -> tuple[object, ...]:
+        found = directory.find_account("apn_new")
+        newest = directory.newest_accounts(["ada", "bob"], "development", ["slack"], limit=1)
+        return (
+            [user.external_id for user in directory.users("development")],
+            [account.id for account in directory.accounts(external_user_id="ada", environment="development")],
+            found and found.name,
+            [account.withheld for account in newest],
+            dict(directory.credentials("apn_new")),
+        )
+
+    before = responses()
+    upstream.set(held=[("apn_cyd", "cyd", "slack"), ("apn_more", "ada", "gitlab")])
+    account = next(each for each in upstream.accounts["development"] if each["id"] == "apn_new")
+    account |= {"name": "renamed", "credentials": None}
+
+    cached = responses()
+    directory.clear_cache()
+    after = responses()
+
+    assert cached == before
+    assert after == (["ada", "bob", "cyd"], ["apn_more", "apn_held", "apn_new", "apn_old"], "renamed", [True], {})
+
+
+def test_an_account_changes_in_its_own_environment(directory: Directory) -> None:
+    """An account of production is reconnected and removed there, although the login's environment is development."""
+    directory.reconnect_account("apn_prod", {"oauth_access_token": "entered"})
+    assert dict(directory.credentials("apn_prod")) == {"oauth_access_token": "entered"}
+    assert len(directory.accounts()) == 5
+
+    assert directory.remove_account("apn_prod")
+    assert not directory.remove_account("apn_prod")
+    assert directory.delete_user("bob", "development")
+    assert [account.id for account in directory.accounts()] == ["apn_held", "apn_new", "apn_old"]

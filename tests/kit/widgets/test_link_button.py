@@ -1,0 +1,257 @@
+"""The picker's button that opens the link page, followed over HTTP as a browser does."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ipywidgets as ipw
+import pytest
+from IPython.display import display
+from IPython.utils.capture import capture_output
+
+from pdkernel.common.identity import Environment
+from pdkernel.kit.session import Session
+from pdkernel.kit.widgets import UserPicker
+from pdkernel.kit.widgets.link_button import ConsoleLinkButton
+from tests.kit.widgets.conftest import Timers
+from tests.kit.widgets.front_end import NEEDS_SLACK, button, everything_in_state, inside, press, screen
+from tests.server.link.conftest import SAME_ORIGIN
+from tests.server.link.reading import Page
+
+TOKEN = "xoxb-typed-into-the-page"
+
+
+def send(url: str, **fields: str) -> Page:
+    """Open the page and send its form."""
+    page = Page(httpx.get(url, timeout=60))
+    return Page(httpx.post(url.partition("?")[0], data={**page.hidden, **fields}, headers=SAME_ORIGIN, timeout=60))
+
+
+def wait_for(picker: UserPicker, words: str) -> str:
+    """The picker's text, after it contains *words*."""
+    until = time.monotonic() + 60
+    while words not in screen(picker) and time.monotonic() < until:
+        time.sleep(0.01)
+    return screen(picker)
+
+
+def test_an_account_is_connected(slack_picker: UserPicker, session: Session) -> None:
+    """A click shows a link for the chosen user, and the picker shows the result by itself."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+    url = shown_link(slack_picker)
+    page = send(url, **{"field:oauth_access_token": TOKEN})
+
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert page.status == 200
+    assert account is not None
+    assert f"Connected: {account.id}." in wait_for(slack_picker, "Connected")
+    assert button(slack_picker, "Reconnect with Link")
+    assert f"Uses {account.id}" in screen(slack_picker)
+
+
+def test_an_account_is_of_the_chosen_environment(slack_picker: UserPicker, session: Session) -> None:
+    """A link that is made in production connects an account there, and none in development."""
+    session.choose_user("ada", "production")
+    press(slack_picker, "Connect with Link")
+    send(shown_link(slack_picker), **{"field:oauth_access_token": TOKEN})
+
+    assert [account.environment for account in session.directory.accounts(external_user_id="ada")] == ["production"]
+
+
+def test_a_link_that_is_refused_is_reported(tmp_path: Path) -> None:
+    """If no link can be made, the form has the reason below the button."""
+    session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny", "PDKERNEL_PUBLIC_URL": "http://[hub"})
+    session.record_cell(NEEDS_SLACK, cell_id="a")
+    session.choose_user("ada")
+    picker = UserPicker(session)
+
+    press(picker, "Connect with Link")
+
+    assert "is not a valid public URL" in screen(picker)
+    picker.close()
+    session.close()
+
+
+def test_an_account_is_connected_again(slack_picker: UserPicker, session: Session) -> None:
+    """With an account, the link gives it new credentials and does not connect a second one."""
+    session.choose_user("ada")
+    account = session.directory.add_account(app="slack", credentials={"k": "old-value"}, external_user_id="ada")
+    session.notify_accounts_changed()
+    press(slack_picker, "Reconnect with Link")
+    send(shown_link(slack_picker), **{"field:oauth_access_token": TOKEN})
+
+    assert [each.id for each in session.directory.accounts(external_user_id="ada")] == [account.id]
+    assert TOKEN in session.directory.credentials(account.id).values()
+
+
+def test_an_opened_link_is_removed(slack_picker: UserPicker, session: Session) -> None:
+    """An opened link and the typed credentials are in no widget's state, which a notebook might save."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+    url = shown_link(slack_picker)
+    before = everything_in_state()
+    httpx.get(url, timeout=60)
+    wait_for(slack_picker, "Continue in the opened page")
+    after = everything_in_state()
+
+    assert "ctok_" in before
+    assert "ctok_" not in after
+
+
+@pytest.mark.parametrize(("user", "environment"), [("grace", "development"), ("ada", "production")])
+def test_a_user_chosen_meanwhile(
+    slack_picker: UserPicker, session: Session, user: str, environment: Environment
+) -> None:
+    """The result of ada's link is not shown to grace, nor in the other environment, but the accounts are updated."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+    url = shown_link(slack_picker)
+    session.choose_user(user, environment)
+    hidden = url not in everything_in_state()
+    send(url, **{"field:oauth_access_token": TOKEN})
+    session.choose_user(user, "development")
+
+    assert hidden
+    assert "Connected" not in screen(slack_picker)
+    slack_picker.wait()
+    assert button(slack_picker, "ada")
+
+
+def test_cancelling(slack_picker: UserPicker, session: Session) -> None:
+    """The form reports that the user cancelled in the page."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+    send(shown_link(slack_picker), cancel="true")
+
+    assert "Slack is not connected" in wait_for(slack_picker, "Cancelled in the page")
+
+
+def test_a_browser_on_another_machine(slack_picker: UserPicker, session: Session) -> None:
+    """The form shows the address of the page, and two ways to reach it from another machine."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect with Link")
+
+    assert re.search(r"ssh -L (\d+):127\.0\.0\.1:\1 HOST, or set PDKERNEL_PUBLIC_URL", screen(slack_picker))
+
+
+def test_no_button_without_a_user(slack_picker: UserPicker, make_picker: Callable[[], UserPicker]) -> None:
+    """Without a user there is no button."""
+    assert "Connect with Link" not in screen(slack_picker)
+
+
+class TestConsole:
+    """The button that opens the console of the draft's server."""
+
+    def test_a_used_link_is_removed(self, session: Session) -> None:
+        """A login removes the link from the state of the widgets; the next press shows another one."""
+        session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="c1")
+        session.server.start(on_run=lambda _: None, log_line=lambda _: None)
+        console = ConsoleLinkButton(session.server.create_console_link)
+        press(console, "Open the console")
+        url = shown_link(console)
+        code = httpx.URL(url).params["code"]
+        before = everything_in_state()
+        link = httpx.URL(url)
+        headers = {
+            **SAME_ORIGIN,
+            "host": link.netloc.decode(),
+        }  # which browsers, but not all systems, lead to this machine
+        form = {"secret": code, "next": "/-/"}
+        httpx.post(link.copy_with(host="127.0.0.1", query=None), data=form, headers=headers, timeout=60)
+        after = everything_in_state()
+        shown = screen(console)
+        press(console, "Open the console")
+
+        assert code in before
+        assert code not in after
+        assert "The console is open in another tab." in shown
+        assert shown_link(console) != url
+
+    def test_a_link_is_shown_for_a_short_time(self, timers: Timers) -> None:
+        """An unused link is removed; neither the use nor the time of an earlier link removes a later link."""
+        used: list[Callable[[], None]] = []
+
+        def create(on_used: Callable[[], None]) -> str:
+            used.append(on_used)
+            return f"https://hub.example/-/login?code={len(used)}"
+
+        console = ConsoleLinkButton(create)
+        console.show_link()
+        console.show_link()
+        used[0]()
+        timers.ends[0]()
+        link = shown_link(console)
+        timers.ends[1]()
+
+        assert link.endswith("code=2")
+        assert "Press the button again" in screen(console)
+        assert "hub.example" not in everything_in_state()
+
+    def test_a_link_of_another_host_needs_no_tunnel(self) -> None:
+        """Only an address on the loopback interface is explained; the address is escaped."""
+        hints = []
+        for host in ("hub.example", "127.0.0.1:8000"):
+            console = ConsoleLinkButton(lambda _, host=host: f'https://{host}/-/login?code="1"&a=2')  # type: ignore[misc]
+            console.show_link()
+            hints.append("ssh -L" in screen(console))
+            assert 'login?code=&quot;1&quot;&amp;a=2"' in console.children[1].value
+
+        assert hints == [False, True]
+
+    def test_the_time_of_a_link_ends(self) -> None:
+        """A link is removed when its time has passed."""
+        console = ConsoleLinkButton(lambda _: "https://hub.example/-/login?code=1", shown_s=0.05)
+        console.show_link()
+        until = time.monotonic() + 60
+        while "Press the button again" not in screen(console) and time.monotonic() < until:
+            time.sleep(0.01)
+
+        assert "Press the button again" in screen(console)
+
+    def test_the_message_of_a_used_link_stays(self, timers: Timers) -> None:
+        """After a login, the time of its link replaces the message about the console no more."""
+        used: list[Callable[[], None]] = []
+
+        def create(on_used: Callable[[], None]) -> str:
+            used.append(on_used)
+            return "https://hub.example/-/login?code=1"
+
+        console = ConsoleLinkButton(create)
+        console.show_link()
+        used[0]()
+        timers.ends[0]()
+
+        assert "The console is open in another tab." in screen(console)
+
+    @pytest.mark.usefixtures("_shell")
+    def test_the_saved_output_has_no_link(self) -> None:
+        """What a notebook saves of the output is the line that shows the button."""
+        console = ConsoleLinkButton(lambda _: "https://hub.example/-/login?code=secret")
+        console.show_link()
+        with capture_output() as captured:
+            display(console)
+
+        (output,) = captured.outputs
+        assert "secret" not in str(output.data)
+        assert output.data["text/plain"] == "Open the console: %pdserve console"
+
+    def test_a_draft_that_is_not_served_has_no_console(self, session: Session) -> None:
+        """The message names the line that serves the draft."""
+        console = ConsoleLinkButton(session.server.create_console_link)
+        console.show_link()
+
+        assert "%pdserve" in screen(console)
+
+
+def shown_link(form: Any) -> str:
+    """The link that the form shows."""
+    shown = [each.value for each in inside(form) if isinstance(each, ipw.HTML)]
+    [found] = re.findall(r'class="pd-open" href="([^"]+)"', "".join(shown))
+    return html.unescape(str(found))

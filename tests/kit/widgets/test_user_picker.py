@@ -1,0 +1,563 @@
+"""The form behind `%pduser`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as ipw
+import pytest
+
+from pdkernel.event import Event
+from pdkernel.kit.session import Session
+from pdkernel.kit.widgets import UserPicker
+from tests.accounts.upstream import Upstream
+from tests.kit.widgets.front_end import NEEDS_SLACK, button, enter, pick, press, screen, secrets, type_into
+
+TOKEN = "xoxb-planted-token"
+
+
+@pytest.fixture
+def ada(session: Session) -> str:
+    """The id of an external user with a Slack account."""
+    account = session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada", name="Ada's workspace"
+    )
+    assert account.external_user_id is not None
+    return account.external_user_id
+
+
+def offered(picker: UserPicker) -> list[str]:
+    """The users in the list, after the search has ended."""
+    picker.wait()
+    return [row.button.description for row in picker.search._rows.values()]
+
+
+def test_no_user_at_first(picker: UserPicker, session: Session) -> None:
+    """A new session runs without an external user, in development."""
+    assert "external user: none" in screen(picker)
+    assert picker.environment.value == "development"
+    assert session.external_user_id is None
+    assert picker.magic_line == "%pduser --clear --environment development"
+
+
+def test_a_missing_own_account_is_shown(session: Session, make_picker: Callable[[], UserPicker]) -> None:
+    """The form shows the command that adds a missing own account, and no button to connect."""
+    session.record_cell("%%pdstep a --app slack=apn_own1\ndef handler(pd):\n    return 1\n", cell_id="a")
+
+    picker = make_picker()
+    missing = screen(picker)
+    session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id=None, account_id="apn_own1"
+    )
+    session.notify_accounts_changed()
+
+    assert "pdkernel accounts add --own --app slack --id apn_own1" in missing
+    assert "no account of your own" not in screen(picker)
+
+
+def test_users_of_the_environment_are_offered(
+    session: Session, ada: str, make_picker: Callable[[], UserPicker]
+) -> None:
+    """The list offers the users of the picked environment."""
+    session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="bob", environment="production"
+    )
+    picker = make_picker()
+    assert offered(picker) == ["ada"]
+
+    pick(picker.environment, "production")
+
+    assert offered(picker) == ["bob"]
+    assert session.environment == "production"
+
+
+def test_picking_a_user_chooses_the_user(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """Steps run as the picked user."""
+    picker = make_picker()
+    picker.wait()
+
+    press(picker, "ada")
+
+    assert session.external_user_id == "ada"
+    assert [button(picker, "ada").icon, "external user: ada\n" in f"{screen(picker)}\n"] == ["check", True]
+    assert picker.magic_line == "%pduser ada --environment development"
+    assert "%pduser ada --environment development" in screen(picker)
+
+
+def test_picking_no_user(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """The choice of a user can be cleared."""
+    session.choose_user("ada")
+    picker = make_picker()
+
+    press(picker, "Run without a user")
+
+    assert session.external_user_id is None
+    assert "external user: none" in screen(picker)
+    assert "Run without a user" not in screen(picker)
+
+
+def test_new_user_by_button(picker: UserPicker, session: Session) -> None:
+    """An unknown id can be chosen, and the form shows that it has no account yet."""
+    type_into(picker.new_user, " carol ")
+
+    press(picker, "Use")
+
+    assert session.external_user_id == "carol"
+    assert "external user: carol (no account yet)" in screen(picker)
+    assert picker.new_user.value == ""
+    assert "is created with their first account" in screen(picker)
+
+
+def test_new_user_by_enter(picker: UserPicker, session: Session) -> None:
+    """Enter in the field has the effect of the button."""
+    type_into(picker.new_user, "carol")
+
+    enter(picker.new_user)
+
+    assert session.external_user_id == "carol"
+
+
+def test_a_blank_id_is_refused(picker: UserPicker, session: Session) -> None:
+    """A blank id is refused in the form."""
+    press(picker, "Use")
+
+    assert session.external_user_id is None
+    assert "cannot be blank" in screen(picker)
+
+
+def test_a_message_disappears_with_the_next_action(picker: UserPicker) -> None:
+    """A message disappears with the user's next action."""
+    press(picker, "Use")
+    type_into(picker.new_user, "carol")
+
+    press(picker, "Use")
+
+    assert "cannot be blank" not in screen(picker)
+
+
+def test_line_quotes_an_odd_id(picker: UserPicker, session: Session) -> None:
+    """An id with a space is quoted in the line form."""
+    session.choose_user("ada l")
+
+    assert picker.magic_line == "%pduser 'ada l' --environment development"
+
+
+def test_markup_in_an_id_is_text(slack_picker: UserPicker, session: Session) -> None:
+    """An id that looks like markup is shown as text."""
+    session.choose_user("<img src=x>")
+
+    assert all(
+        "<img src=x" not in getattr(each, "value", "") for each in slack_picker._apps.children[0].children[0].children
+    )
+    assert "<img" not in slack_picker.saved_output.html
+
+
+def test_follows_the_session(picker: UserPicker, session: Session, ada: str) -> None:
+    """A choice made elsewhere is shown, and causes no further choice."""
+    users = []
+    session.add_listener(lambda: users.append(session.external_user_id))
+
+    session.choose_user("ada", "production")
+
+    assert "external user: ada " in screen(picker)
+    assert picker.environment.value == "production"
+    assert users == ["ada"]
+
+
+def test_one_choice_is_one_change(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """A pick calls the listeners once, regardless of the number of forms."""
+    picker = make_picker()
+    make_picker()
+    picker.wait()
+    users = []
+    session.add_listener(lambda: users.append(session.external_user_id))
+
+    press(picker, "ada")
+
+    assert users == ["ada"]
+
+
+def test_closed_form_does_not_follow(picker: UserPicker, session: Session) -> None:
+    """The session releases a closed form."""
+    picker.close()
+
+    session.choose_user("ada")
+
+    assert "external user: none" in picker._chosen.value
+
+
+def test_a_missing_account_is_shown(slack_picker: UserPicker, session: Session) -> None:
+    """An app without an account is shown with its steps, fields and a command."""
+    session.choose_user("ada")
+
+    seen = screen(slack_picker)
+    assert "Slack: needed by send. ada has no account yet." in seen
+    assert "pdkernel accounts add --external-user ada --app slack --credential oauth_access_token" in seen
+    assert len(secrets(slack_picker)) == 1
+
+
+def test_no_fields_without_a_user(slack_picker: UserPicker) -> None:
+    """Without an external user there are no fields to connect an account."""
+    assert "Slack: needed by send. Pick an external user." in screen(slack_picker)
+    assert secrets(slack_picker) == []
+
+
+def test_an_account_is_shown(session: Session, ada: str, make_picker: Callable[[], UserPicker]) -> None:
+    """An account is shown by id and name; of several accounts the newest is used."""
+    session.record_cell(NEEDS_SLACK, cell_id="cell-1")
+    newer = session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="ada", name="Second"
+    )
+    session.choose_user("ada")
+
+    seen = screen(make_picker())
+
+    assert f"Uses {newer.id} (Second), the newest of 2." in seen
+    assert "connected" in seen
+
+
+def test_an_account_of_another_app_is_not_used(slack_picker: UserPicker, session: Session) -> None:
+    """The row of an app reports its missing account, whatever other accounts the user has."""
+    session.directory.add_account(app="github", credentials={"k": "v"}, external_user_id="ada")
+
+    session.choose_user("ada")
+
+    assert "Slack: needed by send. ada has no account yet." in screen(slack_picker)
+
+
+def test_rows_follow_the_steps(picker: UserPicker, session: Session) -> None:
+    """A new cell adds its app's row, and a deleted cell removes the row."""
+    session.choose_user("ada")
+    session.record_cell(NEEDS_SLACK, cell_id="cell-1")
+    with_step = screen(picker)
+
+    session.remove_cells(["cell-1"])
+
+    assert "Slack: needed by send" in with_step
+    assert "Slack" not in screen(picker)
+
+
+def test_connecting(slack_picker: UserPicker, session: Session) -> None:
+    """Typing a credential and pressing Connect connects the account and shows it."""
+    session.choose_user("ada")
+    type_into(secrets(slack_picker)[0], TOKEN)
+
+    press(slack_picker, "Connect")
+
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert account is not None
+    assert session.directory.credentials(account.id)["oauth_access_token"] == TOKEN
+    assert f"Uses {account.id} (ada)." in screen(slack_picker)
+    assert "external user: ada\n" in screen(slack_picker)
+    assert secrets(slack_picker) == []
+    assert "typed" not in slack_picker._rows["slack"]._form._rows[0].secret.placeholder
+
+
+def test_second_form_shows_the_account(
+    slack_picker: UserPicker, session: Session, make_picker: Callable[[], UserPicker]
+) -> None:
+    """An account connected in one form is shown in the others."""
+    session.choose_user("ada")
+    other = make_picker()
+    type_into(secrets(slack_picker)[0], TOKEN)
+
+    press(slack_picker, "Connect")
+
+    assert "Uses apn_" in screen(other)
+
+
+def test_connecting_another(slack_picker: UserPicker, session: Session, ada: str) -> None:
+    """A newer account can be connected beside an existing account."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect another")
+    type_into(secrets(slack_picker)[0], "xoxb-newer-token")
+
+    press(slack_picker, "Connect")
+
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert account is not None
+    assert session.directory.credentials(account.id)["oauth_access_token"] == "xoxb-newer-token"
+
+
+def test_more_fields(slack_picker: UserPicker, session: Session) -> None:
+    """A field of another name can be added."""
+    session.choose_user("ada")
+    press(slack_picker, "Add a field")
+    first, second = secrets(slack_picker)
+    name = slack_picker._rows["slack"]._form._rows[1].name
+    type_into(name, "bot_id")
+    type_into(first, TOKEN)
+    type_into(second, "B123")
+
+    press(slack_picker, "Connect")
+
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert account is not None
+    assert dict(session.directory.credentials(account.id)) == {"oauth_access_token": TOKEN, "bot_id": "B123"}
+
+
+def test_an_opened_form_stays(slack_picker: UserPicker, session: Session, ada: str) -> None:
+    """The form of another account stays open after a change elsewhere, until another user is chosen."""
+    session.choose_user("ada")
+    press(slack_picker, "Connect another")
+    session.choose_event(Event({"path": "/elsewhere"}))
+    opened = len(secrets(slack_picker))
+
+    session.choose_user("grace")
+    session.choose_user("ada")
+
+    assert (opened, len(secrets(slack_picker))) == (1, 0)
+
+
+@pytest.mark.parametrize("blank", ["", "   "])
+def test_a_blank_credential_is_refused(slack_picker: UserPicker, session: Session, blank: str) -> None:
+    """A blank credential is not stored, and the form names its field."""
+    session.choose_user("ada")
+    type_into(secrets(slack_picker)[0], blank)
+
+    press(slack_picker, "Connect")
+
+    assert "The value of oauth_access_token is blank." in screen(slack_picker)
+    assert session.directory.users("development") == []
+
+
+def test_a_credential_requires_a_name(slack_picker: UserPicker, session: Session) -> None:
+    """A credential without a name is refused."""
+    session.choose_user("ada")
+    type_into(slack_picker._rows["slack"]._form._rows[0].name, " ")
+    type_into(secrets(slack_picker)[0], TOKEN)
+
+    press(slack_picker, "Connect")
+
+    assert "A credential has no name." in screen(slack_picker)
+
+
+def test_a_duplicate_field_is_refused(slack_picker: UserPicker, session: Session) -> None:
+    """Two credentials with the same name are refused."""
+    session.choose_user("ada")
+    press(slack_picker, "Add a field")
+    type_into(slack_picker._rows["slack"]._form._rows[1].name, "oauth_access_token")
+    for field in secrets(slack_picker):
+        type_into(field, TOKEN)
+
+    press(slack_picker, "Connect")
+
+    assert "oauth_access_token is given twice" in screen(slack_picker)
+    assert not any(field.has_value for field in secrets(slack_picker))
+
+
+def test_a_typed_value_is_discarded_with_another_user(slack_picker: UserPicker, session: Session) -> None:
+    """A value typed for a user is discarded when another user is picked."""
+    session.choose_user("ada")
+    field = secrets(slack_picker)[0]
+    type_into(field, TOKEN)
+
+    session.choose_user("bob")
+
+    assert not field.has_value
+
+
+def test_a_typed_value_survives_other_changes(slack_picker: UserPicker, session: Session) -> None:
+    """Typed text stays when something else changes."""
+    session.choose_user("ada")
+    field = secrets(slack_picker)[0]
+    type_into(field, TOKEN)
+
+    session.record_cell("%%pdstep other\ndef handler(pd):\n    pass\n", cell_id="cell-2")
+
+    assert secrets(slack_picker) == [field]
+    assert field.has_value
+
+
+def test_removing_asks_once(slack_picker: UserPicker, session: Session, ada: str) -> None:
+    """The second click removes an account; the form then reports the missing account."""
+    session.choose_user("ada")
+    account = session.directory.newest_account("ada", "development", "slack")
+    assert account is not None
+
+    press(slack_picker, "Remove")
+    kept = session.directory.find_account(account.id)
+    press(slack_picker, f"Remove {account.id}?")
+
+    assert kept is not None
+    assert session.directory.find_account(account.id) is None
+    assert "ada has no account yet" in screen(slack_picker)
+
+
+def test_all_accounts_are_listed(slack_picker: UserPicker, session: Session, ada: str) -> None:
+    """Accounts of apps that no step needs are listed too, with their fields' names."""
+    session.directory.add_account(app="github", credentials={"oauth_access_token": "ghp"}, external_user_id="ada")
+
+    session.choose_user("ada")
+
+    assert "GitHub · apn_" in screen(slack_picker)
+    assert "oauth_access_token" in screen(slack_picker)
+    assert "· newest" not in screen(slack_picker)  # the only account of its app
+    session.directory.add_account(app="github", credentials={"oauth_access_token": "2"}, external_user_id="ada")
+    session.notify_accounts_changed()
+    assert screen(slack_picker).count("· newest") == 1
+
+
+def test_an_invalid_workflow_is_reported(picker: UserPicker, session: Session) -> None:
+    """If the cells are not a workflow that can run, the form reports it and remains usable."""
+    session.record_cell(NEEDS_SLACK, cell_id=None)
+    session.record_cell("%%pdworkflow\nsettings: {share_workers: sometimes}", cell_id="one")
+
+    seen = screen(picker)
+    session.choose_user("ada")
+
+    assert "Cannot determine the accounts" in seen
+    assert "external user: ada " in screen(picker)
+    session.record_cell("%%pdworkflow\nname: Work", cell_id="one")
+    assert "Cannot determine the accounts" not in screen(picker)
+
+
+def test_closing_removes_every_widget(slack_picker: UserPicker, session: Session) -> None:
+    """Closing a form leaves no widget of the form, and neither does an account that was removed from its list."""
+    session.choose_user("ada")
+    connect(session, "ada", "apn_first")
+    session.notify_accounts_changed()
+    slack_picker.wait()
+    before = len(ipw.widgets.widget._instances)
+    account = session.directory.add_account(app="other", credentials={"k": "v"}, external_user_id="ada")
+    session.notify_accounts_changed()
+    slack_picker.wait()
+    session.directory.remove_account(account.id)
+    session.notify_accounts_changed()
+    slack_picker.wait()
+    assert len(ipw.widgets.widget._instances) == before
+
+    slack_picker.close()
+
+    assert ipw.widgets.widget._instances == {}
+
+
+# ── the preview of a lookup ─────────────────────────────────────────────────────────────────────────────
+
+
+def connect(session: Session, user: str, account_id: str) -> None:
+    """Connect a slack account."""
+    session.directory.add_account(
+        app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id=user, account_id=account_id
+    )
+
+
+def test_another_user(slack_picker: UserPicker, session: Session) -> None:
+    """Each link of the lookup is shown, with the newest account marked; the choice stays and no step runs."""
+    connect(session, "ada", "apn_first")
+    connect(session, "ada", "apn_second")
+    session.choose_user("grace")
+    press(slack_picker, "What if …")
+    type_into(slack_picker.lookup_preview.user, "ada")
+    press(slack_picker, "Look up")
+
+    said = screen(slack_picker)
+    assert "For external user ada in development, every account is found. No code was run." in said
+    assert "apn_second (ada, " in said
+    assert "is the newest and is used; needed by send" in said
+    assert "Older: apn_first" in said
+    assert "%pduser ada --environment development --what-if" in said
+    assert (session.external_user_id, session.last_execution) == ("grace", None)
+    type_into(slack_picker.lookup_preview.user, "an odd id")
+    press(slack_picker, "Look up")
+    assert "%pduser 'an odd id' --environment development --what-if" in screen(slack_picker)
+
+
+def test_a_preview_for_an_invalid_id_is_refused(slack_picker: UserPicker, session: Session) -> None:
+    """The preview of an id that no external user can have is an error, and the next preview replaces it."""
+    connect(session, "ada", "apn_first")
+    press(slack_picker, "What if …")
+    type_into(slack_picker.lookup_preview.user, "a" * 300)
+    press(slack_picker, "Look up")
+    refused = screen(slack_picker)
+    type_into(slack_picker.lookup_preview.user, "ada")
+    press(slack_picker, "Look up")
+
+    assert "250 characters" in refused
+    assert "250 characters" not in screen(slack_picker)
+    assert "every account is found" in screen(slack_picker)
+
+
+def test_the_first_link_that_fails(slack_picker: UserPicker, session: Session) -> None:
+    """For an unknown user of the other environment the preview shows Pipedream's message and a fix."""
+    connect(session, "ada", "apn_first")
+    session.choose_user("ada")
+    press(slack_picker, "What if …")
+    pick(slack_picker.lookup_preview.environment, "production")
+    enter(slack_picker.lookup_preview.user)
+
+    said = screen(slack_picker)
+    assert "Pipedream Connect Error: No matching external user ID: ada in production" in said
+    assert "'ada' exists in development" in said
+    assert (slack_picker.environment.value, session.environment) == ("development", "development")
+
+
+def test_a_caller_without_a_user(slack_picker: UserPicker) -> None:
+    """An empty field previews a request without the header."""
+    press(slack_picker, "What if …")
+    press(slack_picker, "Look up")
+
+    assert "no x-pd-external-user-id" in screen(slack_picker)
+
+
+def test_the_preview_follows_the_accounts(slack_picker: UserPicker, session: Session) -> None:
+    """The preview is updated after an account is connected."""
+    press(slack_picker, "What if …")
+    type_into(slack_picker.lookup_preview.user, "ada")
+    press(slack_picker, "Look up")
+    before = screen(slack_picker)
+    connect(session, "ada", "apn_first")
+    session.notify_accounts_changed()
+    slack_picker.wait()
+
+    assert "the lookup fails" in before
+    assert "every account is found" in screen(slack_picker)
+
+
+def test_a_workflow_without_accounts(session: Session, make_picker: Callable[[], UserPicker]) -> None:
+    """The preview reports that no account is needed."""
+    session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="a")
+    picker = make_picker()
+    press(picker, "What if …")
+    press(picker, "Look up")
+
+    assert "No step uses an external user's account" in screen(picker)
+
+
+# ── a real project ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def real_picker(upstream: Upstream, tmp_path: Path) -> Iterator[UserPicker]:
+    """The form for a user with accounts in the real project."""
+    session = Session(folder=tmp_path, environ={"PDKERNEL_EGRESS": "deny", **upstream.environ})
+    session.choose_user("bob", "development")
+    made = UserPicker(session)
+    yield made
+    made.close()
+    session.close()
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "status", "status": 403}, "lacks a permission in the project"),
+    ({"kind": "status", "status": 429, "headers": {"Retry-After": "17"}}, "Try again in 17 s."),
+    ({"kind": "status", "status": 500}, "Pipedream reports a server error (500)."),
+    ({"kind": "cut"}, "closed the connection too early"),
+]
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS, ids=lambda each: each[:20] if isinstance(each, str) else "")
+def test_a_failed_removal_is_reported(
+    real_picker: UserPicker, upstream: Upstream, fault: dict[str, Any], words: str
+) -> None:
+    """An account that Pipedream does not remove stays in the form, with the reason."""
+    upstream.set(fault={"method": "DELETE", **fault})
+
+    real_picker.wait()
+    press(real_picker, "Remove")
+    press(real_picker, "Remove apn_keys?")
+
+    assert words in screen(real_picker)
+    assert "apn_keys" in screen(real_picker)

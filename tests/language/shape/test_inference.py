@@ -1,0 +1,247 @@
+"""The shape of JSON values."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from pdkernel.event import Event
+from pdkernel.language.shape import (
+    ANY_KEY,
+    MAX_KEYS,
+    MAX_PATHS,
+    MAX_SHAPE_DEPTH,
+    Segment,
+    Shape,
+    ShapeBuilder,
+    build_schema,
+    infer_schema,
+    infer_shape,
+)
+from pdkernel.model import JSON
+from tests.language.shape.values import COMMITS, json_values
+
+
+def comparable(shape: Shape) -> dict[str, Any]:
+    """*shape* without the order of its keys and types."""
+    return {
+        "types": dict(shape.types),
+        "samples": shape.samples,
+        "counts": (shape.present_count, shape.possible_count),
+        "keys": shape.keys,
+        "children": {child.path: comparable(child) for child in shape.children},
+    }
+
+
+def child(shape: Shape, *segments: Segment) -> Shape:
+    """The shape at a path below *shape*."""
+    for segment in segments:
+        (shape,) = (below for below in shape.children if below.path[-1] == segment)
+    return shape
+
+
+def test_shape_merges_the_items_of_a_list() -> None:
+    """All items of a list share one child, which counts how many of them have a key."""
+    shape = infer_shape(COMMITS)
+
+    items = child(shape, "commits", 0)
+    email = child(items, "author", "email")
+
+    assert items.types == (("object", 2),)
+    assert (email.present_count, email.possible_count, email.is_optional) == (1, 2, True)
+    assert email.path == ("commits", 0, "author", "email")
+    assert child(shape, "tags", 0).types == (("string", 1), ("integer", 1))
+    assert child(shape, "commits", 0, "added", 0).samples == ('"one.py"', '"two.py"')
+
+
+def test_shape_of_several_events_counts_presence() -> None:
+    """Several events have one shape, in which each path counts the events that have it."""
+    shape = infer_shape({"body": {"a": 1}}, {"body": {"a": "x", "b": 2}}, {})
+
+    assert (child(shape, "body").present_count, child(shape, "body").possible_count) == (2, 3)
+    assert child(shape, "body", "a").types == (("integer", 1), ("string", 1))
+    assert (child(shape, "body", "b").present_count, child(shape, "body", "b").possible_count) == (1, 2)
+
+
+def test_samples_are_few_distinct_and_short() -> None:
+    """A path has its three shortest distinct samples, long samples are shortened, and null is not a sample."""
+    shape = infer_shape([None, "d", "a", "a", "b" * 500, "cc", {"e": 1}], ["b" * 500, 1, 1.0, True])
+
+    assert child(shape, 0).samples == ("1", '"a"', '"d"')
+    assert infer_shape(["b" * 500, "a"]).children[0].samples == ('"a"', '"' + "b" * 59 + '…"')
+    assert infer_shape([1, True, 1.0]).children[0].samples == ("1", "1.0", "true")
+
+
+@pytest.mark.parametrize(
+    ("value", "sample"),
+    [
+        ({"password": "made-up"}, '"***"'),
+        ({"Client_Secret": {"value": "made-up"}}, '"***"'),
+        ({"access_token": ["made-up"]}, '"***"'),
+        ({"next_page_token": "made-up"}, '"made-up"'),
+        ({"note": f"xoxb-{'1' * 40}"}, '"***"'),
+        ({"note": f"eyJ{'a' * 90}.eyJ{'b' * 40}.{'c' * 20}"}, '"***"'),
+    ],
+)
+def test_secret_values_are_not_samples(value: JSON, sample: str) -> None:
+    """The values of fields with secret names, also inside of them, and credentials in any field are masked."""
+    shape = infer_shape(value)
+    while shape.children:
+        shape = shape.children[0]
+
+    assert shape.samples == (sample,)
+
+
+@given(st.lists(json_values, max_size=8), st.randoms(), st.integers(1, 4))
+def test_the_order_of_values_does_not_matter(values: list[JSON], chance: random.Random, batch: int) -> None:
+    """Merged in any order and in any batches, values have one shape, apart from the order of keys and types."""
+    shuffled = chance.sample(values, len(values))
+    builder = ShapeBuilder()
+    for position, value in enumerate(shuffled, start=1):
+        builder.add(value, size=0 if position % batch else 10_000_000)
+
+    assert comparable(builder.build()) == comparable(infer_shape(*values))
+
+
+@given(st.lists(json_values, min_size=1, max_size=8))
+def test_the_shape_of_events_accepts_each_of_them(values: list[JSON]) -> None:
+    """The JSON Schema of a merged shape accepts each merged value."""
+    schema = build_schema(infer_shape(*values))
+
+    for value in values:
+        Draft202012Validator(schema).validate(value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "is_map"),
+    [
+        ([f"u_{number}" for number in range(50)], [1], True),
+        ([f"{number}@example.com" for number in range(60)], [{"a": 1}], True),
+        ([f"u_{number}" for number in range(49)], [1], False),  # few
+        ([f"u_{number}" for number in range(60)], [1, "x"], False),  # fields of several types
+        (
+            ["".join(letters) for letters in itertools.islice(itertools.product("abcdefgh", repeat=3), 60)],
+            [1],
+            False,
+        ),  # no ids
+        (["".join(letters) for letters in itertools.product("abcdefghijk", repeat=3)], [1, "x"], True),  # very many
+    ],
+)
+def test_keys_that_are_ids_are_one_path(keys: list[str], values: list[JSON], is_map: bool) -> None:
+    """An object with ids as keys has one child for all of them, with examples; many fields of an object stay apart."""
+    event: JSON = {key: values[place % len(values)] for place, key in enumerate(keys)}
+
+    shape = infer_shape({"body": event}).children[0]
+
+    assert [each.path for each in shape.children] == (
+        [("body", ANY_KEY)] if is_map else [("body", key) for key in keys]
+    )
+    if is_map:
+        (entry,) = shape.children
+        assert (entry.present_count, entry.possible_count, len(entry.keys)) == (len(keys), len(keys), 3)
+        assert set(entry.keys) <= set(keys)
+        Draft202012Validator(infer_schema({"body": event})).validate({"body": event})
+
+
+def test_names_that_differ_between_events_are_keys_of_a_map() -> None:
+    """Names of which each is in few events are ids, although no name looks like one."""
+    names = ["".join(letters) for letters in itertools.islice(itertools.product("abcdefgh", repeat=3), 200)]
+
+    shape = infer_shape(*({"body": {"stock": {name: place}}} for place, name in enumerate(names)))
+
+    (entry,) = child(shape, "body", "stock").children
+    assert (entry.path, entry.present_count) == (("body", "stock", ANY_KEY), 200)
+
+
+def test_a_map_is_merged_with_events_that_have_few_keys() -> None:
+    """A map stays a map if other events have a few of its keys, whichever comes first."""
+    many: JSON = {"m": {f"key {number}": {"a": 1} for number in range(MAX_KEYS + 1)}}
+    few: JSON = {"m": {"key one": {"b": "x"}}}
+
+    shapes = [infer_shape(*values) for values in ([many, few], [few, many])]
+
+    assert comparable(shapes[0]) == comparable(shapes[1])
+    (entry,) = child(shapes[0], "m").children
+    assert [(each.path[-1], each.present_count, each.possible_count) for each in entry.children] == [
+        ("a", MAX_KEYS + 1, MAX_KEYS + 2),
+        ("b", 1, MAX_KEYS + 2),
+    ]
+
+
+def size_of(shape: Shape) -> int:
+    """The number of paths of *shape*."""
+    return 1 + sum(map(size_of, shape.children))
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_a_shape_is_bounded(repeat: int) -> None:
+    """Objects in objects with hundreds of different keys each have a shape with a limited number of paths."""
+    builder = ShapeBuilder()
+    for number in range(repeat):
+        event: JSON = {f"k{number}x{a}": {f"{a}x{b}": {f"v{b}": [a, "b"]} for b in range(49)} for a in range(999)}
+        builder.add(event, size=10_000_000)
+
+    shape = builder.build()
+
+    assert size_of(shape) <= MAX_PATHS
+    assert shape.types == (("object", repeat),)
+
+
+def test_numbers_that_are_not_json_have_a_shape() -> None:
+    """NaN, infinity and an integer of more digits than Python converts, from Python code, do not end in an error."""
+    shape = infer_shape({"a": float("nan"), "b": float("inf"), "c": 10**5000, "d": 10**4000})
+
+    assert [each.types[0][0] for each in shape.children] == ["number", "number", "integer", "integer"]
+    assert all(len(each.samples[0]) <= 60 for each in shape.children)
+
+
+def test_masked_headers_are_not_samples() -> None:
+    """The shape of a masked event has the secret header without its value."""
+    event = Event({"headers": {"authorization": "Bearer made-up-token", "accept": "*/*"}})
+
+    shape = infer_shape(event.with_masked_headers().data)
+
+    assert child(shape, "headers", "authorization").samples == ('"***"',)
+    assert "made-up" not in repr(shape)
+
+
+def test_a_deep_value_counts_with_its_type() -> None:
+    """A deeply nested value is examined down to a fixed depth."""
+    value: JSON = 1
+    for _ in range(5 * MAX_SHAPE_DEPTH):
+        value = [value]
+
+    shape = infer_shape(value)
+
+    for _ in range(MAX_SHAPE_DEPTH):
+        shape = shape.children[0]
+    assert shape.types == (("array", 1),)
+    assert shape.children == ()
+
+
+def test_a_shape_does_not_need_pandas() -> None:
+    """Importing the package does not load pandas or genson."""
+    program = (
+        "import sys, pdkernel.language.shape; print([name for name in ('pandas', 'genson') if name in sys.modules])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("length", "sample"), [(60, "x" * 60), (61, "x" * 59 + "…")])
+def test_the_longest_sample(length: int, sample: str) -> None:
+    """A text of 60 characters is a whole sample; a longer one is cut to 60."""
+    assert infer_shape("x" * length).samples == (f'"{sample}"',)
