@@ -1,5 +1,5 @@
 """
-What the core does not need, and never imports: the move away from Pipedream, proofs of exports, and runs saved as tests.
+What the core does not need: the move away from Pipedream, proofs of exports, and runs saved as tests.
 
-Each package can be deleted without a change of the core.
+The core imports these packages through the doors that `pyproject.toml` names. Each can be deleted with its doors.
 """

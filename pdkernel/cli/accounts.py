@@ -1,7 +1,7 @@
 """
 `pdkernel users` and `pdkernel accounts`: external users and their accounts.
 
-Reads credentials from a prompt, a file or standard input. `project` stores them.
+Reads credentials from a prompt, a file or standard input. `storage` stores them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 `pdkernel apps`: register apps and the OAuth clients that connect their accounts.
 
-Reads client secrets from a prompt, standard input or the environment. `connect` stores the registrations.
+Reads client secrets from a prompt, standard input or the environment. `accounts` stores the registrations.
 """
 
 from __future__ import annotations

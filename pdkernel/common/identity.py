@@ -1,7 +1,7 @@
 """
 Environments, external users, accounts, and the `Directory` protocol that looks them up; the platform's hosts.
 
-`connect` implements the protocol for a local and for a real project. No class shows a credential in its repr.
+`accounts` implements the protocol for a local and for a real project. No class shows a credential in its repr.
 """
 
 from __future__ import annotations

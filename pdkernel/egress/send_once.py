@@ -4,7 +4,7 @@ Sending once: the identity of unsafe requests, their stored responses, and unkno
 Before the first byte of a request leaves, its record says that no answer was seen; the answer replaces that record. So a request
 whose sender is killed is not sent again by itself either.
 
-The table of stored responses is in `project`.
+The table of stored responses is in `storage`.
 """
 
 from __future__ import annotations

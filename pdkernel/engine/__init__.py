@@ -17,5 +17,5 @@ Clock, ids, directory, journal and worker pool are arguments.
     run_record           the record of a run, and its rows in the journal
     deliveries           delivery of `$.send` after the last step
     event_sources        runs of event sources
-    journal/             the durable record
+    variables            environment variables and secret props for steps
 """

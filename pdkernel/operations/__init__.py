@@ -19,6 +19,8 @@ What a person can ask for, written once: interfaces parse the arguments, call an
     snippets     programs that call an endpoint, and their runs
     sources      event sources that trigger workflows
     stores       views of data stores
+    readiness/   whether workflows can run for external users, without running code
+    importer/    synced folders as notebooks
 
 An operation takes a project, a directory or a workflow, and values. It returns values, and raises `PdkernelError`.
 """

@@ -1,4 +1,4 @@
-"""Environment variables and secret props of the project. `project` encrypts and stores the values."""
+"""Environment variables and secret props of the project. `storage` encrypts and stores the values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views of the project's data stores. `project` stores the records, `render.stores` draws the views."""
+"""Views of the project's data stores. `storage` stores the records, `render.stores` draws the views."""
 
 from __future__ import annotations
 

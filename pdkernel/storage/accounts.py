@@ -1,7 +1,7 @@
 """
 The tables of external users and accounts.
 
-An external user is created with their first account in an environment and exists until deleted. `connect` validates new
+An external user is created with their first account in an environment and exists until deleted. `accounts` validates new
 accounts.
 """
 

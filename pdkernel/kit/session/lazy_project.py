@@ -1,7 +1,7 @@
 """
 The local project of a notebook, opened or created at first use.
 
-`project`, `connect` and `actions` are imported at first use, so that a notebook starts quickly.
+`storage`, `accounts` and `actions` are imported at first use, so that a notebook starts quickly.
 """
 
 from __future__ import annotations
