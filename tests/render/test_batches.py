@@ -45,5 +45,5 @@ def test_failed_and_skipped_users_are_listed() -> None:
     assert "  user-0  run0  no channel" in text
     assert "\x1b" not in text
     assert "  and 3 more: pdkernel runs list --batch batch_1 --status error\n" in text
-    assert "  eve  has no slack and no github account\n  zoe  does not exist\n" in text
+    assert "  eve  has no Slack and no GitHub account\n  zoe  does not exist\n" in text
     assert text.endswith("To run the failed ones again: pdkernel runs retry --batch batch_1\n")
