@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, literal, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, update
 
 from pdkernel.common.clock import Clock, IdGenerator
 from pdkernel.model import JSON
@@ -115,6 +115,10 @@ class AnsweredRequestTable:
         """
         table, now = answered_requests, self._clock.now()
         latest = (now + CLOCK_TOLERANCE).timestamp()
+        with self._database.read() as connection:
+            due = _LAST_DUE.fetch_all(connection)[0].due
+        if due is None or due <= latest:  # most of the time
+            return
         delay_s = first_delay_s / 2 * literal(1).bitwise_lshift(table.c.failures)
         with self._database.write() as connection:
             connection.execute(update(table).where(table.c.due > latest + delay_s).values(due=now.timestamp()))
@@ -139,6 +143,7 @@ def _vault_context(request_id: str) -> str:
     return locate(answered_requests.c.sealed_event, id=request_id)
 
 
+_LAST_DUE = CompiledQuery(select(func.max(answered_requests.c.due).label("due")))
 _DUE_TRIGGERS = CompiledQuery(
     select(answered_requests.c.trigger)
     .where(answered_requests.c.due <= bindparam("now"))

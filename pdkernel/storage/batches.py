@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, literal_column, or_, select, update
 
 from pdkernel.common.identity import Environment
 from pdkernel.execution import BatchState
@@ -151,10 +151,9 @@ class BatchTable:
 
     def list_done(self, before: datetime, limit: int = 500) -> Sequence[Batch]:
         """The oldest batches of before that time that are done, or that a command left without an end."""
-        is_done = or_(batches.c.state == "done", batches.c.origin == "terminal")
-        query = _OLDEST_FIRST.where(is_done, batches.c.at < before.timestamp()).limit(limit)
+        values = {"ended": "done", "origin": "terminal", "before": before.timestamp(), "limit": limit}
         with self._database.read() as connection:
-            return list(map(_batch, connection.execute(query).all()))
+            return list(map(_batch, _DONE.fetch_all(connection, **values)))
 
     def remove(self, batch_id: str) -> None:
         """Remove a batch without runs."""
@@ -196,4 +195,12 @@ def _batch(row: Any) -> Batch:
 _OLDEST_FIRST = select(batches).order_by(batches.c.at, batches.c.id)
 _OPEN = CompiledQuery(
     _OLDEST_FIRST.where(batches.c.state != bindparam("ended"), batches.c.origin == bindparam("origin"))
+)
+_DONE = CompiledQuery(
+    _OLDEST_FIRST.where(
+        or_(batches.c.state == bindparam("ended"), batches.c.origin == bindparam("origin")),
+        batches.c.at < bindparam("before"),
+    )
+    .limit(bindparam("limit"))
+    .offset(literal_column("0"))  # for SQLite, SQLAlchemy adds an offset as a parameter of its own
 )
