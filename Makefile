@@ -75,7 +75,7 @@ docs: .venv/.test
 slow: .venv/.test fuzz
 	$(BIN)/pytest --hypothesis-profile=sweep --timeout=900 $(PROPERTIES)
 	$(BIN)/pytest -s -m slow tests/isolation
-	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation 20000 0 2
+	PDKERNEL_FORBID_BLOCKING=1 PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation 20000 0 2
 
 fuzz: .venv/.test
 	PDKERNEL_FUZZ=$(FUZZ) $(BIN)/pytest tests/server/fuzz
@@ -90,7 +90,7 @@ conformance: .venv/.test
 	$(BIN)/python -m tests.conformance $(SDKS)
 
 sim: .venv/.test
-	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(SEEDS)
+	PDKERNEL_FORBID_BLOCKING=1 PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(SEEDS)
 
 contract: .venv/.test
 	$(BIN)/python -m tests.language.analysis.labelled
