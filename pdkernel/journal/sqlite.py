@@ -100,6 +100,7 @@ class SqliteBackend:
     def enter(self, executor_id: str, origin: str, clock: SteadyClock) -> Presence:
         """Insert the row of an executor, and lock its file. Raises `RequestError` if another process has the origin."""
         with contextlib.ExitStack() as undo:
+            undo.callback(self._close_connection)
             if origin in EXCLUSIVE_ORIGINS:
                 _hold_origin(self._liveness, origin, self._path)
                 undo.callback(self._liveness.release, origin)
@@ -142,6 +143,10 @@ class SqliteBackend:
                 raise translate_error(fault, self._path) from fault
             raise
         self._idle = connection
+
+    def _close_connection(self) -> None:
+        if (connection := self._take_connection()) is not None:
+            connection.close()
 
     def _take_connection(self) -> sqlite3.Connection | None:
         """Take the connection of the last step of opening, if there is one."""

@@ -166,20 +166,20 @@ class SimRun:
         return sources.describe(target)
 
     async def options(self, target: Step | ComponentFile, prop: str, **choices: Any) -> PropOptionsPage:
-        """Raise an error."""
-        raise NotImplementedError
+        """Fail, because no simulated source or step has it."""
+        raise AssertionError("not simulated")
 
     async def additional_props(self, target: Step | ComponentFile, **choices: Any) -> tuple[PropDeclaration, ...]:
-        """Raise an error."""
-        raise NotImplementedError
+        """Fail, because no simulated source or step has it."""
+        raise AssertionError("not simulated")
 
     async def run_source(self, call: SourceCall, recorder: StepRecorder) -> SourceOutcome:
         """Run a source."""
         return await sources.run(call, recorder, self._pool.loop, self._note)
 
     def prepare_tmp_outside(self) -> str:
-        """Raise an error."""
-        raise NotImplementedError
+        """Fail, because no simulated source or step has it."""
+        raise AssertionError("not simulated")
 
     async def evaluate(
         self, expressions: Sequence[str], steps: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
