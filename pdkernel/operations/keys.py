@@ -56,8 +56,8 @@ async def rotate_encryption_key(
     return await run_blocking(project.rotate_key, scope, access_tokens=access_tokens, on_progress=on_progress)
 
 
-def _check_runs(connection: Connection) -> float | None:
-    """Refuse the rotation while an executor lives; return the start of the oldest run that has not ended, or None."""
+def _check_runs(connection: Connection) -> tuple[float, float] | None:
+    """Refuse the rotation while an executor lives; return the starts of the oldest and the newest run that have not ended."""
     if connection.dialect.name == "postgresql":  # an executor that starts now waits, and is refused after the rotation
         connection.execute(text("lock table executors in share row exclusive mode"))
     living = connection.execute(select(executors.c.origin).where(executors.c.alive)).scalars().all()
@@ -68,7 +68,6 @@ def _check_runs(connection: Connection) -> float | None:
             fix="Stop the process (in a notebook: shut the kernel down), and run the command again. To replace only the key "
             "that signs access tokens, no process needs to stop: pdkernel keys rotate --only access-tokens",
         )
-    oldest: float | None = connection.execute(
-        select(func.min(runs.c.created)).where(runs.c.status.in_(_UNFINISHED))
-    ).scalar_one()
-    return oldest
+    query = select(func.min(runs.c.created), func.max(runs.c.created)).where(runs.c.status.in_(_UNFINISHED))
+    oldest, newest = connection.execute(query).one()
+    return None if oldest is None else (oldest, newest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import math
 import os
 import secrets
 import time
@@ -51,11 +52,11 @@ class RotationScope:
     Attributes:
         columns: Encrypted columns.
         check: Is called in the transaction, before any change. It refuses the rotation if another process writes, and returns
-            the start of the oldest run that has not ended, in seconds since 1970; or None.
+            the starts of the oldest and the newest run that have not ended, in seconds since 1970; None if all have ended.
     """
 
     columns: Sequence[SealedColumn]
-    check: Callable[[Connection], float | None]
+    check: Callable[[Connection], tuple[float, float] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +143,13 @@ def rotate_key(
         ) from None
     try:
         with database.transaction() as connection:
-            oldest_run = scope.check(connection)
+            waiting = scope.check(connection)
             columns = _existing(connection, [*SEALED_COLUMNS, *scope.columns])
             _lock_tables(connection, [*dict.fromkeys(sealed.column.table for sealed in columns), settings])
             _expect_fingerprint(connection, old)
             token_key_id = None if replace_token_key is None else replace_token_key(connection)
             values = _reseal_all(connection, columns, old, new, on_progress)
-            keeps_key = _keep_signing_key(connection, old, new, now=now, oldest_run=oldest_run)
+            keeps_key = _keep_signing_key(connection, old, new, now=now, waiting=waiting)
             fingerprint = update(meta).where(meta.c.name == "key_fingerprint")
             connection.execute(fingerprint.values(value=new.fingerprint))
     except BaseException:
@@ -378,11 +379,18 @@ def _damage_error(column: Any, row: Mapping[str, object]) -> ProjectError:
     )
 
 
-def _keep_signing_key(connection: Connection, old: Vault, new: Vault, *, now: float, oldest_run: float | None) -> bool:
-    """Keep signing keys that runs still need, whose URLs were sent; forget the others. Returns whether *old*'s is kept."""
-    own = EarlierSigningKey(base64.b64encode(old.signing_key).decode("ascii"), now)
+def _keep_signing_key(
+    connection: Connection, old: Vault, new: Vault, *, now: float, waiting: tuple[float, float] | None
+) -> bool:
+    """
+    Keep signing keys that runs still need, whose URLs were sent; forget the others. Returns whether *old*'s is kept.
+
+    The clock may have been set back since the newest of the *waiting* runs began, so *old*'s key is replaced after that run.
+    """
+    oldest, newest = waiting or (math.inf, now)
+    own = EarlierSigningKey(base64.b64encode(old.signing_key).decode("ascii"), max(now, newest))
     known = [own, *load_earlier_keys(connection, new, now)]
-    kept = [each for each in known if oldest_run is not None and oldest_run <= each.replaced]
+    kept = [each for each in known if oldest <= each.replaced]
     if kept:
         sealed = new.seal_json(kept, locate(secrets_table.c.sealed_value, name=_EARLIER_KEYS))
         upsert_row(connection, secrets_table, "name", name=_EARLIER_KEYS, sealed_value=sealed)

@@ -289,9 +289,7 @@ async def test_a_replaced_key_opens_no_later_run(tmp_path: Path) -> None:
     """A URL that is signed with a key that was replaced does not resume a run that began after that: others may know the key."""
     with Project.open(tmp_path / ".pdkernel") as project:
         old = project.vault
-        project.rotate_key(
-            RotationScope((), lambda _: 0.0)
-        )  # a run has waited since 1970, so the old key still verifies
+        project.rotate_key(RotationScope((), lambda _: (0.0, 0.0)))  # a run has waited since 1970: the old key verifies
     async with a_paused_run(tmp_path) as (site, _):
         (run,) = await site.context.engine.journal.list_executions()
         signed = build_flow_urls(site.url, WaitKey(run.id, "ask", number=1), old.sign)

@@ -31,11 +31,11 @@ KEY = bytes(range(32))
 def rotate(
     project: Project,
     *,
-    oldest_run: float | None = None,
+    waiting: tuple[float, float] | None = None,
     on_progress: Callable[[int, int], object] = lambda _done, _all: None,
 ) -> RotationResult:
     """Replace the key of *project*, whose journal is empty."""
-    return project.rotate_key(RotationScope((), lambda _connection: oldest_run), on_progress=on_progress)
+    return project.rotate_key(RotationScope((), lambda _connection: waiting), on_progress=on_progress)
 
 
 def pending_file(project: Project) -> Path:
@@ -322,7 +322,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
 def test_earlier_signing_keys_end_after_the_longest_pause(project: Project, clock: ManualClock) -> None:
     """The signing key of an earlier key verifies signatures while a run from before it waits, for at most a year."""
     signature, began = project.vault.sign("text"), clock.now().timestamp()
-    kept = rotate(project, oldest_run=began)
+    kept = rotate(project, waiting=(began, began))
 
     with Project.open(project.folder, clock=clock) as opened:
         ((sign, replaced),) = opened.earlier_signers
@@ -333,13 +333,24 @@ def test_earlier_signing_keys_end_after_the_longest_pause(project: Project, cloc
     assert (kept.keeps_signing_key, sign("text"), replaced) == (True, signature, began)
 
 
+def test_a_clock_that_was_set_back_keeps_the_signing_key(project: Project, clock: ManualClock) -> None:
+    """A run that began before a rotation keeps its URLs if the clock was set back between the two."""
+    newest = clock.now().timestamp() + 3600
+    kept = rotate(project, waiting=(newest - 5, newest))
+
+    with Project.open(project.folder, clock=clock) as opened:
+        ((_, replaced),) = opened.earlier_signers
+    assert kept.keeps_signing_key
+    assert replaced >= newest
+
+
 def test_earlier_signing_keys_are_those_of_runs_that_wait(project: Project, clock: ManualClock) -> None:
     """A rotation keeps the signing keys that were in use after the start of the oldest run, and forgets the others."""
     start, kept = clock.now().timestamp(), []
     for oldest_run in (start, start, start + 15, None):
         clock.advance(10)
         with Project.open(project.folder, clock=clock) as opened:
-            rotate(opened, oldest_run=oldest_run)
+            rotate(opened, waiting=None if oldest_run is None else (oldest_run, oldest_run))
         with Project.open(project.folder, clock=clock) as opened:
             kept.append([replaced - start for _, replaced in opened.earlier_signers])
 
@@ -349,7 +360,7 @@ def test_earlier_signing_keys_are_those_of_runs_that_wait(project: Project, cloc
 def test_no_repr_shows_a_key(project: Project) -> None:
     """Neither the key nor a signing key is in a repr of what a rotation returns and a project holds."""
     secret = read_key(project.key_file) or b""
-    shown = repr([project, vars(project), project.vault, rotate(project, oldest_run=0.0)])
+    shown = repr([project, vars(project), project.vault, rotate(project, waiting=(0.0, 0.0))])
 
     with Project.open(project.folder) as opened:
         shown += repr(vars(opened))
