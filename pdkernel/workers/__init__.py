@@ -9,6 +9,7 @@ Worker processes that run steps. Node.js and Python workers are kept warm; a Bas
 """
 
 from pdkernel.workers.calls import (
+    Determinism,
     RunSetup,
     SourceCall,
     SourceOutcome,
@@ -23,12 +24,11 @@ from pdkernel.workers.declarations import (
     PropOption,
     PropOptionsPage,
 )
-from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.go_build import GO_LOCK_NAME, GoBuildCache, GoLock
 from pdkernel.workers.interpreters import find_bash, find_go, find_node
 from pdkernel.workers.isolation import Isolation, StepAccess, is_step_user, make_scratch_folder, protect_process
 from pdkernel.workers.isolation_plan import find_user_obstacle
-from pdkernel.workers.pool import WorkerPool
+from pdkernel.workers.pool import PooledRun, StepPool, WorkerPool
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import MAX_RECORDED_CALLS_BYTES, StepRecorder
 from pdkernel.workers.replies import Effect, Emitted, Pause
@@ -43,7 +43,6 @@ from pdkernel.workers.step_errors import (
     StepUnsupportedError,
     build_payload_error,
 )
-from pdkernel.workers.step_pool import PooledRun, StepPool
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.zygote import ZYGOTES
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
 
+from pdkernel.common.encode import JsonStruct
 from pdkernel.common.identity import DEFAULT_ENVIRONMENT
 from pdkernel.errors import StepError
 from pdkernel.model import JSON, Step
@@ -22,6 +24,29 @@ from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.go_build import GoLock
 from pdkernel.workers.protocols import StepServices
 from pdkernel.workers.replies import Effect, Emitted, Pause
+
+
+class Determinism(JsonStruct, frozen=True):
+    """
+    The clock and the random seed of steps.
+
+    Attributes:
+        clock_start: The time at which each step begins, in whole seconds. The clock advances every ten seconds, so that code
+            that waits for a later time ends.
+        seed: The seed of the random numbers, combined with the step's name.
+    """
+
+    clock_start: datetime
+    seed: str
+
+    def json_form(self) -> object:
+        """`{"ms", "seed"}`: the form that a worker receives when a run begins."""
+        return {"ms": int(self.clock_start.timestamp()) * 1000, "seed": self.seed}
+
+    @property
+    def interpreter_variables(self) -> dict[str, str]:
+        """Environment variables for the start of an interpreter: they fix the order of Python's sets of strings."""
+        return {"PYTHONHASHSEED": "0"}
 
 
 @dataclass(frozen=True, slots=True)

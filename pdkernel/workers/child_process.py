@@ -1,7 +1,8 @@
 """
-The processes of steps: what is asked for, how a zygote or this process starts them, and how they end.
+The processes of steps: their environment, how a zygote or this process starts them, and how they end.
 
-Without a zygote, processes have no namespaces of their own: `process_tree` then finds and ends what a step started.
+The environment is built from a fixed list and never inherited. Without a zygote, processes have no namespaces of their own:
+`process_tree` then finds and ends what a step started.
 """
 
 from __future__ import annotations
@@ -19,10 +20,38 @@ from typing import Literal, Protocol
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.encode import encode_json
 from pdkernel.runtimes import process_tree
+from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
 from pdkernel.runtimes.seccomp import SandboxPlan
 from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.warden_client import WARDEN
+
+
+def base_environment(folder: str, process_tag: str) -> dict[str, str]:
+    """
+    Return the variables that every step's process has.
+
+    Args:
+        folder: The working folder. HOME is the same folder, so that a step does not read files of the user by accident.
+        process_tag: Identifies the processes of one worker.
+    """
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": folder,
+        "TMPDIR": folder,
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",  # parity[time-zone]: the platform's machines keep UTC
+        "NO_COLOR": "1",
+        PROCESS_TAG_VARIABLE: process_tag,
+    }
+
+
+def step_environment(
+    folder: str, process_tag: str, *, variables: Mapping[str, str], gateway_variables: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the base, the workflow's *variables*, and *gateway_variables*, which override the others."""
+    return base_environment(folder, process_tag) | dict(variables) | dict(gateway_variables)
+
 
 _REAP_TRIES = 10
 _MIN_PARENT_FD = 10  # never a number of the child's own descriptors

@@ -18,10 +18,10 @@ from pdkernel.errors import StepError
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
+from pdkernel.workers.interpreters import WorkerLanguage
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done
 from pdkernel.workers.step_errors import parse_step_error
-from pdkernel.workers.worker_command import WorkerLanguage
 
 _PROPS_HINT = re.compile(r"props|\.\.\.|export\s*\{|require")
 """Code that matches none of these declares no props, so it need not be loaded."""

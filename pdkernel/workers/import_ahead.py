@@ -10,7 +10,7 @@ import msgspec
 
 from pdkernel.common.encode import encode_json
 from pdkernel.execution import Stream
-from pdkernel.workers.memory_watch import MemoryWatch
+from pdkernel.workers.process_memory import MemoryWatch
 from pdkernel.workers.replies import Imported
 from pdkernel.workers.worker import READY_LINE, Worker
 

@@ -25,7 +25,7 @@ from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import Step
 from pdkernel.runtimes.python import script_helpers, step_runner
-from pdkernel.workers.environment import step_environment
+from pdkernel.workers.child_process import step_environment
 from pdkernel.workers.replies import Fault
 from pdkernel.workers.step_errors import parse_step_error
 

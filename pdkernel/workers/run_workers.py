@@ -17,24 +17,30 @@ from pdkernel.common.encode import encode_json
 from pdkernel.errors import StepError, StepProcessExitedError, UnsupportedError
 from pdkernel.language.expression import Evaluation, evaluate_plain_paths
 from pdkernel.model import JSON, Step
-from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome, StepCall, StepOutcome, build_step_input
+from pdkernel.workers.calls import (
+    Determinism,
+    RunSetup,
+    SourceCall,
+    SourceOutcome,
+    StepCall,
+    StepOutcome,
+    build_step_input,
+)
 from pdkernel.workers.component_client import ComponentClient, find_error
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
-from pdkernel.workers.determinism import Determinism
 from pdkernel.workers.go_build import GoBuildCache
+from pdkernel.workers.interpreters import WorkerLanguage
 from pdkernel.workers.isolation import TMP_FOLDER
-from pdkernel.workers.memory_watch import MemoryWatch
-from pdkernel.workers.process_memory import BYTES_PER_MB
+from pdkernel.workers.process_memory import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
 from pdkernel.workers.run_places import RunPlace
-from pdkernel.workers.slot import WorkerSlot
+from pdkernel.workers.slot_cache import WorkerSlot
 from pdkernel.workers.step_errors import STARTED_AGAIN_NOTE, ProcessLostError
 from pdkernel.workers.step_exchange import StepExchange, WorkerGone, diagnose_exit
 from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessRunner
 from pdkernel.workers.worker import Worker
-from pdkernel.workers.worker_command import WorkerLanguage
 from pdkernel.workers.zygote import Zygotes
 
 CODE_STILL_RUNNING_WARNING = "Code of the step was still running when the step ended, and was stopped. Await every promise and join every thread."

@@ -1,4 +1,9 @@
-"""One request to a worker, until its last reply."""
+"""
+One request to a worker, until its last reply, and the time limit of a step.
+
+A process that is stopped (SIGSTOP, a suspended machine) and continues finds that its timers are overdue before it reads what a step has
+replied meanwhile. So the time in which this process did not run does not count.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +39,50 @@ from pdkernel.workers.step_errors import (
     build_process_not_started_error,
     build_timeout_error,
 )
-from pdkernel.workers.step_timer import StepTimer
-from pdkernel.workers.worker import READY_LINE, Worker
-from pdkernel.workers.worker_process import MAX_LINE_BYTES
+from pdkernel.workers.worker import MAX_LINE_BYTES, READY_LINE, Worker
+
+TICK_S = 0.5
+"""Seconds between two looks at the clock."""
+_FROZEN_S = 1.0
+"""A look that is later than this finds that the process was stopped."""
+
+
+class StepTimer:
+    """
+    Calls *on_timeout* once a step has run for *timeout_s* seconds, unless it is cancelled before.
+
+    A step that was running when the process was stopped has one more tick after that, in which its reply is read.
+    """
+
+    def __init__(self, timeout_s: float, on_timeout: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._left_s = timeout_s
+        self._on_timeout = on_timeout
+        self._has_grace = True
+        self._schedule()
+
+    def cancel(self) -> None:
+        """Do not call `on_timeout` any more. A second call does nothing."""
+        self._handle.cancel()
+
+    def _schedule(self) -> None:
+        self._tick_s = min(self._left_s, TICK_S)
+        self._looked_at = self._loop.time()
+        self._handle = self._loop.call_later(self._tick_s, self._look)
+
+    def _look(self) -> None:
+        late_s = self._loop.time() - self._looked_at - self._tick_s
+        was_frozen = late_s > _FROZEN_S
+        self._left_s -= self._tick_s if was_frozen else self._tick_s + late_s
+        if self._left_s > 0:
+            self._schedule()
+        elif was_frozen and self._has_grace:
+            self._has_grace = False
+            self._left_s = TICK_S
+            self._schedule()
+        else:
+            self._on_timeout()
+
 
 STARTUP_TIMEOUT_S = 60.0
 """The time limit for the start of a worker in seconds. It does not count as the step's time."""

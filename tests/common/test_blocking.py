@@ -66,7 +66,7 @@ EXCEPTIONS = {
     "kit/widgets/account_forms.py": "a timer in a notebook, whose loop is the kernel's",
     "kit/widgets/background_run.py": "a run beside a notebook's cells, whose loop is the kernel's",
     "kit/widgets/link_button.py": "a timer in a notebook, whose loop is the kernel's",
-    "workers/worker_command.py": "writes a cache of code, and no caller waits",
+    "workers/interpreters.py": "writes a cache of code, and no caller waits",
 }
 """Modules that start threads otherwise, and why."""
 

@@ -22,7 +22,7 @@ from pdkernel.engine.pauses import (
 from pdkernel.errors import StepError, StepTimeoutError
 from pdkernel.journal import WaitKey
 from pdkernel.workers import Pause
-from pdkernel.workers.memory_watch import StepMemoryError
+from pdkernel.workers.process_memory import StepMemoryError
 from tests.builders import a_workflow, python_step
 
 RETRIED = a_workflow(python_step("one", "return 1"), auto_retry=True)

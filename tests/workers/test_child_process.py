@@ -22,7 +22,7 @@ from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.zygote import ZYGOTES, Zygotes, start_process
 from tests.workers.conftest import Bench, OpenRun
 from tests.workers.test_warden_client import ROOT, left_of
-from tests.workers.test_worker_process import SOURCES, leftovers, marks_of, run_until_up
+from tests.workers.test_worker import SOURCES, leftovers, marks_of, run_until_up
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash")
 

@@ -14,7 +14,7 @@ from pdkernel.errors import StepError
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.workers import ComponentFile, Emitted, PropOption, SourceCall, StepRecorder, WorkerPool
 from tests.workers.conftest import Bench, OpenRun
-from tests.workers.test_worker_process import GatewaySpy
+from tests.workers.test_worker import GatewaySpy
 
 APP = """
 export default {

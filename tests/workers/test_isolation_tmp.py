@@ -19,7 +19,7 @@ from pdkernel.workers import GoBuildCache, RunSetup, WorkerPool
 from pdkernel.workers.zygote import ZYGOTES
 from tests.builders import skip_time
 from tests.workers.conftest import Bench
-from tests.workers.test_worker_process import go, node, python, run_until_up
+from tests.workers.test_worker import go, node, python, run_until_up
 
 LANGUAGES: tuple[Language, ...] = ("python", "node", "bash", "go")
 NAME = "pdkernel-written-by-a-test"

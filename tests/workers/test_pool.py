@@ -15,7 +15,7 @@ from pdkernel.errors import InternalError
 from pdkernel.model import Language
 from pdkernel.packages import NpmTree
 from pdkernel.workers import RunSetup, WorkerPool
-from pdkernel.workers.code_copy import MAX_COPIED_BYTES
+from pdkernel.workers.isolation_plan import MAX_COPIED_BYTES
 from tests.workers.conftest import Bench, OpenRun
 
 PID: dict[Language, str] = {

@@ -19,6 +19,7 @@ from pdkernel.errors import ExportNotJSONError, StepError, StepTimeoutError, exi
 from pdkernel.model import JSON
 from pdkernel.workers.child_process import ProcessRequest
 from pdkernel.workers.declarations import ComponentDescription, PropDeclaration, PropOptionsPage
+from pdkernel.workers.interpreters import WorkerCommand
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import (
     MAX_CONTAINERS,
@@ -44,9 +45,7 @@ from pdkernel.workers.replies import (
 )
 from pdkernel.workers.step_errors import PayloadLimitError
 from pdkernel.workers.step_exchange import StepExchange
-from pdkernel.workers.worker import READY_LINE, Worker
-from pdkernel.workers.worker_command import WorkerCommand
-from pdkernel.workers.worker_process import WorkerProcess
+from pdkernel.workers.worker import READY_LINE, Worker, WorkerProcess
 from tests.growth import assert_linear
 
 DONE = '{"t":"done","error":null,"busy":false,"dirty":false,"spoiled":false}'

@@ -1,16 +1,22 @@
-"""One request to a worker. `test_worker.py` and `test_calls.py` have the replies of real steps."""
+"""One request to a worker: service calls, queued messages, pauses, and the time limit of a step."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
+import pytest_asyncio
 
-from pdkernel.errors import StepError
-from pdkernel.workers import StepRecorder
-from pdkernel.workers.step_exchange import StepExchange
+from pdkernel.errors import RequestError, StepError
+from pdkernel.model import JSON, Language
+from pdkernel.workers import Effect, Pause, StepOutcome, StepRecorder
+from pdkernel.workers.interpreters import WorkerCommand
+from pdkernel.workers.step_exchange import StepExchange, StepTimer
 from pdkernel.workers.worker import Worker
-from pdkernel.workers.worker_command import WorkerCommand
+from tests.workers.conftest import Bench, OpenRun
 
 
 async def test_a_worker_that_does_not_start_is_no_timeout() -> None:
@@ -28,3 +34,293 @@ async def test_a_worker_that_does_not_start_is_no_timeout() -> None:
     assert failed.value.name == "ProcessNotStarted"
     assert failed.value.message == "The step's process could not be started: it was not ready after 0.01 s."
     assert not worker.is_healthy
+
+
+async def run_timer(timeout_s: float, *freezes_s: float) -> tuple[float, bool]:
+    """Seconds until the end of the limit in a process that is stopped after 0.1 seconds, and whether what was due was read."""
+    loop, began = asyncio.get_running_loop(), time.monotonic()
+    ended, has_read = loop.create_future(), asyncio.Event()
+    timer = StepTimer(timeout_s, lambda: ended.set_result(time.monotonic() - began))
+    for freeze_s in freezes_s:
+        await asyncio.sleep(0.1)
+        time.sleep(freeze_s)
+        loop.call_later(0.05, has_read.set)
+    seconds = await ended
+    timer.cancel()
+    return seconds, has_read.is_set()
+
+
+@pytest.mark.parametrize("timeout_s", [0.05, 0.7])
+async def test_a_limit_ends(timeout_s: float) -> None:
+    """A limit that is shorter or longer than a tick ends when it has passed, not before."""
+    seconds, _ = await run_timer(timeout_s)
+
+    assert seconds >= timeout_s
+
+
+@pytest.mark.parametrize("timeout_s", [0.2, 0.6, 1.5])
+async def test_what_arrived_in_a_frozen_time_is_read(timeout_s: float) -> None:
+    """After a stop longer than the limit, the loop reads what has arrived before the limit ends."""
+    _, has_read = await run_timer(timeout_s, 2.0)
+
+    assert has_read
+
+
+async def test_a_process_that_is_always_late_ends_steps() -> None:
+    """Each late look counts, so a step of a busy process ends, too."""
+    seconds, _ = await run_timer(0.6, 1.8, 1.8, 1.8)
+
+    assert seconds >= 0.6
+
+
+async def test_a_cancelled_limit_has_no_end() -> None:
+    """A second call of `cancel` does nothing."""
+    calls: list[None] = []
+    timer = StepTimer(0.01, lambda: calls.append(None))
+    timer.cancel()
+    timer.cancel()
+
+    await asyncio.sleep(0.05)
+
+    assert calls == []
+
+
+URLS = {"resume_url": "https://one.invalid/resume", "cancel_url": "https://one.invalid/cancel"}
+
+
+class Echo:
+    """Services that return the operation and its arguments, or refuse."""
+
+    async def call(self, operation: str, args: Mapping[str, JSON]) -> JSON:
+        """Return the operation and its arguments; refuse the payload "no"."""
+        if args.get("payload") == "no":
+            raise RequestError("There is no such workflow.", fix="Name another.")
+        return None if args.get("payload") is None else {"call": operation, "args": dict(args)}
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bench(shared_runs: OpenRun) -> AsyncIterator[Bench]:
+    """A run."""
+    bench = await shared_runs()
+    yield bench
+    await bench.workers.release()
+
+
+def in_node(body: str) -> str:
+    """A Node.js step."""
+    return f"export default defineComponent({{ async run({{ steps, $ }}) {{ {body} }} }})"
+
+
+def in_python(body: str) -> str:
+    """A Python step of one line or several."""
+    lines = "\n".join(f"    {line}" for line in body.split("\n"))
+    return f"def handler(pd):\n{lines}\n"
+
+
+async def run_trigger(bench: Bench, language: Language, payload: str) -> StepOutcome:
+    """A step that triggers a workflow with *payload* (as written in both languages)."""
+    code = (
+        in_node(f"return await $.flow.trigger('p_1', {payload})")
+        if language == "node"
+        else in_python(f"return pd.flow.trigger('p_1', {payload})")
+    )
+    return await bench.run(language, code, services=Echo())
+
+
+@pytest.mark.parametrize("language", ["node", "python"])
+class TestServiceCalls:
+    """A step calls a service while it runs, and continues with the answer."""
+
+    async def test_answer_is_returned(self, bench: Bench, language: Language) -> None:
+        """Code gets the value that the service returns."""
+        outcome = await run_trigger(bench, language, "'x'")
+        answered = outcome.exports["$return_value"]
+        assert isinstance(answered, dict)
+        assert answered["call"] == "flow.trigger"
+        assert answered["args"]["workflow"] == "p_1"
+
+    async def test_missing_value_is_none(self, bench: Bench, language: Language) -> None:
+        """No value is undefined in JavaScript and None in Python."""
+        outcome = await run_trigger(bench, language, "undefined" if language == "node" else "None")
+        assert outcome.error is None
+        assert "$return_value" not in outcome.exports
+
+    async def test_refusal_is_an_exception_at_the_line(self, bench: Bench, language: Language) -> None:
+        """The step fails at the call, with the message and the fix of the service."""
+        outcome = await run_trigger(bench, language, "'no'")
+        assert outcome.error is not None
+        assert outcome.error.message == "There is no such workflow."
+        assert outcome.error.fix == "Name another."
+        assert outcome.error.line == (1 if language == "node" else 2)
+
+    async def test_call_without_services_is_refused(self, bench: Bench, language: Language) -> None:
+        """A step without services cannot call a service."""
+        code = in_node("await $.flow.trigger('p')") if language == "node" else in_python("pd.flow.trigger('p')")
+        outcome = await bench.run(language, code)
+        assert outcome.error is not None
+        assert "flow.trigger" in outcome.error.message
+
+
+class Broken:
+    """A service with an error of pdkernel itself."""
+
+    async def call(self, _operation: str, _args: Mapping[str, JSON]) -> JSON:
+        """Raise the error."""
+        raise ZeroDivisionError("in a service")
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_internal_error_of_a_service_reaches_the_caller(bench: Bench, language: Language) -> None:
+    """An error of pdkernel in a service is not an answer to the step's code: it ends the step and reaches its caller."""
+    code = in_node("await $.flow.trigger('p')") if language == "node" else in_python("pd.flow.trigger('p')")
+
+    with pytest.raises(ZeroDivisionError, match="in a service"):
+        await bench.run(language, code, services=Broken())
+    after = await bench.run(language, in_node("return 1") if language == "node" else in_python("return 1"))
+
+    assert after.exports == {"$return_value": 1}
+
+
+class Waiting:
+    """A service whose only call never returns."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def call(self, _operation: str, _args: Mapping[str, JSON]) -> JSON:
+        """Wait until the call is cancelled."""
+        self.began.set()
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+
+async def test_service_call_ends_with_its_step(bench: Bench) -> None:
+    """A step that is stopped cancels the service call for whose answer it waits."""
+    waiting = Waiting()
+    step = asyncio.create_task(bench.run("node", in_node("await $.flow.trigger('p')"), services=waiting))
+    await waiting.began.wait()
+
+    bench.workers.fail_step(StepError("Stopped."))
+    outcome = await step
+
+    assert outcome.error is not None
+    async with asyncio.timeout(60):
+        await waiting.cancelled.wait()
+
+
+async def test_concurrent_service_calls_get_their_own_answers(bench: Bench) -> None:
+    """Each of several waiting promises gets its own answer."""
+    code = in_node(
+        "const all = await Promise.all([...Array(50).keys()].map((i) => $.flow.trigger('p', i)));"
+        "return all.map((one) => one.args.payload)"
+    )
+    outcome = await bench.run("node", code, services=Echo())
+    assert outcome.exports["$return_value"] == list(range(50))
+
+
+async def test_service_calls_of_threads_get_their_own_answers(bench: Bench) -> None:
+    """Each thread gets its own answer."""
+    code = in_python(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    return list(pool.map(lambda i: pd.flow.trigger('p', i)['args']['payload'], range(50)))"
+    )
+    outcome = await bench.run("python", code, services=Echo())
+    assert outcome.exports["$return_value"] == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("language", "call", "pause"),
+    [
+        ("node", "$.flow.delay(5)", Pause("delay", 5)),
+        ("node", "$.flow.delay(1e300)", Pause("delay", 2**53 - 1)),
+        ("node", "$.flow.rerun(7, null, 1e300)", Pause("rerun", 7, None, 2**53 - 1)),
+        ("node", "$.flow.rerun(7, null, 0)", Pause("rerun", 7, None, 0)),
+        ("node", "$.flow.rerun(7, null, -1)", Pause("rerun", 7, None, 0)),
+        ("node", "$.flow.rerun()", Pause("rerun", 86_400_000, None, 10)),
+        ("python", "pd.flow.delay(1e300)", Pause("delay", 2**53 - 1)),
+        ("python", "pd.flow.rerun(7, None, 10**30)", Pause("rerun", 7, None, 2**53 - 1)),
+        ("python", "pd.flow.rerun(7, None, -1)", Pause("rerun", 7, None, 0)),
+        ("python", "pd.flow.rerun()", Pause("rerun", 86_400_000, None, 10)),
+        ("node", "$.flow.suspend()", Pause("suspend", 86_400_000)),
+        ("node", "$.flow.rerun(7, {n: 1}, 3)", Pause("rerun", 7, {"n": 1}, 3)),
+        ("python", "pd.flow.delay(5)", Pause("delay", 5)),
+        ("python", "pd.flow.suspend()", Pause("suspend", 86_400_000)),
+        ("python", "pd.flow.rerun(7, {'n': 1}, 3)", Pause("rerun", 7, {"n": 1}, 3)),
+        ("python", "pd.flow.rerun(7, {'n': 1}, maxRetries=3)", Pause("rerun", 7, {"n": 1}, 3)),
+    ],
+)
+async def test_pause_takes_effect_after_the_step(bench: Bench, language: Language, call: str, pause: Pause) -> None:
+    """Delay, suspend and rerun return the two URLs at once; the pause takes effect when the step has ended."""
+    code = in_node(f"return {call}") if language == "node" else in_python(f"return {call}")
+    outcome = await bench.run(language, code, flow_urls=URLS)
+    assert outcome.exports["$return_value"] == URLS
+    assert outcome.pause_request == pause
+
+
+@pytest.mark.parametrize(
+    ("language", "call", "effect"),
+    [
+        ("node", "$.send.http({method: 'POST', url: 'u'})", Effect("http", {"method": "POST", "url": "u"})),
+        ("node", "$.send.email({subject: 's'})", Effect("email", {"subject": "s"})),
+        ("node", "$.send.emit({a: 1})", Effect("emit", {"event": {"a": 1}, "channel": ""})),
+        ("node", "$.send.emit({a: 1}, 'c')", Effect("emit", {"event": {"a": 1}, "channel": "c"})),
+        ("node", "$.send.sse('c', 1)", Effect("sse", {"channel": "c", "payload": 1})),
+        ("node", "$.send.s3({bucket: 'b'})", Effect("s3", {"bucket": "b"})),
+        ("python", "pd.send.http('POST', 'u', data=1)", Effect("http", {"method": "POST", "url": "u", "data": 1})),
+        (
+            "python",
+            "pd.send.email(subject='s', text='t')",
+            Effect("email", {"subject": "s", "text": "t", "html": ""}),
+        ),
+        ("python", "pd.send.emit({'a': 1}, 'c')", Effect("emit", {"event": {"a": 1}, "channel": "c"})),
+    ],
+)
+async def test_messages_are_queued(bench: Bench, language: Language, call: str, effect: Effect) -> None:
+    """Code does not see the result of a queued message."""
+    code = in_node(f"return {call} ?? 'nothing'") if language == "node" else in_python(f"return {call} or 'nothing'")
+    outcome = await bench.run(language, code)
+    assert outcome.queued_sends == (effect,)
+    assert outcome.exports["$return_value"] == "nothing"
+
+
+async def test_invalid_pause_fails_at_its_line(bench: Bench) -> None:
+    """A value that is not a number of milliseconds is an error."""
+    outcome = await bench.run("node", in_node("$.flow.delay('soon')"))
+    assert outcome.error is not None
+    assert "milliseconds" in outcome.error.message
+
+
+@pytest.mark.parametrize("status", ["99", "600", "10**300"])
+@pytest.mark.parametrize("language", ["node", "python"])
+async def test_invalid_status_of_a_response_fails_at_its_line(bench: Bench, language: Language, status: str) -> None:
+    """The step's error names the range."""
+    code = (
+        in_node(f"\n$.respond({{ status: {status} }})")
+        if language == "node"
+        else in_python(f"pd.respond({{'status': {status}}})")
+    )
+
+    outcome = await bench.run(language, code)
+
+    assert outcome.error is not None
+    assert (outcome.error.name, outcome.error.line) == ("TypeError", 2)
+    assert "needs a status from 100 to 599" in outcome.error.message
+
+
+@pytest.mark.parametrize("language", ["node", "python"])
+async def test_error_with_unusual_attributes_is_reported(bench: Bench, language: Language) -> None:
+    """Attributes with internal names on user errors are recorded as text."""
+    code = (
+        in_node("throw Object.assign(new Error('x'), { pdkernelCode: 1, pdkernelFix: [2], pdkernelProp: 3, name: 4 })")
+        if language == "node"
+        else in_python("e = ValueError('x')\ne.pdkernel_code, e.pdkernel_name, e.pdkernel_fix = 1, 2, [3]\nraise e")
+    )
+
+    outcome = await bench.run(language, code)
+
+    assert outcome.error is not None
+    assert (type(outcome.error), outcome.error.message) == (StepError, "x")

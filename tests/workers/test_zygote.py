@@ -32,7 +32,7 @@ from pdkernel.workers.isolation import IsolationPlan, Mount
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygotes, _send_fds, start_process
 from tests.workers.conftest import Bench, OpenRun
-from tests.workers.test_worker_process import python, run_until_up
+from tests.workers.test_worker import python, run_until_up
 
 ROOT = Path(__file__).parents[2]
 GONE_WITHIN_S = 20.0
