@@ -326,7 +326,7 @@ def _build_request(
 
 def _prove(source: WorkflowSource, folder: Path, *, is_patch: bool, project: PathLike | None) -> Proof:
     from pdkernel.accounts import open_directory
-    from pdkernel.kit.session.state_store import read_pinned_steps
+    from pdkernel.kit.session.state import read_pinned_steps
     from pdkernel.operations.export import prove_export
     from pdkernel.operations.projects import open_project
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pdkernel.kit.session.state_store import SessionState
+from pdkernel.kit.session.state import SessionState
 from pdkernel.storage import Project
 
 

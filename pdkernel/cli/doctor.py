@@ -236,7 +236,7 @@ def _check_source(
     from pdkernel.common.identity import check_external_user_id, parse_environment
     from pdkernel.engine.variables import load_variables
     from pdkernel.files.source import load_source
-    from pdkernel.kit.session.state_store import read_pinned_steps
+    from pdkernel.kit.session.state import read_pinned_steps
     from pdkernel.operations.readiness import DoctorReport
     from pdkernel.server.source_workflows import find_refusal
 

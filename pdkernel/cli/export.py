@@ -106,7 +106,7 @@ def export(
 
 def prove_files(state: CliContext, opened: WorkflowSource, folder: Path, *, is_patch: bool, quiet: bool) -> Proof:
     """Prove the files that an export of *opened* wrote to *folder*; progress is printed on a terminal unless *quiet*."""
-    from pdkernel.kit.session.state_store import read_pinned_steps
+    from pdkernel.kit.session.state import read_pinned_steps
     from pdkernel.operations.export import prove_export
 
     def print_progress(line: str) -> None:

@@ -255,7 +255,7 @@ def _warn_unsaved(path: Path, project: Project) -> None:
     """Ask to save the notebook if its cells have run with code that the file does not have: the command runs the file."""
     if path.suffix != ".ipynb" or not project.notebook_states.exists(str(path.resolve())):
         return
-    from pdkernel.kit.session.state_store import find_unsaved_steps
+    from pdkernel.kit.session.state import find_unsaved_steps
 
     steps = find_unsaved_steps(project, path)
     if steps:

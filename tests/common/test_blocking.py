@@ -62,7 +62,7 @@ EXCEPTIONS = {
     "runtimes/python/step_runner.py": "runs in a worker, where no loop serves others",
     "server/database_probe.py": "its one thread, which `run_blocking_in` uses: those for requests may all wait for the database",
     "kit/session/connect_links.py": "a notebook's timers and polls, whose loop is the kernel's",
-    "kit/session/state_store.py": "writes of a notebook, which the exit of the interpreter waits for",
+    "kit/session/state.py": "writes of a notebook, which the exit of the interpreter waits for",
     "kit/widgets/account_forms.py": "a timer in a notebook, whose loop is the kernel's",
     "kit/widgets/background_run.py": "a run beside a notebook's cells, whose loop is the kernel's",
     "kit/widgets/link_button.py": "a timer in a notebook, whose loop is the kernel's",

@@ -24,7 +24,7 @@ from pdkernel.common.version import VERSION
 from pdkernel.execution import Execution
 from pdkernel.files.notebook.notebook_text import LANGUAGE_INFO
 from pdkernel.journal import Journal, SqliteBackend
-from pdkernel.kit.session.state_store import SessionState
+from pdkernel.kit.session.state import SessionState
 from pdkernel.model import Language
 from pdkernel.runtimes import process_tree
 from pdkernel.storage import Project

@@ -97,13 +97,14 @@ def _steps(ip: Any) -> Mapping[str, JSON]:
 
 def _vocabulary(ip: Any) -> Vocabulary:
     from pdkernel.kit.magics.notebook_context import get_session
+    from pdkernel.kit.session import actions
 
     session = get_session(ip)
     accounts: dict[str, list[str]] = {}
     for account in session.directory.accounts(own=True):
         accounts.setdefault(account.app, []).append(account.id)
     return Vocabulary(
-        apps=session.actions.list_apps(),
+        apps=actions.list_apps(session),
         accounts=accounts,
         stores=session.project.data_stores.names(),
         actions=[f"{each.key}@{each.version}" for each in session.catalog.list_components()],

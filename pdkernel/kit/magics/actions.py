@@ -65,10 +65,11 @@ class ActionMagics(Magics):
 
     def _search(self, words: str, app: str | None) -> None:
         from pdkernel.actions.action_view import build_action_view
+        from pdkernel.kit.session import actions
 
         session = get_session(self.shell)
         with ProgressNote() as progress:
-            search = session.actions.search(words, app=app, progress=progress)
+            search = actions.search(session, words, app=app, progress=progress)
         if not search.components:
             show_message(search.advice)
             return
@@ -79,11 +80,12 @@ class ActionMagics(Magics):
 
     def _use(self, uses: str, name: str | None) -> None:
         from pdkernel.actions.action_view import build_action_view
+        from pdkernel.kit.session import actions
 
         session = get_session(self.shell)
         with ProgressNote() as progress:
-            component, description = session.actions.describe(uses, progress=progress)
-        step = check_step_name(name) if name else session.actions.suggest_step_name(component.key)
+            component, description = actions.describe(session, uses, progress=progress)
+        step = check_step_name(name) if name else actions.suggest_step_name(session, component.key)
         view = build_action_view(component, description, name=step)
         display(RichOutput(text=draw.render_text(view), html=draw.render_html(view)))
         show_message(
@@ -92,13 +94,15 @@ class ActionMagics(Magics):
         self.shell.set_next_input(view.cell)
 
     def _options(self, step: str, prop: str, *, query: str | None, page: int) -> None:
+        from pdkernel.kit.session import actions
+
         session = get_session(self.shell)
         if page < 0:
             raise RequestError("--page is below 0.", fix="Pass 0 for the first page.")
         # a page may need the context of the page before: load all previous pages again
         context, found = None, None
         for number in range(page + 1):
-            found = session.actions.fetch_options(step, prop, query=query, page=number, context=context)
+            found = actions.fetch_options(session, step, prop, query=query, page=number, context=context)
             context = found.context
         assert found is not None
         lines = [f"{json.dumps(option.value, ensure_ascii=False)}  {option.label}" for option in found.options]

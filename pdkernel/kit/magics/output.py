@@ -207,7 +207,7 @@ class LiveTimeline:
 
     def _draw_latest(self) -> None:
         if self.latest is not None:
-            from pdkernel.kit.session import render_timeline
+            from pdkernel.kit.session.timeline import render_timeline
 
             self._drawn = time.monotonic()
             view = render_timeline(
@@ -249,13 +249,13 @@ def wait_for_pauses(shell: Any, session: Session, timeline: LiveTimeline, execut
 
 def _show_left_runs(shell: Any, session: Session) -> None:
     """Show how the paused runs of earlier kernels go on, once per kernel."""
-    from pdkernel.kit.session import RESUME_LINE
+    from pdkernel.kit.session.timeline import RESUME_LINE
     from pdkernel.render.runs import explain_status
 
     if getattr(shell, "_pdkernel_left_runs_shown", False):
         return
     shell._pdkernel_left_runs_shown = True  # noqa: SLF001 (an attribute that pdkernel owns)
-    left = session.paused_runs.list_left()
+    left = session.paused_runs.list_left(session.workflow.name)
     if left:
         now = session.project.clock.now()
         lines = [f"{each.id}: {explain_status(each, now=now, resume_command=RESUME_LINE)}" for each in left]

@@ -109,7 +109,7 @@ class RunsMagics(Magics):
         return None
 
     def _show(self, session: Session, run_id: str, *, takes_over: bool) -> None:
-        from pdkernel.kit.session import RESUME_LINE
+        from pdkernel.kit.session.timeline import RESUME_LINE
         from pdkernel.operations.events import find_error_event
         from pdkernel.operations.run_history import get_run
         from pdkernel.render import timeline

@@ -158,7 +158,7 @@ class RequestListOutput:
                 self._list.update(listed)
 
     def _picture(self, execution: Execution) -> RichOutput:
-        from pdkernel.kit.session import render_timeline
+        from pdkernel.kit.session.timeline import render_timeline
         from pdkernel.render import timeline
 
         with suppress(PdkernelError):  # an invalid draft is reported by its own cell

@@ -19,7 +19,7 @@ from pdkernel.errors import PdkernelError
 
 if TYPE_CHECKING:
     from pdkernel.accounts.remote import RemoteDirectory
-    from pdkernel.kit.session.notebook_state import NotebookState
+    from pdkernel.kit.session.engine_thread import LazyProject
     from pdkernel.server.app_context import AppContext, LinkContext, LinkEvent, LinkOnlyContext
     from pdkernel.server.uvicorn_server import UvicornServer
 
@@ -36,7 +36,7 @@ class ConnectLinks:
     The links of one session. Safe from any thread.
 
     Args:
-        state: The notebook's project and external users.
+        local: The notebook's project and external users.
         app_context: Returns the context of the draft's own server while it runs, else None.
         public_url: The servers' URL for browsers on other machines, with `{port}` for the port; None for loopback.
         poll_interval_s: Seconds between two queries to Pipedream for the new account.
@@ -44,13 +44,13 @@ class ConnectLinks:
 
     def __init__(
         self,
-        state: NotebookState,
+        local: LazyProject,
         *,
         app_context: Callable[[], AppContext | None],
         public_url: str | None = None,
         poll_interval_s: float = ACCOUNT_POLL_INTERVAL_S,
     ) -> None:
-        self._state = state
+        self._local = local
         self._app_context = app_context
         self._public_url = public_url
         self._poll_interval_s = poll_interval_s
@@ -88,7 +88,7 @@ class ConnectLinks:
         """
         from pdkernel.accounts.remote import RemoteDirectory
 
-        directory = self._state.directory
+        directory = self._local.directory
         if isinstance(directory, RemoteDirectory):
             url = self._create_remote_link(directory, app, external_user_id, environment, account_id)
             if account_id is None:  # a reconnected account does not change the list of accounts
@@ -145,7 +145,7 @@ class ConnectLinks:
             return app_context
         with self._lock:
             if self._server is None:
-                self._server = LinkPageServer(self._state, public_url=self._public_url, on_link=self.handle_event)
+                self._server = LinkPageServer(self._local, public_url=self._public_url, on_link=self.handle_event)
             return self._server.site
 
     def _expire(self, token: str) -> None:
@@ -206,10 +206,10 @@ class LinkPageServer:
 
     site: LinkOnlyContext
 
-    def __init__(self, state: NotebookState, *, public_url: str | None, on_link: LinkListener) -> None:
+    def __init__(self, local: LazyProject, *, public_url: str | None, on_link: LinkListener) -> None:
         self._loop = LoopThread()
         try:
-            self._loop.run(self._start(state, public_url, on_link))
+            self._loop.run(self._start(local, public_url, on_link))
         except BaseException:
             self._loop.close()
             raise
@@ -219,7 +219,7 @@ class LinkPageServer:
         self._loop.run(self._stop())
         self._loop.close()
 
-    async def _start(self, state: NotebookState, public_url: str | None, on_link: LinkListener) -> None:
+    async def _start(self, local: LazyProject, public_url: str | None, on_link: LinkListener) -> None:
         from pdkernel.egress import parse_policy
         from pdkernel.server import ServeSettings
         from pdkernel.server.app import create_link_app
@@ -227,12 +227,12 @@ class LinkPageServer:
         from pdkernel.server.host_names import build_base_url
         from pdkernel.server.uvicorn_server import UvicornServer, listen
 
-        project = state.project
+        project = local.project
         with ExitStack() as stack:
             opened = stack.enter_context(listen("127.0.0.1", 0))
             url = build_base_url(opened.getsockname()[1], public_url)
             settings = ServeSettings(base_url=url, policy=parse_policy("deny"))
-            self.site = LinkOnlyContext(project, state.directory, settings, project.clock, project.ids, on_link)
+            self.site = LinkOnlyContext(project, local.directory, settings, project.clock, project.ids, on_link)
             self._server: UvicornServer = UvicornServer(create_link_app(self.site))
             self._serving = await self._server.start(opened)
             stack.pop_all()  # the server closes the socket

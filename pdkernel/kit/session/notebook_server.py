@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.loop_thread import LoopThread
+from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.variables import load_variables
 from pdkernel.errors import DefinitionError, RequestError
@@ -26,37 +27,47 @@ from pdkernel.language.analysis import check_readable
 
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine
-    from pdkernel.kit.session.notebook_state import NotebookState
+    from pdkernel.kit.session.engine_thread import LazyProject
     from pdkernel.server.app_context import AppContext, LinkEvent, ServedWorkflow
     from pdkernel.server.console.sessions import ConsoleSessions
     from pdkernel.server.uvicorn_server import Server
+    from pdkernel.storage import Project
 
 WORKER_COUNT = 4
 MAX_KEPT_REQUESTS = 20
 """Number of latest requests that can become the test event."""
 
 RunListener = Callable[[Execution], None]
+ReadDraft = Callable[[], tuple[WorkflowSource, OutboundPolicy]]
 
 
 class DraftWorkflowSource:
-    """The workflow of a notebook, read again for each request; a draft with errors is served as it was before."""
+    """
+    The workflow of a notebook, read again for each request; a draft with errors is served as it was before.
+
+    Attributes:
+        policy: The outbound policy when the server started.
+    """
 
     not_served: Sequence[RefusedSource] = ()
 
-    def __init__(self, state: NotebookState) -> None:
-        self._state = state
-        self._path = state.notebook or state.folder / "notebook.ipynb"
-        sidecar = state.sidecar
-        endpoints = state.project.endpoint_keys
-        self.endpoint = (sidecar.endpoint if sidecar else None) or endpoints.ensure_workflow_key(self._path)
-        self.workflow_id = endpoints.workflow_id(self._path)
-        self._variables = load_variables(state.project, state.folder)
+    def __init__(self, project: Project, read_draft: ReadDraft) -> None:
+        self._project = project
+        self._read_draft = read_draft
+        source, self.policy = read_draft()
+        endpoints = project.endpoint_keys
+        self.endpoint = (source.sidecar.endpoint if source.sidecar else None) or endpoints.ensure_workflow_key(
+            source.path
+        )
+        self.workflow_id = endpoints.workflow_id(source.path)
+        self._folder = source.path.parent
+        self._variables = load_variables(project, self._folder)
         self._latest = self._read()
 
     async def refresh(self) -> None:
         """Read the variables, in a thread; the kernel has the current state of the draft itself."""
         with suppress(RequestError):
-            self._variables = await run_blocking(load_variables, self._state.project, self._state.folder)
+            self._variables = await run_blocking(load_variables, self._project, self._folder)
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """The draft."""
@@ -78,16 +89,9 @@ class DraftWorkflowSource:
     def _read(self) -> ServedWorkflow:
         from pdkernel.server.app_context import ServedWorkflow
 
-        state = self._state
-        workflow = state.workflow
-        check_readable(workflow)
-        return ServedWorkflow(
-            self.workflow_id,
-            self.endpoint,
-            WorkflowSource(self._path, "notebook", workflow, state.sidecar),
-            self._variables,
-            policy=state.outbound_policy,
-        )
+        source, policy = self._read_draft()
+        check_readable(source.workflow)
+        return ServedWorkflow(self.workflow_id, self.endpoint, source, self._variables, policy=policy)
 
 
 class NotebookServer:
@@ -95,7 +99,8 @@ class NotebookServer:
     Serves the draft of one session on this machine.
 
     Args:
-        state: The notebook's draft, settings and project.
+        local: The notebook's project and external users.
+        read_draft: Returns the draft and its outbound policy as they are now; raises the errors of the draft.
         choose_event: Makes an event the session's test event, under a name.
         on_link_event: Called with each event of a Connect Link page, from another thread.
         public_url: The server's URL for callers on other machines, with `{port}` for the port; None for loopback.
@@ -108,13 +113,15 @@ class NotebookServer:
 
     def __init__(
         self,
-        state: NotebookState,
+        local: LazyProject,
         *,
+        read_draft: ReadDraft,
         choose_event: Callable[[Event, str], None],
         on_link_event: Callable[[LinkEvent], None],
         public_url: str | None = None,
     ) -> None:
-        self._state = state
+        self._local = local
+        self._read_draft = read_draft
         self._choose_event = choose_event
         self._on_link_event = on_link_event
         self._public_url = public_url
@@ -148,7 +155,7 @@ class NotebookServer:
             raise RequestError(
                 f"The draft is already served at {self.public_url}.", fix="To stop the server: %pdserve stop"
             )
-        workflows = DraftWorkflowSource(self._state)
+        workflows = DraftWorkflowSource(self._local.project, self._read_draft)
         base = self._loop.run(self._start(workflows, port, on_run, log_line))
         self.local_url = f"{base}/{workflows.endpoint}"
         assert self.app_context is not None
@@ -220,31 +227,31 @@ class NotebookServer:
         from pdkernel.server.host_names import build_base_url, build_console_host
         from pdkernel.server.uvicorn_server import Server, listen, local_url
 
-        state = self._state
+        project, directory = self._local.project, self._local.directory
         async with AsyncExitStack() as stack:
             listener = stack.enter_context(listen("127.0.0.1", port))
             base_url = build_base_url(listener.getsockname()[1], self._public_url)
             engine = await WorkflowEngine.start(
-                state.project,
-                state.directory,
+                project,
+                directory,
                 max_active_runs=WORKER_COUNT,
                 # of this notebook only: its server must not continue the paused runs of others, or of this kernel's cells
                 origin=f"draft {workflows.workflow_id}",
             )
             stack.push_async_callback(engine.close)
             app_context = AppContext(
-                project=state.project,
-                directory=state.directory,
+                project=project,
+                directory=directory,
                 engine=engine,
                 workflows=workflows,
                 settings=ServeSettings(
                     base_url=base_url,
                     local_url=local_url(listener, "127.0.0.1", tls=False),
-                    policy=state.outbound_policy,
-                    console_host=None if self._public_url else build_console_host(state.project),
+                    policy=workflows.policy,
+                    console_host=None if self._public_url else build_console_host(project),
                 ),
-                clock=state.project.clock,
-                ids=state.project.ids,
+                clock=project.clock,
+                ids=project.ids,
                 on_run=lambda request, execution: self._record_run(request, execution, on_run),
                 write_line=log_line,
                 on_link_event=self._on_link_event,

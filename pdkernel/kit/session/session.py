@@ -1,14 +1,18 @@
 """
-The session of a notebook: its state, its runs, and the services that magics and widgets use.
+The session of a notebook: its draft workflow, the settings of runs, the runs and their results, and its services.
 
-Magics and widgets call the session and listen to its changes.
+Magics and widgets call the session and listen to its changes. A change is saved before the listeners are called.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shlex
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import threading
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,39 +21,46 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from pdkernel.common.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator
+from pdkernel.common.identity import Directory, Environment
 from pdkernel.common.loop_thread import ThreadTask
-from pdkernel.egress import parse_policy
+from pdkernel.egress import OutboundPolicy, parse_policy
+from pdkernel.engine.account_lookup import steps_by_external_user_app
 from pdkernel.engine.run_context import build_trigger_context
 from pdkernel.engine.run_request import OnChange, RunRequest, RunWatcher
-from pdkernel.errors import RequestError
+from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
-from pdkernel.execution import Execution
+from pdkernel.execution import Execution, StepResult
+from pdkernel.files.definition import Sidecar, UnansweredPolicy, apply_sidecar, get_notebook_sidecar_path, read_sidecar
+from pdkernel.files.source import WorkflowSource, with_files_beside
 from pdkernel.kit.session.draft import Draft, LiveNotebook
-from pdkernel.kit.session.engine_thread import EngineThread
-from pdkernel.kit.session.notebook_state import NotebookState
+from pdkernel.kit.session.engine_thread import EngineThread, LazyProject, PausedRuns
+from pdkernel.kit.session.state import RunSettings, SessionState, SessionStateStore
+from pdkernel.kit.session.step_results import LastStepResults, RecentRuns
 from pdkernel.language.analysis import check_header
 from pdkernel.model import JSON, Workflow
+from pdkernel.operations.events import EventLibrary, TestEvent
+from pdkernel.operations.readiness.matrix import collect_app_bindings
 from pdkernel.operations.runs import build_run_request
 from pdkernel.storage import ScratchByStep, ScratchCopy
 
 if TYPE_CHECKING:
+    from pdkernel.actions import Catalog
     from pdkernel.engine.event_sources import SourceResult
     from pdkernel.engine.workflow_engine import WorkflowEngine
-    from pdkernel.kit.session.actions import SessionActions
     from pdkernel.kit.session.connect_links import ConnectLinks
     from pdkernel.kit.session.debugger import KernelDebugger
     from pdkernel.kit.session.notebook_server import NotebookServer
-    from pdkernel.kit.session.paused_runs import PausedRuns
     from pdkernel.operations.export import Proof
     from pdkernel.server.app_context import AppContext
     from pdkernel.storage import Project
 
 T = TypeVar("T")
+Listener = Callable[[], None]
 
 
-class Session(NotebookState):
+class Session:
     """
-    A notebook's session.
+    A notebook's session; the state of an earlier kernel is loaded at first use. Safe from any thread.
 
     Args:
         notebook: The notebook's file, or None if the file is unknown.
@@ -60,6 +71,13 @@ class Session(NotebookState):
         live: The cells that a front end shows.
         clock: The clock for time stamps.
         ids: The source of run ids.
+
+    Attributes:
+        folder: The notebook's folder.
+        notebook: The notebook's file, or None.
+        draft: The cells of the notebook.
+        events: The saved events of the folder.
+        paused_runs: The paused runs of the notebook, and what continues them.
     """
 
     def __init__(
@@ -76,23 +94,42 @@ class Session(NotebookState):
     ) -> None:
         environ = dict(environ or {})
         live = live or LiveNotebook()
-        draft = Draft(notebook, name=folder.name or "notebook", live=live)
-        super().__init__(folder=folder, draft=draft, project=project, environ=environ, clock=clock, ids=ids)
-        live.on_change = self._notify
-        self._may_install = environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no")
-        self._code_name = code_name
-        self._public_url = environ.get("PDKERNEL_PUBLIC_URL")
-        self._debugger: KernelDebugger | None = None
+        self.folder = folder
+        self.notebook = notebook
+        self.draft = Draft(notebook, name=folder.name or "notebook", live=live)
+        self.events = EventLibrary(folder)
+        self._lock = threading.RLock()
+        self._listeners: list[Listener] = []
         self._clock = clock
-        self._scratch: tuple[str, ScratchByStep] | None = None  # for the event, external user and environment
+        self._local = LazyProject(folder, project=project, environ=environ, clock=clock, ids=ids)
         self._engine = EngineThread(self._local, clock=clock, ids=ids)
+        self._opened_state_store: SessionStateStore | None = None
+        self._loaded = False
+        self._run_settings = RunSettings(environ)
+        self._results = LastStepResults()
+        self._recent = RecentRuns()
+        self._scratch: tuple[str, ScratchByStep] | None = None  # for the event, external user and environment
+        self._may_install = environ.get("PDKERNEL_NO_INSTALL", "").lower() in ("", "0", "false", "no")
+        self._public_url = environ.get("PDKERNEL_PUBLIC_URL")
+        self._code_name = code_name
+        self._debugger: KernelDebugger | None = None
+        self.paused_runs = PausedRuns(self._engine, self._recent, on_continued=self._record_continued)
+        live.on_change = self._notify
 
-    @cached_property
-    def actions(self) -> SessionActions:
-        """Search for pre-built actions, their descriptions and prop options."""
-        from pdkernel.kit.session.actions import SessionActions
+    @property
+    def project(self) -> Project:
+        """The local project; opened or created at first use."""
+        return self._local.project
 
-        return SessionActions(self, call_engine=self.call_engine)
+    @property
+    def directory(self) -> Directory:
+        """External users and their accounts."""
+        return self._local.directory
+
+    @property
+    def catalog(self) -> Catalog:
+        """The pre-built actions that the project can run."""
+        return self._local.catalog.with_sources(self.action_sources, base=self.folder)
 
     @cached_property
     def server(self) -> NotebookServer:
@@ -100,7 +137,8 @@ class Session(NotebookState):
         from pdkernel.kit.session.notebook_server import NotebookServer
 
         return NotebookServer(
-            self,
+            self._local,
+            read_draft=lambda: (self.source, self.outbound_policy),
             choose_event=self.choose_event,
             on_link_event=self.links.handle_event,
             public_url=self._public_url,
@@ -116,14 +154,250 @@ class Session(NotebookState):
         """Links where a person connects an account; their server starts with the first link."""
         from pdkernel.kit.session.connect_links import ConnectLinks
 
-        return ConnectLinks(self, app_context=lambda: self.app_context, public_url=self._public_url)
+        return ConnectLinks(self._local, app_context=lambda: self.app_context, public_url=self._public_url)
 
-    @cached_property
-    def paused_runs(self) -> PausedRuns:
-        """The paused runs of the notebook, and what continues them."""
-        from pdkernel.kit.session.paused_runs import PausedRuns
+    # ── the draft ────────────────────────────────────────────────────
 
-        return PausedRuns(self, self._engine)
+    @property
+    def source(self) -> WorkflowSource:
+        """The workflow in the notebook's order, with its files. Raises `DefinitionError`."""
+        return self._build_source("refuse")
+
+    @property
+    def source_for_export(self) -> WorkflowSource:
+        """As `source`, for an export: unanswered account questions are kept instead of raising an error."""
+        return self._build_source("keep")
+
+    def _build_source(self, unanswered: UnansweredPolicy) -> WorkflowSource:
+        sidecar = self.sidecar
+        with self._lock:
+            self._load()
+            workflow = with_files_beside(self.draft.workflow(), self.folder)
+            workflow = apply_sidecar(workflow, sidecar, unanswered_policy=unanswered)
+        return WorkflowSource(self.notebook or self.folder / "notebook.ipynb", "notebook", workflow, sidecar)
+
+    @property
+    def workflow(self) -> Workflow:
+        """The workflow in the notebook's order. Raises `DefinitionError`."""
+        return self.source.workflow
+
+    @property
+    def sidecar(self) -> Sidecar | None:
+        """The `NAME.pdkernel.yaml` beside the notebook, or None."""
+        return read_sidecar(get_notebook_sidecar_path(self.notebook)) if self.notebook else None
+
+    @property
+    def action_sources(self) -> tuple[str, ...]:
+        """The action sources that the notebook's `pdkernel.yaml` sets; empty for the project's setting."""
+        sidecar = self.sidecar
+        return sidecar.actions if sidecar else ()
+
+    def record_cell(self, source: str, *, cell_id: str | None, execution_count: int | None = None) -> None:
+        """Record a step or header cell that was run. Raises `DefinitionError`."""
+        with self._lock:
+            self._load()
+            self.draft.record_cell(source, cell_id=cell_id, at=time.time(), execution_count=execution_count)
+        self._notify()
+
+    def remove_cells(self, cell_ids: list[str]) -> None:
+        """Remove deleted cells from the draft."""
+        if not cell_ids:
+            return
+        with self._lock:
+            self._load()
+            self.draft.remove_cells(cell_ids)
+        self._notify()
+
+    def find_needed_apps(self) -> Mapping[str, Sequence[str]]:
+        """Apps that require an account of the external user, with the steps that use them. Runs no step code."""
+        return steps_by_external_user_app(collect_app_bindings(self.workflow, self.catalog))
+
+    @property
+    def event(self) -> TestEvent | None:
+        """The chosen event with the `x-pd-*` headers of the chosen external user and environment; or None."""
+        with self._lock:
+            return self._loaded_settings.event
+
+    @property
+    def event_name(self) -> str | None:
+        """The chosen event's name, or None."""
+        return self._loaded_settings.event_name
+
+    @property
+    def external_user_id(self) -> str | None:
+        """The external user that steps run for, or None."""
+        return self._loaded_settings.external_user_id
+
+    @property
+    def environment(self) -> Environment:
+        """The external user's environment."""
+        return self._loaded_settings.environment
+
+    @property
+    def outbound_policy(self) -> OutboundPolicy:
+        """The outbound policy. Raises `EgressModeError` if that of the environment is invalid."""
+        return self._loaded_settings.outbound_policy
+
+    @property
+    def pins(self) -> Mapping[str, Mapping[str, JSON]]:
+        """Pinned exports by step."""
+        return dict(self._loaded_settings.pins)
+
+    def choose_user(self, external_user_id: str | None, environment: Environment | None = None) -> None:
+        """Run steps for *external_user_id* from now on; None for no external user."""
+        with self._change_settings() as chosen:
+            chosen.choose_user(external_user_id, environment)
+
+    def choose_event(self, event: Event, name: str = "event") -> None:
+        """
+        Use *event* as the test event from now on.
+
+        If the event's headers name an external user or an environment, these are chosen as well.
+        """
+        with self._change_settings() as chosen:
+            chosen.choose_event(event, name)
+
+    def take_over_run(self, execution: Execution) -> Sequence[str]:
+        """
+        Choose the event and the external user of a recorded run, and take its exports as the results of the cells.
+
+        Outbound calls are refused from then on.
+
+        Returns:
+            The steps whose exports were taken.
+
+        Raises:
+            DefinitionError: The workflow is invalid.
+            RequestError: The event of the run is not shown in its record.
+        """
+        with self._change_settings() as chosen:
+            workflow = self.workflow
+            chosen.choose_event_of(execution, is_http=workflow.trigger.type == "http")
+            chosen.choose_egress("deny", origin="%pdruns --event")
+            steps = {step.name: step for step in workflow.steps}
+            taken = [each for each in execution.steps if each.status in ("success", "pinned") and each.name in steps]
+            for result in taken:
+                self._results.record(steps[result.name], result, chosen.result_scope)
+        return [result.name for result in taken]
+
+    def choose_event_of_run(self, execution: Execution) -> None:
+        """
+        Choose the event and the external user of a recorded run; the results of the cells and the outbound policy do not change.
+
+        Raises:
+            RequestError: The event of the run is not shown in its record.
+        """
+        is_http = self._is_http_triggered()
+        with self._change_settings() as chosen:
+            chosen.choose_event_of(execution, is_http=is_http)
+
+    def choose_egress(self, text: str, *, origin: str = "%pdegress") -> None:
+        """Set the outbound policy; *origin* as in `OutboundPolicy`. Raises `EgressModeError`."""
+        with self._change_settings() as chosen:
+            chosen.choose_egress(text, origin=origin)
+
+    def load_event(self, name: str) -> TestEvent:
+        """Choose an event from the library or a file. Raises `EventError`."""
+        stem, event = self.events.load(name, http=self._is_http_triggered())
+        self.choose_event(event, stem)
+        return event
+
+    def _is_http_triggered(self) -> bool:
+        """Whether the trigger is HTTP; true if the header cell cannot be read."""
+        try:
+            return self.source_for_export.workflow.trigger.type == "http"
+        except DefinitionError:
+            return True
+
+    def save_event(self, name: str) -> Path:
+        """Save the chosen event to the library. Raises `RequestError` if none is chosen."""
+        event = self.event
+        if event is None:
+            raise RequestError("There is no event to save.", fix="Choose one: %pdevent FILE")
+        path = self.events.save(name, event)
+        with self._change_settings() as chosen:
+            chosen.event_name = path.stem
+        return path
+
+    def pin(self, name: str, exports: Mapping[str, JSON] | None = None) -> Mapping[str, JSON]:
+        """
+        Pin the exports of step *name*; None pins the step's last exports.
+
+        Raises:
+            UnknownStepError: The workflow has no such step.
+            RequestError: The step has no exports yet.
+        """
+        with self._change_settings() as chosen:
+            step = self.workflow.step(name)
+            if exports is None:
+                exports = self._results.get_pinnable_exports(name)
+            chosen.pins[name] = dict(exports)
+            self._results.record(step, StepResult(name, "pinned", exports=dict(exports)), self.result_scope)
+        return exports
+
+    def unpin(self, name: str) -> bool:
+        """Release the pin of step *name*; False if the step was not pinned."""
+        with self._change_settings() as chosen:
+            held = chosen.pins.pop(name, None) is not None
+            if held:
+                self._results.discard(name)
+        return held
+
+    @property
+    def result_scope(self) -> str:
+        """A key for the event, environment and external user that results belong to."""
+        return self._loaded_settings.result_scope
+
+    @property
+    def last_execution(self) -> Execution | None:
+        """The last execution in this kernel, or None."""
+        return self._recent.last_execution
+
+    def get_request(self, execution_id: str) -> RunRequest:
+        """The request of a run with its recording. Raises `RequestError` unless it is one of the latest runs of this kernel."""
+        return self._recent.get_request(execution_id)
+
+    def get_result(self, name: str) -> StepResult | None:
+        """The last result of step *name*, or None."""
+        self._load()
+        return self._results.get(name)
+
+    @property
+    def stale_steps(self) -> set[str]:
+        """Steps whose last result is stale."""
+        self._load()
+        return self._results.find_stale_steps(self.workflow, self.result_scope)
+
+    def find_stale_steps(self, execution: Execution) -> set[str]:
+        """Steps of *execution* whose result there is stale, or whose code was edited since."""
+        stale = set() if self._recent.is_detached(execution.id) else self.stale_steps
+        return stale | self._recent.find_edited_steps(execution.id, self.workflow)
+
+    def find_edited_steps(self, workflow: Workflow | None = None) -> set[str]:
+        """Steps whose code was edited since their last result; *workflow* as the draft was read for an export."""
+        self._load()
+        return self._results.find_edited_steps(self.workflow if workflow is None else workflow)
+
+    def get_exports(self) -> Mapping[str, Mapping[str, JSON]]:
+        """The last exports of each step, with placeholders for secrets."""
+        self._load()
+        return self._results.exports()
+
+    def _record_continued(self, request: RunRequest, execution: Execution) -> None:
+        """Record a run again that went on after a pause. The cells show the results of a later run, if there is one."""
+        last = self.last_execution
+        is_detached = self._recent.is_detached(execution.id) or (last is not None and last.id != execution.id)
+        self.record_run(request, execution, is_detached=is_detached)
+
+    def record_run(self, request: RunRequest, execution: Execution, *, is_detached: bool) -> None:
+        """Record a finished run; *is_detached* if its results are not the last results of the cells."""
+        with self._lock:
+            for result in execution.steps:
+                if not is_detached and result.status in ("success", "error", "pinned"):
+                    self._results.record(request.workflow.step(result.name), result, request.idempotency_scope)
+            self._recent.add(request, execution, is_detached=is_detached)
+            self._state_store.schedule_save(self._state())
+        self._notify()
 
     # ── running ────────────────────────────────────────────────────────────────────
 
@@ -389,11 +663,69 @@ class Session(NotebookState):
             request, project_id=self.project.project_id, trace_id="", run_id="", clock=self._clock
         )
 
+    # ── listeners, saved state ────────────────────────────────────────────────
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Call *listener* after every change, in the thread of the change; returns a function that removes it."""
+        with self._lock:
+            self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def notify_accounts_changed(self) -> None:
+        """Call every listener: external users or accounts of the project have changed."""
+        self._notify()
+
     def close(self) -> None:
-        """Stop every process and server of the session."""
+        """Stop every process and server of the session, finish pending writes, and close the project."""
         if "links" in vars(self):
             self.links.close()
         if "server" in vars(self):
             self.server.stop()
         self._engine.close()
-        super().close()
+        if self._opened_state_store is not None:
+            self._opened_state_store.flush()
+        self._local.close()
+
+    @property
+    def _loaded_settings(self) -> RunSettings:
+        """The settings, after loading the state of an earlier kernel."""
+        self._load()
+        return self._run_settings
+
+    @contextlib.contextmanager
+    def _change_settings(self) -> Iterator[RunSettings]:
+        """Change the settings; if the change succeeds, save the state and call the listeners."""
+        with self._lock:
+            yield self._loaded_settings
+            self._state_store.save(self._state())
+        self._notify()
+
+    def _notify(self) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener()
+            except Exception:
+                logging.getLogger(__name__).exception("A form or an output of the notebook cannot show the change.")
+
+    def _load(self) -> None:
+        with self._lock:
+            if self._loaded:
+                return
+            self._loaded = True
+            saved = self._state_store.load()
+            if saved is None:
+                return
+            self._run_settings.restore(saved)
+            self._results = LastStepResults(saved.results)
+            self.draft.restore(saved.cells)
+
+    @property
+    def _state_store(self) -> SessionStateStore:
+        if self._opened_state_store is None:
+            self._opened_state_store = SessionStateStore(
+                self.project.notebook_states, str(self.notebook or self.folder)
+            )
+        return self._opened_state_store
+
+    def _state(self) -> SessionState:
+        return self._run_settings.to_state(self._results.stored_results(), self.draft.restorable_cells())

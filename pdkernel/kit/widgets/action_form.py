@@ -15,7 +15,7 @@ import ipywidgets as ipw
 from pdkernel.actions import Component
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.errors import PdkernelError, StepNameError, format_count
-from pdkernel.kit.session import Session
+from pdkernel.kit.session import Session, actions
 from pdkernel.kit.widgets.action_fields import FIELD_MARGIN, LABEL_STYLE, NAME_PX, PropField, create_field_message
 from pdkernel.kit.widgets.action_props import AccountField, ActionProps, ChosenAction, FormHooks
 from pdkernel.kit.widgets.action_search import ActionSearchBox, build_action_heading
@@ -263,10 +263,10 @@ def _find_action(session: Session, chosen: str) -> ChosenAction:
     """The action of the step of the workflow, or with the key, that *chosen* names; for a key, with a new step."""
     if STEP_NAME.match(chosen):
         step = session.workflow.step(chosen)
-        component, description = session.actions.describe(step.uses or chosen)
+        component, description = actions.describe(session, step.uses or chosen)
         return ChosenAction(component, description, step)
-    component, description = session.actions.describe(chosen)
+    component, description = actions.describe(session, chosen)
     # the directive names the slug alone: the step finds a prop with another name by its app
     apps = dict.fromkeys(AppBinding(app.app, app.app) for app in description.apps if app.app not in ACCOUNTLESS_APPS)
-    name = session.actions.suggest_step_name(component.key)
+    name = actions.suggest_step_name(session, component.key)
     return ChosenAction(component, description, Step(name, "node", uses=component.uses, apps=tuple(apps)))

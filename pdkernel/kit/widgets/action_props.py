@@ -18,7 +18,7 @@ from pdkernel.actions import Component
 from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
 from pdkernel.common.identity import Account
 from pdkernel.errors import PdkernelError
-from pdkernel.kit.session import Session
+from pdkernel.kit.session import Session, actions
 from pdkernel.kit.widgets.action_fields import (
     FIELD_MARGIN,
     LABEL_STYLE,
@@ -334,7 +334,8 @@ class ActionProps:
         show_message(field.message, "Loading options ...")
         position = field.position
         try:
-            page = self._session.actions.fetch_options(
+            page = actions.fetch_options(
+                self._session,
                 replace(step, props=others),
                 field.prop.name,
                 page=field.page,
@@ -356,7 +357,7 @@ class ActionProps:
     def _reload(self, is_latest: Callable[[], bool]) -> None:
         step = self.build_step(self.chosen.step.name)
         show_message(self._message, "Loading the props for these values ...")
-        added = self._session.actions.fetch_additional_props(step)
+        added = actions.fetch_additional_props(self._session, step)
         if is_latest():
             self._added = added
             show_message(self._message, "")

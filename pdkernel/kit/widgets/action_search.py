@@ -8,7 +8,7 @@ from functools import partial
 import ipywidgets as ipw
 
 from pdkernel.actions import Component
-from pdkernel.kit.session import Session
+from pdkernel.kit.session import Session, actions
 from pdkernel.kit.widgets.background_run import LatestCall
 from pdkernel.kit.widgets.components import (
     DESCRIPTION_STYLE,
@@ -74,7 +74,7 @@ class ActionSearchBox:
         self._call = LatestCall()
         self._search: ActionSearch | None = None
         self._shown_rows = _PAGE_ROWS
-        slugs = session.actions.list_apps()
+        slugs = actions.list_apps(session)
         self._slugs = {format_app_name(slug): slug for slug in slugs}
         self.app = ipw.Combobox(
             value=format_app_name(app) if app in slugs else app,
@@ -146,7 +146,7 @@ class ActionSearchBox:
         # as typed, an app's name is not complete, so its package is not downloaded
         known = not app or app in self._slugs.values()
         found = (
-            self._session.actions.search(words, app=app or None, limit=_MAX_RESULTS, install=install)
+            actions.search(self._session, words, app=app or None, limit=_MAX_RESULTS, install=install)
             if install or known
             else ActionSearch((), f"To search the app {app}: press Enter.")
         )

@@ -10,7 +10,8 @@ from pathlib import Path
 from pdkernel.common.loop_thread import ThreadTask
 from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
-from pdkernel.kit.session import Session, render_timeline
+from pdkernel.kit.session import Session
+from pdkernel.kit.session.timeline import render_timeline
 from pdkernel.render.rich_output import RichOutput
 
 REFRESH_S = 0.1

@@ -10,7 +10,8 @@ import ipywidgets as ipw
 from pdkernel.errors import PdkernelError
 from pdkernel.event import parse_json
 from pdkernel.execution import Execution
-from pdkernel.kit.session import RESUME_LINE, Session
+from pdkernel.kit.session import Session
+from pdkernel.kit.session.timeline import RESUME_LINE
 from pdkernel.kit.widgets.components import (
     ROW_LAYOUT,
     build_named_field,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.kit.session.state_store import read_pinned_steps
+from pdkernel.kit.session.state import read_pinned_steps
 from tests.cli.kiosk import write_kiosk
 from tests.cli.test_sources import HEADER, SOURCE, STEP
 from tests.kit.magics.conftest import CHECK, GREET, Notebook, Run

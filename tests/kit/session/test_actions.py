@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from pdkernel.accounts.registered_apps import register_app
 from pdkernel.errors import LicenceError, RequestError
-from pdkernel.kit.session import Session
+from pdkernel.kit.session import Session, actions
 from tests.actions.checkout import write_checkout
 from tests.builders import an_event
 
@@ -37,7 +38,7 @@ def test_choices_come_from_the_account(session: Session) -> None:
     """Options of a prop are loaded by the action's own code with the chosen user's account."""
     connect(session)
 
-    page = session.actions.fetch_options("put", "shelf")
+    page = actions.fetch_options(session, "put", "shelf")
 
     assert page.empty_reason is None
     assert [option.value for option in page.options] == ["s00", "s01", "s02"]
@@ -47,8 +48,8 @@ def test_pages_and_search(session: Session) -> None:
     """A page is requested by its number, and a search by its words."""
     connect(session)
 
-    second = session.actions.fetch_options("put", "shelf", page=1)
-    searched = session.actions.fetch_options("put", "shelf", query="Shelf 02")
+    second = actions.fetch_options(session, "put", "shelf", page=1)
+    searched = actions.fetch_options(session, "put", "shelf", query="Shelf 02")
 
     assert [option.value for option in second.options] == ["s10", "s11", "s12"]
     assert [option.value for option in searched.options] == ["s02"]
@@ -56,7 +57,7 @@ def test_pages_and_search(session: Session) -> None:
 
 def test_no_account_gives_a_reason(session: Session) -> None:
     """Without an account there are no options, and the reason names the missing account with a fix."""
-    page = session.actions.fetch_options("put", "shelf")
+    page = actions.fetch_options(session, "put", "shelf")
 
     assert page.options == ()
     assert page.empty_reason is not None
@@ -68,7 +69,7 @@ def test_no_user_gives_a_reason(session: Session) -> None:
     """Without an external user the reason explains how to choose a user."""
     session.choose_user(None)
 
-    page = session.actions.fetch_options("put", "shelf")
+    page = actions.fetch_options(session, "put", "shelf")
 
     assert page.empty_reason is not None
     assert "%pduser" in page.empty_reason
@@ -76,7 +77,7 @@ def test_no_user_gives_a_reason(session: Session) -> None:
 
 def test_prop_without_choices(session: Session) -> None:
     """A prop without options is reported as free text."""
-    page = session.actions.fetch_options("put", "thing")
+    page = actions.fetch_options(session, "put", "thing")
 
     assert page.empty_reason == "thing is string and has no options."
 
@@ -112,7 +113,7 @@ def test_choices_that_depend_on_another_prop(
     session.choose_event(an_event({"shelf": "top"}), "hello")
     session.record_cell(f"%%pdstep pick --uses depot-pick@0.0.1\n{shelf}\n", cell_id="c2")
 
-    page = session.actions.fetch_options("pick", "slot")
+    page = actions.fetch_options(session, "pick", "slot")
 
     assert [option.value for option in page.options] == options
     assert (why is None) == (page.empty_reason is None)
@@ -127,7 +128,7 @@ def test_emptied_fields_replace_the_values_of_the_cell(session: Session, tmp_pat
     session.record_cell("%%pdstep pick --uses depot-pick@0.0.1\nshelf: top\n", cell_id="c2")
 
     own, given, emptied = (
-        session.actions.fetch_options("pick", "slot", values=values) for values in (None, {"shelf": "low"}, {})
+        actions.fetch_options(session, "pick", "slot", values=values) for values in (None, {"shelf": "low"}, {})
     )
 
     assert [[option.value for option in page.options] for page in (own, given, emptied)] == [
@@ -163,7 +164,7 @@ def test_options_have_the_choices_of_the_notebook(session: Session, tmp_path: Pa
     session.record_cell("%%pdstep list --uses depot-list@0.0.1\nshelf: x\n", cell_id="c2")
     session.record_cell("%%pdstep pick --uses depot-pick@0.0.1\nshelf: '{{steps.make.$return_value}}'\n", cell_id="c3")
     session.run(only=frozenset({"make"}))
-    fetch = session.actions.fetch_options
+    fetch = functools.partial(actions.fetch_options, session)
 
     first = fetch("list", "page")
     second = fetch("list", "page", page=1, context=first.context)
@@ -178,11 +179,11 @@ def test_options_are_those_of_the_environment(session: Session) -> None:
     session.directory.add_account(
         app="depot", credentials={"api_key": KEY}, external_user_id="ada", environment="production"
     )
-    in_development = session.actions.fetch_options("put", "shelf")
+    in_development = actions.fetch_options(session, "put", "shelf")
     session.choose_user("ada", "production")
 
     assert in_development.options == ()
-    assert len(session.actions.fetch_options("put", "shelf").options) == 3
+    assert len(actions.fetch_options(session, "put", "shelf").options) == 3
 
 
 def test_added_props(session: Session) -> None:
@@ -190,19 +191,19 @@ def test_added_props(session: Session) -> None:
     connect(session)
     session.record_cell("%%pdstep fill --uses depot-fill-form@0.0.1\ncolumns: '{{1 + 1}}'\n", cell_id="c2")
 
-    added = session.actions.fetch_additional_props("fill")
+    added = actions.fetch_additional_props(session, "fill")
 
     assert [prop.name for prop in added] == ["col_0", "col_1"]
 
 
 def test_a_new_step_has_a_free_name(session: Session) -> None:
     """The name that is suggested for an action is numbered if other steps have it."""
-    name = session.actions.suggest_step_name("depot-put-thing")
+    name = actions.suggest_step_name(session, "depot-put-thing")
     assert name == "put_thing"
     for number, taken in enumerate((name, f"{name}_1")):
         session.record_cell(f"%%pdstep {taken}\ndef handler(pd):\n    return 1\n", cell_id=f"n{number}")
 
-    assert session.actions.suggest_step_name("depot-put-thing") == f"{name}_2"
+    assert actions.suggest_step_name(session, "depot-put-thing") == f"{name}_2"
 
 
 def test_a_step_of_code_has_no_form(session: Session) -> None:
@@ -210,13 +211,13 @@ def test_a_step_of_code_has_no_form(session: Session) -> None:
     session.record_cell("%%pdstep code\ndef handler(pd): pass\n", cell_id="c2")
 
     with pytest.raises(RequestError):
-        session.actions.fetch_options("code", "x")
+        actions.fetch_options(session, "code", "x")
 
 
 def test_apps_of_action_steps_are_required(session: Session) -> None:
     """An action's app is required of the external user, before and after the action is described."""
     before = session.find_needed_apps()
-    session.actions.describe("depot-put-thing@0.1.2")
+    actions.describe(session, "depot-put-thing@0.1.2")
 
     assert before == session.find_needed_apps() == {"depot": ["put"]}
 
@@ -233,7 +234,7 @@ def test_known_apps(session: Session) -> None:
     """The known apps are those of steps, of components, and those added to the project."""
     register_app(session.project, "my_crm", ["token"])
 
-    assert session.actions.list_apps() == ("depot", "my_crm")
+    assert actions.list_apps(session) == ("depot", "my_crm")
     assert session.directory.credential_fields("my_crm") == ("token",)
 
 
@@ -261,9 +262,9 @@ def test_a_step_of_npm_names_the_command_that_accepts_the_licence(unlicensed: Se
     """Running the step, describing it and finding its app have the same error."""
     execution = unlicensed.run(only=frozenset({"put"}))
     with pytest.raises(LicenceError) as described:
-        unlicensed.actions.describe("depot-put-thing@0.1.2")
+        actions.describe(unlicensed, "depot-put-thing@0.1.2")
     with pytest.raises(LicenceError) as searched:
-        unlicensed.actions.search("thing", app="depot")
+        actions.search(unlicensed, "thing", app="depot")
 
     assert execution.error is not None
     assert execution.error.code == "licence"
@@ -274,6 +275,6 @@ def test_a_step_of_npm_names_the_command_that_accepts_the_licence(unlicensed: Se
 
 def test_built_in_actions_are_found_without_the_licence(unlicensed: Session) -> None:
     """A search without an app covers local actions."""
-    found = unlicensed.actions.search("end workflow")
+    found = actions.search(unlicensed, "end workflow")
 
     assert "filter-end-workflow" in [component.key for component in found.components]

@@ -13,9 +13,10 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
-from pdkernel.common.clock import ManualClock
+from pdkernel.common.clock import RANDOM_IDS, SYSTEM_CLOCK, ManualClock
 from pdkernel.errors import InternalError, RequestError
 from pdkernel.kit.session import Session, connect_links
+from pdkernel.kit.session.engine_thread import LazyProject
 from pdkernel.server.app_context import LinkEvent
 from tests.accounts.upstream import Upstream
 from tests.server.link.conftest import SAME_ORIGIN
@@ -210,8 +211,8 @@ def test_a_real_project_has_its_own_links(tmp_path: Path, upstream: Upstream, li
 
 def test_a_query_that_fails_is_repeated(tmp_path: Path, upstream: Upstream, link_events: LinkEvents) -> None:
     """If Pipedream does not answer a query for the account, the next query finds it; without an account, the link expires."""
-    session = Session(folder=tmp_path, environ=upstream.environ)
-    links = connect_links.ConnectLinks(session, app_context=lambda: None, poll_interval_s=0.05)
+    local = LazyProject(tmp_path, project=None, environ=upstream.environ, clock=SYSTEM_CLOCK, ids=RANDOM_IDS)
+    links = connect_links.ConnectLinks(local, app_context=lambda: None, poll_interval_s=0.05)
     upstream.set(fault={"kind": "status", "path": "/accounts", "status": 403})
 
     links.create(
@@ -225,14 +226,14 @@ def test_a_query_that_fails_is_repeated(tmp_path: Path, upstream: Upstream, link
     while asked < len(failed) + 2:  # a second query follows the answer to the first, which has the existing accounts
         time.sleep(0.02)
         asked = len([request for request in upstream.asked if request["path"].endswith("/accounts")])
-    made = session.directory.add_account(
+    made = local.directory.add_account(
         app="openai", credentials={"api_key": "sk-a-key-of-a-test"}, external_user_id="ada"
     )
 
     assert link_events.wait("connected").detail == made.id
     assert len(failed) > 1
     links.close()
-    session.close()
+    local.close()
 
 
 def test_the_queries_of_a_link_leave_cached_responses(

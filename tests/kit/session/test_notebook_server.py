@@ -39,6 +39,11 @@ def served(session: Session) -> tuple[str, list[Execution], list[str]]:
     return session.server.start(on_run=runs.append, log_line=lines.append), runs, lines
 
 
+def draft_of(session: Session) -> DraftWorkflowSource:
+    """The draft of *session*, as its server reads it."""
+    return DraftWorkflowSource(session.project, lambda: (session.source, session.outbound_policy))
+
+
 def wait_for(what: Callable[[], bool]) -> bool:
     """Whether *what* becomes true: the log line and the end of a run come just after the response."""
     until = time.monotonic() + 60
@@ -59,7 +64,7 @@ def test_each_request_runs_the_current_draft(session: Session) -> None:
 
     assert answers == ["first", "second"]
     with pytest.raises(DirectiveError, match="unknown key 'nme'"):
-        DraftWorkflowSource(session)
+        draft_of(session)
     assert wait_for(lambda: {run.status for run in runs} >= {"executing", "success"})
     assert wait_for(lambda: len(lines) == 2)
 
@@ -96,7 +101,7 @@ def test_the_drafts_id_is_not_an_endpoint(session: Session) -> None:
     session.record_cell(HEADER, cell_id="h")
     session.record_cell(step("first"), cell_id="a")
     url, _, _ = served(session)
-    known, again = (DraftWorkflowSource(session) for _ in range(2))
+    known, again = (draft_of(session) for _ in range(2))
     (draft,) = known.list_workflows()
 
     opened = {
@@ -120,7 +125,7 @@ def test_the_endpoint_of_the_sidecar_is_served(
     path = save_notebook(("h", HEADER), ("a", step("yes")))
     (tmp_path / "work.pdkernel.yaml").write_text("endpoint: eo1234567890abc\n")
 
-    assert DraftWorkflowSource(make_session(path.name)).endpoint == "eo1234567890abc"
+    assert draft_of(make_session(path.name)).endpoint == "eo1234567890abc"
 
 
 def test_requests_during_a_run(session: Session, tmp_path: Path) -> None:

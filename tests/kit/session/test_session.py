@@ -17,7 +17,7 @@ from pdkernel.errors import ActionNotFoundError, DirectiveError, EventError, Pdk
 from pdkernel.event import Event
 from pdkernel.execution import RunTrigger, StepResult
 from pdkernel.kit.session import Session
-from pdkernel.kit.session.notebook_state import RunSettings
+from pdkernel.kit.session.state import RunSettings
 from pdkernel.kit.session.step_results import MAX_RECENT_RUNS, LastStepResults, RecentRuns, compute_fingerprint
 from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent

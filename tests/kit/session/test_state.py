@@ -12,7 +12,7 @@ from pdkernel.errors import ProjectError
 from pdkernel.execution import StepResult
 from pdkernel.files.notebook import read_cells
 from pdkernel.kit.session.draft import ExecutedCell
-from pdkernel.kit.session.state_store import SessionState, SessionStateStore, find_unsaved_steps, read_pinned_steps
+from pdkernel.kit.session.state import SessionState, SessionStateStore, find_unsaved_steps, read_pinned_steps
 from pdkernel.kit.session.step_results import StoredResult
 from pdkernel.storage import Project
 from tests.notebook_files import notebook_of

@@ -9,7 +9,7 @@ from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.execution import Execution, StepResult
 from pdkernel.kit.session import Session
-from pdkernel.kit.session.notebook_state import render_timeline
+from pdkernel.kit.session.timeline import render_timeline
 from tests.builders import an_event
 from tests.render.builders import an_execution
 
