@@ -148,7 +148,7 @@ def webhook_key(state: CliContext, as_json: bool) -> int:
 
     It signs the webhooks of Connect tokens; the signature is in the header x-pd-signature.
     """
-    from pdkernel.server.link.webhooks import get_signing_key
+    from pdkernel.server.webhooks import get_signing_key
 
     key = get_signing_key(state.open_project())
     if as_json:

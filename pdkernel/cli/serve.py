@@ -259,7 +259,7 @@ def _check_isolation(options: ServeOptions, project: Project, paths: tuple[Path,
 
 def _announce(state: CliContext, site: _Site, *, as_json: bool) -> None:
     """Print that requests are answered, and the first code of the console."""
-    from pdkernel.server.console.sessions import ConsoleSessions
+    from pdkernel.server.console_sessions import ConsoleSessions
 
     project = state.open_project()
     if as_json:
@@ -411,7 +411,7 @@ def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) 
     from pdkernel.egress import choose_policy
     from pdkernel.server import ServeSettings
     from pdkernel.server.client_address import parse_networks
-    from pdkernel.server.console.sessions import ADMIN_TOKEN_VARIABLE, hash_admin_token
+    from pdkernel.server.console_sessions import ADMIN_TOKEN_VARIABLE, hash_admin_token
 
     admin = environ.get(ADMIN_TOKEN_VARIABLE, "").strip()
     return ServeSettings(

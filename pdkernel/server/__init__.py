@@ -6,11 +6,12 @@ The HTTP server: Connect's API, workflow endpoints and Connect Link.
     app_state           what handlers read from the application
     middleware          Host check, endpoints with a host name of their own
     access_log          one line per request
-    oauth               OAuth clients and access tokens
+    authorization       bearer tokens and their scopes
+    oauth               OAuth clients: their tokens
     api                 Connect's routes
     passthrough         Connect's routes with a real project: Pipedream's API answers them
     pipedream_tokens    tokens that Pipedream issued
-    link                Connect Link: tokens, pages, webhooks
+    link                Connect Link: tokens, pages
     console             pages that show and steer runs
     run_pages           URLs that resume or cancel a run, health checks
     endpoint            requests that start workflows
@@ -19,7 +20,7 @@ The HTTP server: Connect's API, workflow endpoints and Connect Link.
     workflow_triggers   triggers of the served workflows
     trigger_runner      runs of deployed triggers
     trigger_events      hands stored events of triggers over to workflows and webhooks
-    webhook_requests    signed requests to webhooks of the product
+    webhooks            signed requests to webhooks of the product
     uploads             files and large bodies of requests
     rate_limits         the platform's rate limits
     uvicorn_server      sockets, TLS, start and stop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,14 +13,14 @@ from starlette.routing import BaseRoute, Route
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.server import api, endpoint, link, oauth, run_pages
+from pdkernel.server import api, console, endpoint, link, oauth, run_pages
 from pdkernel.server.access_log import AccessLogMiddleware, find_route_words
 from pdkernel.server.answered_requests import AnsweredRequests
 from pdkernel.server.app_context import AppContext, LinkOnlyContext
 from pdkernel.server.app_state import AppState, get_state, set_link_context, set_state
+from pdkernel.server.authorization import parse_bearer_token
 from pdkernel.server.batches import Batches
-from pdkernel.server.console.routes import console_routes
-from pdkernel.server.console.sessions import ConsoleSessions
+from pdkernel.server.console_sessions import ConsoleSessions
 from pdkernel.server.database_probe import INTERVAL_S, DatabaseProbe
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.middleware import (
@@ -29,7 +29,6 @@ from pdkernel.server.middleware import (
     HostCheckMiddleware,
     StepCallMiddleware,
 )
-from pdkernel.server.oauth.authorization import parse_bearer_token
 from pdkernel.server.path_params import rest_of_path
 from pdkernel.server.rate_limits import ApiRateLimiter, EndpointRateLimiter
 from pdkernel.server.run_registry import RunRegistry
@@ -80,7 +79,7 @@ def create_app(context: AppContext) -> Starlette:
         exception_handlers={ClientDisconnect: _on_client_disconnect},
     )
     runs = RunRegistry(context)
-    events = TriggerEvents(context, runs, partial(link.webhooks.send_stored_events, context))
+    events = TriggerEvents(context, runs)
     batches = Batches(context, runs)
     triggers, deployed = WorkflowTriggers(context, runs, events, batches), DeployedTriggers(context, runs, events)
     state = AppState(
@@ -115,7 +114,7 @@ def _list_routes(*, forwards_connect: bool) -> tuple[BaseRoute, ...]:
         if forwards_connect
         else [*api.routes(), *link.routes(), *api.unsupported_routes()]
     )
-    return (*run_pages.routes(), *console_routes(), *oauth.routes(), *connect, *endpoint.routes())
+    return (*run_pages.routes(), *console.routes(), *oauth.routes(), *connect, *endpoint.routes())
 
 
 async def forward_to_pipedream(request: Request) -> Response:

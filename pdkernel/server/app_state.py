@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from pdkernel.server.answered_requests import AnsweredRequests
 from pdkernel.server.app_context import AppContext, LinkContext
 from pdkernel.server.batches import Batches
-from pdkernel.server.console.sessions import ConsoleSessions
+from pdkernel.server.console_sessions import ConsoleSessions
 from pdkernel.server.database_probe import DatabaseProbe
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.rate_limits import ApiRateLimiter, EndpointRateLimiter

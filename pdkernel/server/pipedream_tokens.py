@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import Clock
-from pdkernel.server.scopes import INVOKE_SCOPE, scope_covers
+from pdkernel.server.authorization import INVOKE_SCOPE, scope_covers
 from pdkernel.storage import Login
 from pdkernel.storage.pipedream_tokens import PipedreamToken, PipedreamTokenTable
 

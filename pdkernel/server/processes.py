@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pdkernel.errors import InternalError
-from pdkernel.server.shared_listener import ConnectionShare, share_connections
-from pdkernel.server.uvicorn_server import SHUTDOWN_GRACE_S
+from pdkernel.server.uvicorn_server import SHUTDOWN_GRACE_S, ConnectionShare, share_connections
 
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds until a process that has died is replaced, by the number of processes before it that died soon."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 from urllib.parse import urlsplit
 
 from pdkernel.common.blocking import run_blocking
@@ -29,7 +28,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.run_registry import RunRegistry, build_run_request
-from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
+from pdkernel.server.webhooks import TIMEOUT_S, build_headers, send_stored_events
 from pdkernel.storage import DeployedTrigger, EventTarget, TriggerEvent, Webhook
 
 MAX_POLL_INTERVAL_S = 5.0
@@ -45,17 +44,10 @@ class TriggerEvents:
     Args:
         context: The server.
         runs: The runs in progress.
-        send_link_events: Sends the events that wait for the webhook of a Connect token; None leaves them to other servers.
     """
 
-    def __init__(
-        self,
-        context: AppContext,
-        runs: RunRegistry,
-        send_link_events: Callable[[EventTarget], Coroutine[Any, Any, None]] | None = None,
-    ) -> None:
+    def __init__(self, context: AppContext, runs: RunRegistry) -> None:
         self._context = context
-        self._send_link_events = send_link_events
         self._runs = runs
         self._table = context.project.trigger_events
         self._deployed = context.project.deployed_triggers
@@ -79,8 +71,8 @@ class TriggerEvents:
         for each in targets:
             if each.is_webhook and not self._runs.source_turns.is_taken(each.id):
                 self._runs.start_source(self.send_to_webhook(each))
-            if each.is_link and self._send_link_events is not None:
-                self._runs.start_source(self._send_link_events(each))
+            if each.is_link:
+                self._runs.start_source(send_stored_events(self._context, each))
         await self.start_runs()
         return MAX_POLL_INTERVAL_S
 

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pdkernel.journal import encode_event, encode_output
-from pdkernel.server.console.sessions import hash_admin_token
+from pdkernel.server.console_sessions import hash_admin_token
 from tests.builders import a_workflow, python_step
 from tests.server.site import Site, site_of
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pdkernel.model import MAX_PAYLOAD_BYTES
-from pdkernel.server.console.sessions import hash_admin_token
+from pdkernel.server.console_sessions import hash_admin_token
 from tests.builders import a_workflow, python_step
 from tests.server.site import Site, site_of
 

@@ -19,7 +19,7 @@ from sqlalchemy import update
 
 from pdkernel.common.loop_thread import LoopThread
 from pdkernel.journal import Claim, NewRun, encode_event, encode_output
-from pdkernel.server.console.sessions import CODE_INTERVAL_S
+from pdkernel.server.console_sessions import CODE_INTERVAL_S
 from pdkernel.storage.schema import console_logins
 from tests.browser.harness import find_barriers
 from tests.builders import a_workflow, python_step

@@ -23,7 +23,7 @@ from pdkernel.cli.serve import ServeOptions, build_settings
 from pdkernel.egress import parse_policy
 from pdkernel.errors import RequestError
 from pdkernel.server import ServeSettings
-from pdkernel.server.console.sessions import hash_admin_token
+from pdkernel.server.console_sessions import hash_admin_token
 from tests.cli.conftest import Shell
 from tests.cli.fork_server import ForkedCommand
 from tests.ports import free_port

@@ -16,7 +16,7 @@ import httpx
 
 from tests.conformance.sdks import Sdk
 from tests.conformance.site import Site
-from tests.server.link.reading import Page
+from tests.server.link.visitor import Page
 
 CHECKS: Mapping[str, str] = {
     "token": "access token",

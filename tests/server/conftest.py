@@ -13,6 +13,7 @@ from tests.actions.checkout import write_checkout
 from tests.http_servers import AnsweringServer, serve
 from tests.notebook_files import notebook_of
 from tests.server.deploying import KEY, PARCELS, write_sources
+from tests.server.link.visitor import Visitor
 from tests.server.served import Served, served
 
 
@@ -21,6 +22,19 @@ def receiver() -> Iterator[AnsweringServer]:
     """A back end that receives webhooks."""
     with serve(AnsweringServer(lambda _: (204, b""))) as server:
         yield server
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Served]:
+    """A new project that is served."""
+    async with served(tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+def visitor(site: Served) -> Visitor:
+    """A browser that visits link pages of *site*."""
+    return Visitor(site)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine
     from pdkernel.kit.session.engine_thread import LazyProject
     from pdkernel.server.app_context import AppContext, LinkEvent, ServedWorkflow
-    from pdkernel.server.console.sessions import ConsoleSessions
+    from pdkernel.server.console_sessions import ConsoleSessions
     from pdkernel.server.uvicorn_server import Server
     from pdkernel.storage import Project
 

@@ -21,15 +21,14 @@ from pdkernel.common.identity import Account, ExternalUser
 from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON
-from pdkernel.server.api.api_call import ApiCall, ApiError
+from pdkernel.server import webhooks
+from pdkernel.server.api.api_call import ApiCall, ApiError, Page
 from pdkernel.server.api.apps import resolve_app_slug
-from pdkernel.server.api.pagination import Page
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_serializers import serialize_app
-from pdkernel.server.link import webhooks
+from pdkernel.server.authorization import parse_bearer_token
 from pdkernel.server.link.account_connection import connect_account
 from pdkernel.server.link.tokens import find_token
-from pdkernel.server.oauth.authorization import parse_bearer_token
 from pdkernel.storage import Grant
 
 

@@ -1,10 +1,20 @@
-"""A request to Connect's API: authentication, scopes, environment, parameters, and error responses."""
+"""
+A request to Connect's API: authentication, scopes, environment, parameters, pages of lists, and error responses.
+
+SDKs request pages until `end_cursor` is null. An item may vanish between two requests.
+
+A Connect token lists the origins whose web pages may use the token. A preflight request has no token, so every page passes the
+preflight; the origin is checked with the request itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import base64
+import binascii
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -16,13 +26,11 @@ from pdkernel.common.identity import Environment, check_external_user_id, parse_
 from pdkernel.egress import OutboundPolicy
 from pdkernel.errors import EndUserError, PdkernelError, ProductionPlanError, ProjectError, RequestError, StepError
 from pdkernel.model import JSON
-from pdkernel.server.api.cors import allow_origin, is_origin_allowed
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import AppState, get_state
+from pdkernel.server.authorization import CONNECT_SCOPE, UnauthorizedError, authorize, parse_bearer_token, scope_covers
 from pdkernel.server.link.tokens import TOKEN_PREFIX, find_token
-from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
 from pdkernel.server.rate_limits import Bucket, RateLimitedError
-from pdkernel.server.scopes import CONNECT_SCOPE, scope_covers
 from pdkernel.storage import ConnectToken
 
 MAX_BODY_BYTES = 8 << 20
@@ -237,7 +245,7 @@ async def _authenticate(request: Request, state: AppState, *, backend_only: bool
             raise ApiError(403, "The Connect token does not allow pages of this origin: see allowed_origins.")
         scopes = tuple((found.terms.scope or CONNECT_SCOPE).split())
         return ApiCall(request, state, found.environment, scopes, found)
-    caller = await run_blocking(authorize, state.context, request.headers.get("authorization"))
+    caller = await run_blocking(authorize, state.context.project, request.headers.get("authorization"))
     environment = parse_environment(request.headers.get("x-pd-environment"))
     return ApiCall(request, state, environment, caller.scopes)
 
@@ -250,3 +258,118 @@ def _connect_token(request: Request) -> str | None:
 
 def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": text}, status_code=status, headers=headers)
+
+
+T = TypeVar("T")
+
+# parity[page-sizes]: the SDKs name the parameters, and the length of a page is not documented
+DEFAULT_LIMIT = 10
+MAX_LIMIT = 100
+"""Maximum items of a page."""
+
+
+class Page(Generic[T]):
+    """
+    A page of *items*.
+
+    Args:
+        call: The request with the page's parameters.
+        items: All items, in order.
+        key_of: Returns an item's key.
+
+    Attributes:
+        items: Items of this page.
+
+    Raises:
+        ApiError: A parameter is invalid.
+    """
+
+    def __init__(self, call: ApiCall, items: Sequence[T], key_of: Callable[[T], str]) -> None:
+        limit = _limit(call.query_param("limit"))
+        keys = [key_of(item) for item in items]
+        after, before = call.query_param("after"), call.query_param("before")
+        first, last = 0, len(items)
+        if after is not None:
+            first = _index_after(after, keys)
+        if before is not None:
+            last = _index_of(before, keys)
+            first = max(first, last - limit) if after is None else first
+        last = min(last, first + limit)
+        self.items = items[first:last]
+        self._total = len(items)
+        self._start = _cursor(first, keys[first]) if first < last else None
+        # parity[end-cursor]: null on the last page, so that SDKs do not request an empty page
+        self._end = _cursor(last - 1, keys[last - 1]) if first < last < len(items) else None
+
+    def to_json(self, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The response with the serialized items *data*."""
+        return {
+            "page_info": {
+                "count": len(data),
+                "total_count": self._total,
+                "start_cursor": self._start,
+                "end_cursor": self._end,
+            },
+            "data": list(data),
+        }
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    # Python refuses to parse very long numbers
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
+        raise ApiError(400, f"limit must be a number from 1 to {MAX_LIMIT}.")
+    return min(int(text), MAX_LIMIT)
+
+
+def _cursor(index: int, key: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([index, key]).encode()).decode("ascii").rstrip("=")
+
+
+def _parse_cursor(cursor: str) -> tuple[int, str]:
+    try:
+        index, key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        raise ApiError(400, "The cursor does not belong to this list.") from None
+    if not isinstance(index, int) or not isinstance(key, str):
+        raise ApiError(400, "The cursor does not belong to this list.")
+    return index, key
+
+
+def _index_of(cursor: str, keys: Sequence[str]) -> int:
+    """The index of the cursor's item; if the item is gone, its former index."""
+    index, key = _parse_cursor(cursor)
+    return keys.index(key) if key in keys else min(max(index, 0), len(keys))
+
+
+def _index_after(cursor: str, keys: Sequence[str]) -> int:
+    """The index after the cursor's item; if the item is gone, its former index."""
+    _, key = _parse_cursor(cursor)
+    return _index_of(cursor, keys) + (key in keys)
+
+
+_PREFLIGHT = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
+    "Access-Control-Max-Age": "600",
+}
+
+
+async def preflight(request: Request) -> Response:
+    """The response to a preflight request; allows every page."""
+    requested = request.headers.get("access-control-request-headers", "authorization, content-type")
+    return Response(status_code=204, headers={**_PREFLIGHT, "Access-Control-Allow-Headers": requested})
+
+
+def is_origin_allowed(token: ConnectToken, origin: str | None) -> bool:
+    """Whether a page of *origin* may use *token*; None for a client other than a browser."""
+    return origin is None or origin.rstrip("/") in token.terms.allowed_origins
+
+
+def allow_origin(response: Response, origin: str | None) -> Response:
+    """Allow pages of *origin* to read *response*."""
+    if origin is not None:
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers.add_vary_header("Origin")
+    return response

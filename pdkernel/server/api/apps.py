@@ -16,8 +16,7 @@ from pdkernel.actions.component import ComponentKind
 from pdkernel.common.blocking import run_blocking
 from pdkernel.model import JSON, get_app_slug
 from pdkernel.render.apps import format_app_name
-from pdkernel.server.api.api_call import ApiCall, ApiError
-from pdkernel.server.api.pagination import Page
+from pdkernel.server.api.api_call import ApiCall, ApiError, Page
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_serializers import derive_app_id, list_offered_apps, resolve_slug, serialize_app
 

@@ -13,9 +13,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from pdkernel.actions.component import ComponentKind
-from pdkernel.server.api import accounts, apps, components, deployed_triggers, proxy, trigger_deployment
-from pdkernel.server.api.api_call import ApiHandler, Endpoint, authenticated_endpoint
-from pdkernel.server.api.cors import preflight
+from pdkernel.server.api import accounts, apps, components, deployed_triggers, proxy
+from pdkernel.server.api.api_call import ApiHandler, Endpoint, authenticated_endpoint, preflight
 from pdkernel.server.path_params import path_segment, rest_of_path
 from pdkernel.server.rate_limits import Bucket
 
@@ -158,7 +157,7 @@ _RUNS = (
 _TRIGGER_PATH, _WEBHOOK = f"/deployed-triggers/{rest_of_path('trigger_id')}", rest_of_path("webhook_id")
 _TRIGGERS_READ, _TRIGGERS_WRITE = ("connect:deployed_triggers:read",), ("connect:deployed_triggers:write",)
 _DEPLOYED = (
-    _RouteSpec("POST", "/triggers/deploy", trigger_deployment.deploy, ("connect:triggers:deploy",), bucket="runs"),
+    _RouteSpec("POST", "/triggers/deploy", deployed_triggers.deploy, ("connect:triggers:deploy",), bucket="runs"),
     *(
         _RouteSpec(method, path, handler, _TRIGGERS_READ if method == "GET" else _TRIGGERS_WRITE)
         for method, path, handler in (

@@ -22,12 +22,12 @@ from starlette.responses import PlainTextResponse, Response
 from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError
 from pdkernel.server.app_state import AppState, get_state
+from pdkernel.server.authorization import parse_bearer_token
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.console import pages
-from pdkernel.server.console.sessions import SESSION_LIFETIME_S, Session, TooManyAttemptsError
+from pdkernel.server.console_sessions import SESSION_LIFETIME_S, Session, TooManyAttemptsError
 from pdkernel.server.host_names import build_console_url
 from pdkernel.server.link.csrf import is_from_this_server
-from pdkernel.server.oauth.authorization import parse_bearer_token
 from pdkernel.server.step_connections import STEP_CALL_KEY
 
 COOKIE = "pdkernel_console"

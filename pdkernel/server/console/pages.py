@@ -25,7 +25,7 @@ from pdkernel.render.apps import app_label
 from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.runs import format_error
 from pdkernel.server.app_state import get_state
-from pdkernel.server.console.sessions import Session
+from pdkernel.server.console_sessions import Session
 
 HEADERS = {
     "cache-control": "no-store",

@@ -1,31 +1,43 @@
-"""The pages of runs: the list with filters, and one run with its timeline; both are live while they are open."""
+"""
+The pages of runs: the list with filters, one run with its timeline and its actions, and batches of runs.
+
+The list and the page of a run are live while they are open. Each action is a form that works without the script, and leads back to
+a page. A batch is a tick of a schedule with `for_each: external_user`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 from urllib.parse import urlencode
 
 from markupsafe import Markup
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.encode import encode_json
 from pdkernel.common.identity import ENVIRONMENTS
-from pdkernel.errors import RequestError
+from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.execution import UNFINISHED_STATUSES, Execution, Status
 from pdkernel.journal import (
     MAX_NOTE_CHARACTERS,
     ClaimedRun,
     ExecutionQuery,
     JournalReader,
+    NewDecision,
     RunSummary,
+    WaitKey,
     WaitRow,
 )
+from pdkernel.operations import run_history
+from pdkernel.operations.batches import list_summaries, load_summary, request_retry
 from pdkernel.operations.run_history import find_run_readers, parse_moment
+from pdkernel.operations.run_replay import Replay, prepare_fork, prepare_replay, start_replay
 from pdkernel.render import timeline
+from pdkernel.render.batches import describe_missing, render_line
 from pdkernel.render.event import render_event
 from pdkernel.render.timeline.view_model import format_identity
 from pdkernel.server.app_context import AppContext
@@ -255,3 +267,173 @@ def _describe_run(context: AppContext, execution: Execution, claimed: ClaimedRun
         "max_note": MAX_NOTE_CHARACTERS,
         "is_unfinished": execution.status in UNFINISHED_STATUSES,
     }
+
+
+Action = Callable[[Visit, str], Awaitable[Execution]]
+"""Acts on the run with an id; returns the run that the page shows next."""
+
+
+async def _cancel(visit: Visit, run_id: str) -> Execution:
+    execution = await run_history.cancel_run(visit.state.context.engine.journal, run_id, by=visit.visitor)
+    await visit.state.runs.cancel(run_id)
+    return execution
+
+
+async def _approve(visit: Visit, run_id: str) -> Execution:
+    return await _answer(visit, run_id, is_approved=True)
+
+
+async def _reject(visit: Visit, run_id: str) -> Execution:
+    return await _answer(visit, run_id, is_approved=False)
+
+
+async def _answer(visit: Visit, run_id: str, *, is_approved: bool) -> Execution:
+    note = visit.form.get("note", "")
+    return _continue(
+        visit,
+        await run_history.answer_run(
+            visit.state.context.engine,
+            run_id,
+            is_approved=is_approved,
+            by=visit.visitor,
+            note=note,
+            pause=_shown_pause(visit, run_id),
+        ),
+    )
+
+
+async def _resume(visit: Visit, run_id: str) -> Execution:
+    decision = NewDecision("resumed", visit.visitor)
+    engine = visit.state.context.engine
+    return _continue(
+        visit, await run_history.resume_run(engine, run_id, pause=_shown_pause(visit, run_id), decision=decision)
+    )
+
+
+def _continue(visit: Visit, resumed: run_history.ResumedRun) -> Execution:
+    """Continue the run if this server must, and return its record."""
+    if resumed.claimed is not None:  # a run of a terminal, whose process has ended
+        visit.state.runs.continue_run(resumed.claimed)
+    visit.state.runs.dispatch.notify()
+    return resumed.execution
+
+
+def _shown_pause(visit: Visit, run_id: str) -> WaitKey | None:
+    """
+    The pause that the page of the form has shown, so that an old page does not decide a later pause; None without a page.
+
+    Raises:
+        RequestError: The form names no pause.
+    """
+    shown = visit.form.get("pause")
+    if shown is None:
+        return None
+    path, *numbers = shown.rsplit(" ", 2)
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise RequestError("The form does not name a pause.", fix="Open the page of the run again.")
+    return WaitKey(run_id, path, *map(int, numbers))
+
+
+async def _replay(visit: Visit, run_id: str) -> Execution:
+    replay = await prepare_replay(visit.state.context.engine, run_id, sends="sends" in visit.form)
+    return await _start(visit, replay)
+
+
+async def _fork(visit: Visit, run_id: str) -> Execution:
+    engine, first = visit.state.context.engine, visit.form.get("step", "")
+    return await _start(visit, await prepare_fork(engine, run_id, first, sends="sends" in visit.form))
+
+
+async def _start(visit: Visit, replay: Replay) -> Execution:
+    """Start the new run; the response does not wait for its end."""
+    state, journal = visit.state, visit.state.context.engine.journal
+    if replay.is_queued:
+        execution = await start_replay(state.context.engine, replay)
+        state.runs.dispatch.notify()
+        return execution
+    started = state.runs.start(replay.request)  # the server of a notebook
+    recorded = await journal.get_execution(started.run_id) if await started.recorded else None
+    if recorded is None:
+        raise ProjectError("The run could not be recorded: the project's database cannot be written.")
+    return recorded
+
+
+_ACTIONS: dict[str, tuple[Action, str]] = {
+    "approve": (_approve, "approved"),
+    "cancel": (_cancel, "cancelled"),
+    "fork": (_fork, "forked"),
+    "reject": (_reject, "rejected"),
+    "replay": (_replay, "replayed"),
+    "resume": (_resume, "resumed"),
+}
+ACTIONS = tuple(_ACTIONS)
+"""The last part of an action's path."""
+
+
+def action_endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:
+    """The handler of POST `/-/runs/{run_id}/{name}`."""
+    act, done = _ACTIONS[name]
+    assert done in NOTICES
+
+    @for_visitors("action")
+    async def respond(visit: Visit) -> Response:
+        run_id = visit.request.path_params["run_id"]
+        try:
+            execution = await act(visit, run_id)
+        except PdkernelError as fault:
+            return await show_run(visit, run_id, status=409, problem=str(fault))
+        if visit.wants_json:
+            return pages.json_response(execution)
+        is_stopped = done == "rejected" and execution.status == "cancelled"
+        return pages.redirect(visit.request, f"/-/runs/{execution.id}?done={'stopped' if is_stopped else done}")
+
+    return respond
+
+
+@for_visitors("page")
+async def batches_page(visit: Visit) -> Response:
+    """GET `/-/batches`: the newest batches, each with the numbers of its users."""
+    found = await list_summaries(visit.state.context.project, PAGE_SIZE)
+    if visit.wants_json:
+        return pages.json_response([batch.to_json() for batch in found])
+    return visit.page("batches", batches=[(batch, render_line(batch)) for batch in found])
+
+
+@for_visitors("page")
+async def batch_page(visit: Visit) -> Response:
+    """GET `/-/batches/{batch_id}`: the failed users with the cause, the skipped ones with what is missing, and the retry."""
+    return await _show(visit)
+
+
+@for_visitors("action")
+async def retry_batch(visit: Visit) -> Response:
+    """POST `/-/batches/{batch_id}/retry`: run the failed runs of the batch again, and no others."""
+    context, batch_id = visit.state.context, visit.request.path_params["batch_id"]
+    try:
+        await request_retry(context.project, context.engine.journal, batch_id)
+    except PdkernelError as fault:
+        return await _show(visit, status=409, problem=str(fault))
+    visit.state.batches.notify()
+    if visit.wants_json:
+        return await _show(visit)
+    return pages.redirect(visit.request, f"/-/batches/{batch_id}?done=retried")
+
+
+async def _show(visit: Visit, *, status: int = 200, problem: str = "") -> Response:
+    context, batch_id = visit.state.context, visit.request.path_params["batch_id"]
+    try:
+        summary = await load_summary(context.project, context.engine.journal, batch_id)
+    except RequestError:
+        return visit.problem(404, "There is no such batch.")
+    if visit.wants_json:
+        return visit.problem(status, problem) if problem else pages.json_response(summary.to_json())
+    return visit.page(
+        "batch",
+        status=status,
+        batch=summary,
+        numbers=render_line(summary),
+        skipped=[(user.external_user, describe_missing(user.missing)) for user in summary.skipped],
+        can_retry=summary.state == "done" and any(user.status == "error" for user in summary.failed),
+        problem=problem,
+        notice="The failed runs are started again." if visit.request.query_params.get("done") == "retried" else "",
+    )

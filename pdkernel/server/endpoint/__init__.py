@@ -3,8 +3,7 @@ Requests that start workflows or invoke deployed triggers.
 
     handler          handles a request: workflow, trigger's auth, run, response
     trigger_handler  requests to deployed triggers
-    request_body     bodies of every media type, forms with files
-    form_fields      queries and URL-encoded forms
+    request_body     queries, bodies of every media type, forms with files
     responses        responses to the caller
 """
 

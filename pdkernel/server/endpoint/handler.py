@@ -26,22 +26,22 @@ from pdkernel.model import Trigger, Workflow
 from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.app_context import AppContext, ServedWorkflow
 from pdkernel.server.app_state import AppState, get_state
+from pdkernel.server.authorization import INVOKE_SCOPE, UnauthorizedError, authorize, parse_bearer_token
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.endpoint import responses, trigger_handler
-from pdkernel.server.endpoint.form_fields import TooManyFieldsError, parse_query
 from pdkernel.server.endpoint.request_body import (
     MAX_BODY_BYTES,
     NO_BODY,
     BodyError,
     BodyTooLargeError,
+    TooManyFieldsError,
     discard_body,
+    parse_query,
     read_body,
 )
 from pdkernel.server.middleware import BASE_PATH_KEY, RETRY_AFTER_S, UNAVAILABLE_MESSAGE, UNKNOWN_OUTCOME_MESSAGE
-from pdkernel.server.oauth.authorization import UnauthorizedError, authorize, parse_bearer_token
 from pdkernel.server.pipedream_tokens import TokenStatus
 from pdkernel.server.run_registry import StartedRun, build_run_request
-from pdkernel.server.scopes import INVOKE_SCOPE
 from pdkernel.server.step_connections import STEP_CALL_KEY
 
 UPLOAD_QUERY_PARAM = "pipedream_upload_body"
@@ -246,7 +246,7 @@ async def _check_auth(
         same = expected is not None and hmac.compare_digest(given.encode("latin-1", "replace"), expected.encode())
         return None if same else _AuthRefusal("This endpoint requires its token: Authorization: Bearer TOKEN.")
     try:
-        caller = await run_blocking(authorize, context, authorization)
+        caller = await run_blocking(authorize, context.project, authorization)
     except UnauthorizedError as why:
         token = parse_bearer_token(authorization)
         if context.passthrough is not None and token is not None:

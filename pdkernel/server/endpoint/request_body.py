@@ -1,8 +1,11 @@
 """
-Parses the body of a request into the value of `steps.trigger.event.body`.
+Parses the query and the body of a request into values of `steps.trigger.event`.
 
 A body with a JSON content type may be a form (Python SDKs). Large bodies and files are streamed to `uploads`: they are never
 in memory as a whole.
+
+URL-encoded fields are parsed as by `urllib.parse.parse_qsl` with `keep_blank_values`, which takes half a microsecond for each `%` and
+has no limit of fields. A long text is parsed in slices, so that a request does not stop the event loop.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any
@@ -23,8 +26,95 @@ from pdkernel.common.safe_files import BYTE_ORDER_MARK
 from pdkernel.engine.limits import MAX_EXPORT_DEPTH
 from pdkernel.event import decode_strict_json
 from pdkernel.model import JSON
-from pdkernel.server.endpoint.form_fields import MAX_FIELDS, TooManyFieldsError, collect_fields, parse_form
 from pdkernel.server.uploads import UploadFolder
+
+MAX_FIELDS = 10_000
+"""Limit of fields of a query or a form."""
+_SLICE_BYTES = 32 * 1024
+_SLICE_FIELDS = 500
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BYTES = {b"%02x" % code: bytes([code]) for code in range(256)}
+
+
+class TooManyFieldsError(Exception):
+    """A query or a form has more than `MAX_FIELDS` fields."""
+
+    def __init__(self) -> None:
+        super().__init__(f"The request has more than {MAX_FIELDS:,} fields.")
+
+
+def parse_query(query: str) -> dict[str, Any]:
+    """
+    The fields of *query*, which the server limits to 64 KB.
+
+    Raises:
+        TooManyFieldsError: The query has too many fields.
+    """
+    return collect_fields(
+        (_decode([_unescape(name)]), _decode([_unescape(value)])) for name, value in _split(query.encode())
+    )
+
+
+async def parse_form(text: str) -> dict[str, Any]:
+    """
+    The fields of the form *text*. Other tasks run in between.
+
+    Raises:
+        TooManyFieldsError: The form has too many fields.
+    """
+    pairs: list[tuple[str, str]] = []
+    for name, value in _split(text.encode()):
+        if len(pairs) % _SLICE_FIELDS == _SLICE_FIELDS - 1:
+            await asyncio.sleep(0)
+        pairs.append((await _unescape_in_slices(name), await _unescape_in_slices(value)))
+    return collect_fields(pairs)
+
+
+def collect_fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Collect names and values into an object. The value of a repeated name is a list."""
+    found: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def _split(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the escaped name and value of each field."""
+    # `&` alone is not a field, but takes time too
+    parts = data.split(b"&", MAX_FIELDS)
+    if len(parts) > MAX_FIELDS:
+        raise TooManyFieldsError
+    for part in parts:
+        if part:
+            name, _, value = part.partition(b"=")
+            yield name, value
+
+
+async def _unescape_in_slices(data: bytes) -> str:
+    pieces = []
+    start = 0
+    while len(data) - start > _SLICE_BYTES:
+        end = start + _SLICE_BYTES
+        escape = data.find(b"%", end - 2, end)  # an escape that begins there may be cut
+        end = end if escape < 0 else escape
+        pieces.append(_unescape(data[start:end]))
+        start = end
+        await asyncio.sleep(0)
+    return _decode([*pieces, _unescape(data[start:])])
+
+
+def _unescape(data: bytes) -> bytes:
+    data = data.replace(b"+", b" ")
+    if b"%" not in data:
+        return data
+    parts = _ESCAPE.split(data)
+    parts[1::2] = [_BYTES[digits.lower()] for digits in parts[1::2]]
+    return b"".join(parts)
+
+
+def _decode(pieces: Iterable[bytes]) -> str:
+    return b"".join(pieces).decode(errors="replace")
+
 
 MAX_BODY_BYTES = 512 * 1024
 """The platform's limit of a body; files of a form do not count (its limits page)."""
@@ -34,7 +124,7 @@ MAX_FILES = 100
 """Limit of files in a form: each file takes a file descriptor."""
 _MAX_PART_HEADER_BYTES = 4 * 1024
 """Limit of a header of a form's part, and of the media type of a form: their parser takes milliseconds for a kilobyte."""
-_SLICE_BYTES = 16 * 1024
+_READ_BYTES = 16 * 1024
 """Bytes of a form after which other tasks run."""
 _REJECTED_CODECS = frozenset(
     {
@@ -134,7 +224,7 @@ async def read_body_and_text(request: Request) -> tuple[JSON, str | None]:
     raw = await _read_bytes(request)
     if not raw:
         return None, None
-    return await _parse_text(raw, kind.strip().lower(), parameters), _decode(raw, parameters)
+    return await _parse_text(raw, kind.strip().lower(), parameters), _decode_text(raw, parameters)
 
 
 async def _read_bytes(request: Request) -> bytes:
@@ -145,7 +235,7 @@ async def _read_bytes(request: Request) -> bytes:
 
 
 async def _parse_text(raw: bytes, kind: str, parameters: str) -> JSON:
-    text = _decode(raw, parameters)
+    text = _decode_text(raw, parameters)
     is_form = kind == "application/x-www-form-urlencoded"
     if kind == "application/json" or kind.endswith("+json"):
         try:
@@ -164,7 +254,7 @@ async def _parse_text(raw: bytes, kind: str, parameters: str) -> JSON:
         raise BodyError(str(error)) from None
 
 
-def _decode(raw: bytes, parameters: str) -> str:
+def _decode_text(raw: bytes, parameters: str) -> str:
     """Decode *raw* with the charset of the content type's *parameters*; an unknown charset counts as UTF-8."""
     for part in parameters.split(";"):
         name, _, value = part.partition("=")
@@ -197,8 +287,8 @@ async def _limited(stream: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerat
 async def _sliced(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Yield *stream* in slices; other tasks run in between."""
     async for chunk in stream:
-        for start in range(0, len(chunk), _SLICE_BYTES):
-            yield chunk[start : start + _SLICE_BYTES]
+        for start in range(0, len(chunk), _READ_BYTES):
+            yield chunk[start : start + _READ_BYTES]
             await asyncio.sleep(0)
 
 

@@ -31,11 +31,12 @@ from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import AppState
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.endpoint import responses
-from pdkernel.server.endpoint.form_fields import TooManyFieldsError, parse_query
 from pdkernel.server.endpoint.request_body import (
     MAX_BODY_BYTES,
     BodyError,
     BodyTooLargeError,
+    TooManyFieldsError,
+    parse_query,
     read_body_and_text,
 )
 from pdkernel.server.middleware import RETRY_AFTER_S

@@ -1,14 +1,11 @@
 """
-Connect Link: tokens, pages where a person connects an account, webhooks.
+Connect Link: tokens, and pages where a person connects an account.
 
-    tokens              creation and lookup of Connect tokens
+    tokens              creation and lookup of Connect tokens, and parameters of a page
     token_routes        the token routes of Connect's API
-    link_request        parameters of a page
     connect_page        the page for credentials, the redirect to an app's sign-in, and the return from there
     account_connection  connects an account with a token
     csrf                protection against cross-site request forgery
-    webhooks            events for the product's back end
-    html_pages          HTML of the pages, with their style and script
 """
 
 from __future__ import annotations

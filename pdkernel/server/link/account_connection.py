@@ -11,7 +11,7 @@ from pdkernel.errors import RequestError
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.link.tokens import USED_MESSAGE
-from pdkernel.server.link.webhooks import build_success_event, store_event
+from pdkernel.server.webhooks import build_success_event, store_event
 from pdkernel.storage import ConnectToken
 
 TOO_MANY_USERS_MESSAGE = "You've hit your limit on the number of external users you can connect."

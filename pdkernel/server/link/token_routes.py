@@ -17,9 +17,9 @@ from pdkernel.errors import RequestError
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_serializers import resolve_link_app, serialize_app
 from pdkernel.server.app_state import get_state
+from pdkernel.server.authorization import UnauthorizedError, authorize
 from pdkernel.server.link.account_connection import NoSuchAccountError, check_reconnectable
 from pdkernel.server.link.tokens import APP_NOT_FOUND_MESSAGE, create_token, find_token_problem, parse_terms
-from pdkernel.server.oauth.authorization import UnauthorizedError, authorize
 from pdkernel.server.rate_limits import rate_limit_headers
 
 MAX_BODY_BYTES = 1 << 16
@@ -32,7 +32,7 @@ async def create_token_route(request: Request) -> Response:
     """`POST /v1/connect/{project_id}/tokens`."""
     context = get_state(request.app).context
     try:
-        caller = await run_blocking(authorize, context, request.headers.get("authorization"))
+        caller = await run_blocking(authorize, context.project, request.headers.get("authorization"))
     except UnauthorizedError as fault:
         return _error(401, str(fault))
     if not caller.has_scope(SCOPE):

@@ -19,8 +19,7 @@ from pdkernel.kit.session import Session, connect_links
 from pdkernel.kit.session.engine_thread import LazyProject
 from pdkernel.server.app_context import LinkEvent
 from tests.accounts.upstream import Upstream
-from tests.server.link.conftest import SAME_ORIGIN
-from tests.server.link.reading import Page
+from tests.server.link.visitor import SAME_ORIGIN, Page
 
 
 class LinkEvents:

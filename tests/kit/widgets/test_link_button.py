@@ -21,8 +21,7 @@ from pdkernel.kit.widgets import UserPicker
 from pdkernel.kit.widgets.link_button import ConsoleLinkButton
 from tests.kit.widgets.conftest import Timers
 from tests.kit.widgets.front_end import NEEDS_SLACK, button, everything_in_state, inside, press, screen
-from tests.server.link.conftest import SAME_ORIGIN
-from tests.server.link.reading import Page
+from tests.server.link.visitor import SAME_ORIGIN, Page
 
 TOKEN = "xoxb-typed-into-the-page"
 

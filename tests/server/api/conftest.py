@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.actions.checkout import write_checkout
-from tests.server.served import Served, served
+from tests.server.served import Served
 
 KEY = "dk-5f0a7c9e31"
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Served]:
-    """A new project that is served."""
-    async with served(tmp_path) as site:
-        yield site
 
 
 @pytest.fixture

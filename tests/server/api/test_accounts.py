@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
+from pdkernel.server.authorization import AuthorizedClient
 from pdkernel.server.link.tokens import create_token, parse_terms
-from pdkernel.server.oauth.authorization import AuthorizedClient
 from pdkernel.storage import Grant
+from tests.server.api.test_api_call import ids
 from tests.server.served import Served
 
 SECRET = "xoxb-7d1e90c2a4"
@@ -286,3 +287,26 @@ async def test_a_path_without_the_project(site: Served) -> None:
         assert [each["id"] for each in answer.json()["data"]] == [account]
     for path in ("/v1/connect/proxy/x", "/v1/connect//proxy/x"):
         assert (await site.call("GET", path, headers=token)).status_code == 400
+
+
+async def test_users_are_searched(site: Served) -> None:
+    """`q` is a part of the id; users of the other environment are not listed."""
+    connect(site)
+    connect(site, "grace")
+    connect(site, "adam", environment="production")
+
+    assert (await ids(site, q="AD"))[0] == ["ada"]
+
+
+async def test_a_user_is_deleted(site: Served) -> None:
+    """The user's accounts of that environment are deleted too."""
+    connect(site)
+    connect(site, "grace")
+    connect(site, "ada", environment="production")
+
+    answer = await site.call("DELETE", "/users/ada")
+
+    assert answer.status_code == 204
+    assert (await ids(site))[0] == ["grace"]
+    assert len(site.directory.accounts(external_user_id="ada")) == 1
+    assert (await site.call("DELETE", "/users/ada")).status_code == 404

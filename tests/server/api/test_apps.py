@@ -105,3 +105,14 @@ async def test_fields_of_an_unlisted_app(site: Served) -> None:
 
     assert app["auth_type"] == "keys"
     assert [field["name"] for field in json.loads(app["custom_fields_json"])] == ["api_key"]
+
+
+async def test_the_project_and_its_apps(site: Served) -> None:
+    """The server has exactly one project; `info` has its apps."""
+    info = (await site.call("GET", "/projects/info")).json()
+    listed = (await site.call("GET", "/v1/connect/projects")).json()["data"]
+    one = (await site.call("GET", f"/v1/connect/projects/{site.project.project_id}")).json()
+
+    assert {"slack", "github"} <= {app["name_slug"] for app in info["apps"]}
+    assert [project["id"] for project in listed] == [one["id"]] == [site.project.project_id]
+    assert (await site.call("GET", "/v1/connect/projects/proj_other")).status_code == 404

@@ -16,7 +16,7 @@ import pytest
 from pdkernel.execution import Execution
 from pdkernel.model import Workflow
 from pdkernel.server.app_state import AppState, get_state
-from pdkernel.server.console.sessions import hash_admin_token
+from pdkernel.server.console_sessions import hash_admin_token
 from tests.server.site import Site, site_of
 
 ADMIN = "7QmV2kXwP9tRb4ZsYc6LhN8d"

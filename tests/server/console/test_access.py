@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from pdkernel.server.console.sessions import CODE_INTERVAL_S, MAX_FAILED_ATTEMPTS, SESSION_LIFETIME_S
+from pdkernel.server.console_sessions import CODE_INTERVAL_S, MAX_FAILED_ATTEMPTS, SESSION_LIFETIME_S
 from pdkernel.storage.schema import console_logins
 from tests.builders import a_workflow, python_step
 from tests.server.console.conftest import ADMIN, HTML, JSON, Console, Serve, app_state, log_in

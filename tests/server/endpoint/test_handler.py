@@ -9,15 +9,26 @@ import json
 import random
 import signal
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pdkernel.common.clock import ManualClock
+from pdkernel.engine.run_context import derive_id
+from pdkernel.files.source import WorkflowSource
+from pdkernel.model import Trigger
+from pdkernel.server import create_app
+from pdkernel.server.app_context import ServedWorkflow
+from pdkernel.server.passthrough import PipedreamPassthrough
+from pdkernel.server.rate_limits import ENDPOINT_BURST
+from tests.accounts.upstream import TOKEN, Upstream, token_of
 from tests.builders import a_step, a_workflow, python_step
 from tests.postgres import stopping_postgres
 from tests.server.endpoint.conftest import ECHO, Serve
+from tests.server.served import served
 from tests.server.site import Site, site_of
 
 PLACES = ["headers", "params"]
@@ -271,7 +282,7 @@ async def test_unusual_characters_are_recorded(serve: Serve) -> None:
     assert run.status == "success"
 
 
-TOKEN = "xoxb-4f9a7c21e8d35b60"
+SECRET = "xoxb-4f9a7c21e8d35b60"
 """A credential of ada's account, which a caller puts into an event."""
 
 NOT_STARTED: dict[str, tuple[dict[str, str], bytes]] = {
@@ -279,7 +290,7 @@ NOT_STARTED: dict[str, tuple[dict[str, str], bytes]] = {
     "notrigger and nostore": ({"x-pd-external-user-id": "ada", "x-pd-notrigger": "1", "x-pd-nostore": "1"}, b""),
     "nostore": ({"x-pd-external-user-id": "ada", "x-pd-nostore": "1"}, b""),
     "the other environment": ({"x-pd-external-user-id": "ada", "x-pd-environment": "production"}, b""),
-    "no environment": ({"x-pd-external-user-id": "ada", "x-pd-environment": f"staging {TOKEN}"}, b""),
+    "no environment": ({"x-pd-external-user-id": "ada", "x-pd-environment": f"staging {SECRET}"}, b""),
     "an unknown user": ({"x-pd-external-user-id": "nobody"}, b""),
     "an unknown user, nostore": ({"x-pd-external-user-id": "nobody", "x-pd-nostore": "1"}, b""),
     "no user": ({}, b""),
@@ -289,15 +300,15 @@ NOT_STARTED: dict[str, tuple[dict[str, str], bytes]] = {
 
 async def _send_not_started(site: Site) -> None:
     """Send an event with the token in its body, query, path and headers for each case, and one that starts a run."""
-    site.directory.add_account(app="slack", credentials={"bot_token": TOKEN}, external_user_id="ada")
+    site.directory.add_account(app="slack", credentials={"bot_token": SECRET}, external_user_id="ada")
     for headers, body in NOT_STARTED.values():
         await site.http.post(
-            f"{site.path()}/hook/{TOKEN}?key={TOKEN}",
-            content=json.dumps({"text": f"token {TOKEN} in a text"}).encode() + body,
-            headers={**headers, "content-type": "application/json", "x-other": TOKEN, "referer": f"http://a/{TOKEN}"},
+            f"{site.path()}/hook/{SECRET}?key={SECRET}",
+            content=json.dumps({"text": f"token {SECRET} in a text"}).encode() + body,
+            headers={**headers, "content-type": "application/json", "x-other": SECRET, "referer": f"http://a/{SECRET}"},
         )
     started = {"x-pd-external-user-id": "ada", "x-other": "an-ordinary-word"}
-    await site.http.post(site.path(), json={"key": TOKEN}, headers=started)
+    await site.http.post(site.path(), json={"key": SECRET}, headers=started)
     await site.runs()
 
 
@@ -316,7 +327,7 @@ async def test_events_that_start_no_run_are_not_stored_in_clear(tmp_path: Path) 
         runs = await site.runs()
         stored = _read_all(tmp_path)  # while the database is open, so with its write-ahead log
 
-    assert TOKEN.encode() not in stored
+    assert SECRET.encode() not in stored
     assert b"an-ordinary-word" in stored
     assert [run.trigger.sealed for run in runs] == [True, False, True, True, True, False]
     assert [run.status for run in runs] == ["success", "error", "error", "error", "error", "success"]
@@ -332,20 +343,348 @@ async def test_events_that_start_no_run_are_not_stored_in_clear_in_postgres(tmp_
         stored = _read_all(server.sockets)
         await asyncio.to_thread(start)
 
-    assert TOKEN.encode() not in stored
+    assert SECRET.encode() not in stored
     assert b"an-ordinary-word" in stored
 
 
 async def test_a_recorded_event_that_started_no_run_can_be_run(tmp_path: Path) -> None:
     """The event of a request with `x-pd-notrigger` is complete in the run's encrypted request."""
     async with site_of(tmp_path, a_workflow(APP_STEP)) as site:
-        site.directory.add_account(app="slack", credentials={"bot_token": TOKEN}, external_user_id="ada")
+        site.directory.add_account(app="slack", credentials={"bot_token": SECRET}, external_user_id="ada")
         headers = {"x-pd-external-user-id": "ada", "x-pd-notrigger": "1"}
-        await site.http.post(site.path(), json={"key": TOKEN}, headers=headers)
+        await site.http.post(site.path(), json={"key": SECRET}, headers=headers)
         (run,) = await site.runs()
         found = await site.context.engine.journal.load_run(run.id)
         assert found is not None
         state = site.context.engine.restore_request(found[1])
 
     assert (run.trigger.sealed, run.event) == (True, {})
-    assert state.event.data["body"] == {"key": TOKEN}
+    assert state.event.data["body"] == {"key": SECRET}
+
+
+LIMITED = token_of("o_ours", "connect:accounts:read", number=7)
+"""A token of the project's workspace that may not start workflows."""
+NEEDS_SLACK = python_step("post", "pd.respond(status=200, body='posted')", options="--app slack")
+
+
+def guarded(auth: Any, *, step: Any = None, response: Any = "custom", token_env: str | None = None) -> Any:
+    """A workflow whose trigger requires *auth*."""
+    workflow = a_workflow(step or python_step("echo", ECHO))
+    return replace(workflow, triggers=(Trigger(auth=auth, token_env=token_env, response=response),))
+
+
+async def post(site: Site, **headers: str) -> tuple[int, str]:
+    """Send a POST; returns the status and the text. A 401 names the scheme that the endpoint requires."""
+    answer = await site.http.post(site.path(), headers=headers)
+    assert answer.headers.get("www-authenticate") == ("Bearer" if answer.status_code == 401 else None)
+    return answer.status_code, answer.text
+
+
+async def test_oauth_requires_a_token_with_the_scope(tmp_path: Path) -> None:
+    """A token with the scope starts the workflow; without the scope or with an invalid token the response is 401."""
+    async with site_of(tmp_path, guarded("oauth")) as site:
+        good = await post(site, **site.token("connect:workflow:invoke"))
+        refused = [
+            await post(site),
+            await post(site, Authorization=""),
+            await post(site, Authorization="Bearer nonsense"),
+            await post(site, **site.token("connect:accounts:read")),
+        ]
+        runs = await site.runs()
+
+    assert good[0] == 200
+    assert [status for status, _ in refused] == [401] * 4
+    assert len(runs) == 1
+    assert "nonsense" not in str(refused)
+
+
+@pytest.mark.parametrize("auth", ["oauth", "bearer"])
+async def test_requests_without_a_valid_token_leave_the_burst(tmp_path: Path, auth: str) -> None:
+    """Requests that are refused for their token do not count, so a stranger cannot use up the burst of an authorized caller."""
+    (tmp_path / ".env").write_text("HOOK_TOKEN=rk-1\n")
+    workflow = guarded(auth, token_env="HOOK_TOKEN")
+    async with site_of(tmp_path, workflow, applies_rate_limits=True) as site:
+        wrong = site.token("connect:accounts:read") if auth == "oauth" else {"Authorization": "Bearer rk-2"}
+        refused = [await post(site, **wrong) for _ in range(2 * int(ENDPOINT_BURST))]
+        right = site.token("connect:workflow:invoke") if auth == "oauth" else {"Authorization": "Bearer rk-1"}
+        answer = await site.http.post(site.path(), headers=right)
+
+    assert {status for status, _ in refused} == {401}
+    assert answer.status_code == 200
+
+
+async def test_a_revoked_token(tmp_path: Path) -> None:
+    """A revoked token is answered 401."""
+    async with site_of(tmp_path, guarded("oauth")) as site:
+        header = site.token()
+        tokens = site.context.project.access_tokens
+        token = tokens.verify(header["Authorization"].removeprefix("Bearer "))
+        assert token is not None
+        tokens.revoke(token)
+        status, _ = await post(site, **header)
+
+    assert status == 401
+
+
+@pytest.mark.parametrize(
+    ("token", "is_reachable", "status", "reason"),
+    [
+        (TOKEN, True, 200, ""),
+        (LIMITED, True, 401, "lacks the scope connect:workflow:invoke"),
+        (
+            "unknown",
+            True,
+            401,
+            "Neither this server nor the workspace of its Connect project issued this access token.",
+        ),
+        (TOKEN, False, 503, "could not be checked: Pipedream does not respond. Try again."),
+        ("", True, 401, "This endpoint requires an OAuth access token."),
+    ],
+)
+async def test_a_token_of_a_real_project(
+    tmp_path: Path, upstream: Upstream, token: str, is_reachable: bool, status: int, reason: str
+) -> None:
+    """With a real project, a token of its workspace starts the workflow; the answer to another has the reason, and no token."""
+    upstream.tokens[LIMITED] = ("o_ours", "connect:accounts:read")
+    login = upstream.login if is_reachable else replace(upstream.login, base_url="http://127.0.0.1:9")
+    source = WorkflowSource(tmp_path / "work.ipynb", "notebook", guarded("oauth", response="default"))
+    async with served(tmp_path, ServedWorkflow("p_test", "eotest", source)) as site:
+        pipedream = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
+        transport = httpx.ASGITransport(create_app(replace(site.context, passthrough=pipedream)))
+        async with httpx.AsyncClient(transport=transport, base_url=site.context.settings.base_url) as http:
+            answer = await http.post("/eotest", headers={"Authorization": f"Bearer {token}"})
+        await pipedream.close()
+
+    assert answer.status_code == status
+    assert reason in answer.text
+    assert token == "" or token not in answer.text
+    assert answer.headers.get("retry-after") == ("2" if status == 503 else None)
+
+
+async def test_bearer_requires_the_token_of_the_variable(tmp_path: Path) -> None:
+    """The value of the named variable starts the workflow; another token is answered 401."""
+    (tmp_path / ".env").write_text("HOOK_TOKEN=s3cret-é\n", encoding="utf-8")
+    async with site_of(tmp_path, guarded("bearer", token_env="HOOK_TOKEN")) as site:
+        good = await site.http.post(site.path(), headers=[(b"authorization", "Bearer s3cret-é".encode())])
+        refused = [await post(site), await post(site, Authorization="Bearer s3cret"), await post(site, **site.token())]
+
+    assert good.status_code == 200
+    assert [status for status, _ in refused] == [401] * 3
+
+
+@pytest.mark.parametrize("variables", ["", "HOOK_TOKEN=\n"], ids=["not set", "empty"])
+async def test_bearer_without_its_variable(tmp_path: Path, variables: str) -> None:
+    """If the variable is not set or empty, every token is answered 401, and so is a request without a token."""
+    (tmp_path / ".env").write_text(variables)
+    async with site_of(tmp_path, guarded("bearer", token_env="HOOK_TOKEN")) as site:
+        refused = [await post(site), *[await post(site, Authorization=given) for given in ("Bearer", "Bearer None")]]
+
+    assert [status for status, _ in refused] == [401] * 3
+
+
+async def test_auth_is_checked_before_the_user(tmp_path: Path) -> None:
+    """Without a token, the response does not reveal whether the user exists."""
+    async with site_of(tmp_path, guarded("oauth", step=NEEDS_SLACK)) as site:
+        status, text = await post(site, **{"x-pd-external-user-id": "unknown"})
+
+    assert status == 401
+    assert "Pipedream Connect Error" not in text
+
+
+ERRORS = [
+    ({}, "No external user ID passed, but one or more steps require it"),
+    ({"x-pd-external-user-id": "eve"}, "No matching external user ID: eve in development"),
+    ({"x-pd-external-user-id": "bob"}, "Required account for slack not found for external user ID bob in development"),
+    (
+        {"x-pd-external-user-id": "ada", "x-pd-environment": "production"},
+        "Running workflows for your users in production requires a higher tier plan",
+    ),
+]
+
+
+def add_users(site: Site) -> None:
+    """Ada has Slack in both environments, Bob has another app; the plan is free."""
+    for environment in ("development", "production"):
+        site.directory.add_account(
+            app="slack", credentials={"api_key": "0123456789"}, external_user_id="ada", environment=environment
+        )
+    site.directory.add_account(app="github", credentials={"api_key": "0123456789"}, external_user_id="bob")
+    site.context.project.set_plan("free")
+
+
+@pytest.mark.parametrize(("headers", "sentence"), ERRORS)
+async def test_end_user_errors_with_a_custom_response(tmp_path: Path, headers: dict[str, str], sentence: str) -> None:
+    """The caller gets 400 with the platform's message only; the record has the whole error."""
+    async with site_of(tmp_path, guarded("none", step=NEEDS_SLACK)) as site:
+        add_users(site)
+        answer = await post(site, **headers)
+        (run,) = await site.runs()
+
+    assert answer == (400, f"Pipedream Connect Error: {sentence}")
+    assert run.error is not None
+    assert run.error.message.startswith(answer[1])
+    assert [step.status for step in run.steps] == ["not_run"]
+
+
+@pytest.mark.parametrize(("headers", "sentence"), ERRORS)
+async def test_end_user_errors_with_the_default_response(
+    tmp_path: Path, headers: dict[str, str], sentence: str
+) -> None:
+    """The caller gets the platform's default response, and the record has the error."""
+    async with site_of(tmp_path, guarded("none", step=NEEDS_SLACK, response="default")) as site:
+        add_users(site)
+        answer = await site.http.post(site.path(), headers=headers)
+        (run,) = await site.runs()
+
+    assert (answer.status_code, answer.json()["event_id"]) == (200, run.id)
+    assert run.status == "error"
+    assert run.error is not None
+    assert sentence in run.error.message
+
+
+async def test_a_user_with_an_account(tmp_path: Path) -> None:
+    """The run belongs to the user, in the environment of the header."""
+    async with site_of(tmp_path, guarded("none", step=NEEDS_SLACK)) as site:
+        add_users(site)
+        answer = await post(site, **{"X-PD-External-User-ID": "ada"})
+        (run,) = await site.runs()
+
+    assert answer == (200, "posted")
+    assert (run.external_user, run.environment, run.context["external_user_id"]) == ("ada", "development", "ada")
+    assert run.step("post").accounts[0].owner == "external_user"
+
+
+async def test_an_unknown_environment_is_rejected(tmp_path: Path) -> None:
+    """An unknown environment is answered 400, and starts no run."""
+    async with site_of(tmp_path, guarded("none")) as site:
+        status, _ = await post(site, **{"x-pd-environment": "staging"})
+        runs = await site.runs()
+
+    assert (status, runs) == (400, [])
+
+
+async def event_of(site: Site, path: str, **request: Any) -> dict[str, Any]:
+    """The event that a POST to *path* causes."""
+    answer = await site.http.post(path, **request)
+    assert answer.status_code == 200, answer.text
+    event: dict[str, Any] = answer.json()
+    return event
+
+
+async def test_a_key_in_the_path(echo: Site) -> None:
+    """The event's path is the rest after the key."""
+    event = await event_of(echo, f"{echo.path()}/orders/a%20b?x=1&y=2&y=3")
+
+    assert event["path"] == "/orders/a b"
+    assert event["query"] == {"x": "1", "y": ["2", "3"]}
+    assert event["url"] == f"{echo.url}{echo.path()}/orders/a%20b?x=1&y=2&y=3"
+
+
+@pytest.mark.parametrize("before", ["", "/wf", "/a/b"])
+async def test_a_key_below_other_segments(echo: Site, before: str) -> None:
+    """The key may be below other segments of the path, in any case."""
+    event = await event_of(echo, before + echo.path().upper())
+
+    assert event["path"] == "/"
+
+
+@pytest.mark.parametrize(("depth", "status"), [(7, 200), (8, 404)])
+async def test_the_key_is_among_the_first_segments(echo: Site, depth: int, status: int) -> None:
+    """The first eight segments of a path are searched for the key."""
+    answer = await echo.http.post("/x" * depth + echo.path())
+
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("domain", ["m.pipedream.net", "localhost", "M.PIPEDREAM.NET:443"])
+async def test_a_key_in_the_host_name(echo: Site, domain: str) -> None:
+    """With the key in the host name, the whole path is the event's path."""
+    event = await event_of(echo, "/v1/orders", headers={"host": f"{echo.key()}.{domain}"})
+
+    assert event["path"] == "/v1/orders"
+    assert event["url"] == f"http://{echo.key()}.{domain}/v1/orders"
+
+
+async def test_a_forwarded_host_without_a_key_is_not_that_of_the_event(echo: Site) -> None:
+    """The URL of an event has the host of the request, and not one that a client has written into x-forwarded-host."""
+    event = await event_of(echo, f"{echo.path()}/hook", headers={"x-forwarded-host": "evil.example"})
+
+    assert "evil.example" not in event["url"]
+    assert event["path"] == "/hook"
+
+
+async def test_a_key_in_the_host_comes_before_the_forwarded_host(echo: Site) -> None:
+    """If both headers name an endpoint, that of the host gets the request."""
+    host = f"{echo.key()}.localhost"
+    event = await event_of(
+        echo, "/hook", headers={"host": host, "x-forwarded-host": "eoanother0000001.m.pipedream.net"}
+    )
+
+    assert event["path"] == "/hook"
+
+
+async def test_a_key_in_the_forwarded_host(echo: Site) -> None:
+    """A shim in front of an SDK sends the host in x-forwarded-host."""
+    event = await event_of(echo, "/hook", headers={"x-forwarded-host": f"{echo.key()}.m.pipedream.net"})
+
+    assert event["path"] == "/hook"
+
+
+@pytest.mark.parametrize(
+    ("mangled", "path", "query"),
+    [
+        ("/https:/{key}.m.pipedream.net", "/", {}),
+        ("/https://{key}.m.pipedream.net/sub/path", "/sub/path", {}),
+        ("/http:/127.0.0.1:1/wf/{key}", "/", {}),
+        ("/http:/127.0.0.1:1/{key}/sub?q=1", "/sub", {"q": "1"}),
+        ("/http:/127.0.0.1:1/{key}%3Fq=1&r=2", "/", {"q": "1", "r": "2"}),
+        ("/https%3A//{key}.m.pipedream.net/x", "/x", {}),
+    ],
+)
+async def test_a_url_as_the_path(echo: Site, mangled: str, path: str, query: dict[str, str]) -> None:
+    """Python SDKs 1.1.12 to 2.3.0 append the whole URL to the base of the API."""
+    event = await event_of(echo, mangled.format(key=echo.key()))
+
+    assert (event["path"], event["query"]) == (path, query)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/{id}", "/a/{id}", "/http:/127.0.0.1:1/{id}", "/https:/{id}.m.pipedream.net/", "/https%3A//{id}.localhost"],
+)
+async def test_a_workflow_id_in_a_path_is_not_an_endpoint(echo: Site, path: str) -> None:
+    """A workflow's id in a path is answered 404, and starts no run."""
+    (served,) = echo.context.workflows.list_workflows()
+    for known in (served.id, derive_id("p_", served.source.workflow.name)):
+        answer = await echo.http.post(path.format(id=known))
+        assert answer.status_code == 404
+
+    assert await echo.runs() == []
+
+
+async def test_a_workflow_id_in_a_host_name_is_not_an_endpoint(echo: Site) -> None:
+    """A host name that begins with a workflow's id is answered 404."""
+    (served,) = echo.context.workflows.list_workflows()
+    for known in (served.id, derive_id("p_", served.source.workflow.name)):
+        answer = await echo.http.post("/", headers={"host": f"{known}.m.pipedream.net"})
+        assert answer.status_code == 404
+
+    assert await echo.runs() == []
+
+
+@pytest.mark.parametrize("path", ["/", "/eonothing", "/https:/eonothing.m.pipedream.net", "/http:/", "/https:/x/%ff"])
+async def test_an_unknown_path_is_not_found(echo: Site, path: str) -> None:
+    """A path without an endpoint is answered 404, and starts no run."""
+    answer = await echo.http.post(path)
+
+    assert answer.status_code == 404
+    assert await echo.runs() == []
+
+
+async def test_a_workflow_without_an_http_trigger_has_no_endpoint(tmp_path: Path) -> None:
+    """A workflow with a schedule only is answered 404."""
+    workflow = replace(a_workflow(python_step()), triggers=(Trigger("schedule"),))
+    async with site_of(tmp_path, workflow) as site:
+        answer = await site.http.post(site.path())
+
+    assert answer.status_code == 404

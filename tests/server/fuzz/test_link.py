@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.server.link.conftest import PAGE, SAME_ORIGIN, Visitor, make
+from tests.server.link.visitor import PAGE, SAME_ORIGIN, Visitor, make
 from tests.server.served import served
 
 ANY = st.text(max_size=40)

@@ -24,8 +24,7 @@ from pdkernel.server.app_context import LinkOnlyContext
 from pdkernel.server.link.tokens import create_link
 from pdkernel.storage import Project
 from tests.oauth_provider import APP, CLIENT_ID, CLIENT_SECRET, Provider, connect_account, oauth_provider, register
-from tests.server.link.conftest import PAGE, SAME_ORIGIN, Visitor, make
-from tests.server.link.reading import Page
+from tests.server.link.visitor import PAGE, SAME_ORIGIN, Page, Visitor, make
 from tests.server.served import Served, served
 
 

@@ -17,13 +17,14 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import Message
 
 from pdkernel.accounts.oauth_providers import format_origin
 from pdkernel.common.blocking import run_blocking
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
-from pdkernel.server.scopes import scope_covers
+from pdkernel.server.authorization import scope_covers
 from pdkernel.storage.access_tokens import TOKEN_LIFETIME_S
 from pdkernel.storage.oauth_clients import OAuthClient
 
@@ -48,6 +49,14 @@ class _OAuthError(Exception):
         super().__init__(description)
         self.error = error
         self.status = status
+
+
+def routes() -> list[BaseRoute]:
+    """Return the routes of OAuth tokens."""
+    return [
+        Route("/v1/oauth/token", create_token, methods=["POST"]),
+        Route("/v1/oauth/revoke", revoke_token, methods=["POST"]),
+    ]
 
 
 async def create_token(request: Request) -> Response:

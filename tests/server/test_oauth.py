@@ -8,12 +8,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pdkernel.errors import RequestError
 from pdkernel.server import create_app
-from pdkernel.server.oauth.authorization import UnauthorizedError, authorize
+from pdkernel.server.authorization import UnauthorizedError, authorize
 from pdkernel.storage import Project
+from pdkernel.storage.oauth_clients import OAuthClient
 from tests.server.served import Served
 
 TOKEN = "/v1/oauth/token"
@@ -39,7 +44,7 @@ async def test_credentials_as_json(site: Served) -> None:
         "created_at": int(site.clock.now().timestamp()),
         "scope": "*",
     }
-    assert authorize(site.context, f"Bearer {answer.json()['access_token']}").scopes == ("*",)
+    assert authorize(site.project, f"Bearer {answer.json()['access_token']}").scopes == ("*",)
 
 
 async def test_credentials_as_a_form(site: Served) -> None:
@@ -55,7 +60,7 @@ async def test_credentials_as_a_form(site: Served) -> None:
 
     answer = await site.http.post(TOKEN, data=fields)
 
-    caller = authorize(site.context, f"Bearer {answer.json()['access_token']}")
+    caller = authorize(site.project, f"Bearer {answer.json()['access_token']}")
     assert caller.scopes == ("connect:accounts:read", "connect:proxy")
     assert (caller.client_id, caller.project_id) == (site.client.client.id, site.project.project_id)
 
@@ -68,7 +73,7 @@ async def test_credentials_as_basic(site: Served) -> None:
         TOKEN, data={"grant_type": "client_credentials"}, headers={"Authorization": f"Basic {pair}"}
     )
 
-    assert authorize(site.context, f"Bearer {answer.json()['access_token']}").client_id
+    assert authorize(site.project, f"Bearer {answer.json()['access_token']}").client_id
 
 
 @pytest.mark.parametrize(
@@ -194,19 +199,19 @@ async def test_a_token_is_signed(site: Served) -> None:
     forged = jwt.encode(claims, "", algorithm="none", headers={"kid": head["kid"]})
     for bad in (forged, token[:-4] + ("AAAA" if not token.endswith("AAAA") else "BBBB"), "", "a.b.c"):
         with pytest.raises(UnauthorizedError):
-            authorize(site.context, f"Bearer {bad}")
+            authorize(site.project, f"Bearer {bad}")
 
 
 async def test_a_token_expires(site: Served) -> None:
     """A token is rejected after an hour."""
     header = site.headers()["Authorization"]
     site.clock.advance(3599)
-    assert authorize(site.context, header).client_id
+    assert authorize(site.project, header).client_id
 
     site.clock.advance(1)
 
     with pytest.raises(UnauthorizedError):
-        authorize(site.context, header)
+        authorize(site.project, header)
 
 
 async def test_a_revoked_token(site: Served) -> None:
@@ -218,9 +223,9 @@ async def test_a_revoked_token(site: Served) -> None:
     answers = [await site.http.post("/v1/oauth/revoke", data={**fields, "token": each}) for each in (token, other, "x")]
 
     assert [answer.status_code for answer in answers] == [200, 200, 200]
-    assert authorize(site.context, f"Bearer {other}").client_id
+    assert authorize(site.project, f"Bearer {other}").client_id
     with pytest.raises(UnauthorizedError):
-        authorize(site.context, f"Bearer {token}")
+        authorize(site.project, f"Bearer {token}")
     assert [(answer.json(), answer.headers["cache-control"]) for answer in answers] == [({}, "no-store")] * 3
 
 
@@ -283,13 +288,13 @@ async def test_a_token_outlives_its_signing_key(site: Served, tmp_path: Path) ->
 async def test_a_removed_client(site: Served) -> None:
     """A removed client gets no token, and its tokens are rejected within five seconds."""
     header = site.headers()["Authorization"]
-    assert authorize(site.context, header).client_id
+    assert authorize(site.project, header).client_id
 
     site.project.oauth_clients.remove(site.client.client.id)
     site.clock.advance(5.1)
 
     with pytest.raises(UnauthorizedError):
-        authorize(site.context, header)
+        authorize(site.project, header)
     assert site.project.oauth_clients.authenticate(site.client.client.id, site.client.secret) is None
 
 
@@ -297,7 +302,7 @@ async def test_a_removed_client(site: Served) -> None:
 async def test_a_missing_token(site: Served, header: str | None) -> None:
     """An empty Authorization header, which the Python SDK sends, counts as a missing token."""
     with pytest.raises(UnauthorizedError):
-        authorize(site.context, header)
+        authorize(site.project, header)
 
 
 async def test_no_secret_is_stored_in_plain_text(site: Served, tmp_path: Path) -> None:
@@ -372,3 +377,178 @@ async def test_a_repeated_field_is_rejected(site: Served) -> None:
     answer = await site.http.post(TOKEN, data=fields)
 
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
+HERE = "http://127.0.0.1:4000"
+EC, RSA = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+def pem(key: PrivateKey) -> str:
+    """The public part of *key* as PEM."""
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def keyed(site: Served, key: PrivateKey = EC, *scopes: str) -> OAuthClient:
+    """Create a client that authenticates with *key*."""
+    return site.project.oauth_clients.create_with_key(pem(key), "tests", scopes or ("*",))
+
+
+def signed(
+    site: Served,
+    client: OAuthClient,
+    key: PrivateKey = EC,
+    typ: str | None = "client-authentication+jwt",
+    **change: Any,
+) -> str:
+    """Sign an assertion of *client*, as the official SDK does, with *change*; a claim of None is omitted."""
+    now = int(site.clock.now().timestamp())
+    claims = {"iss": client.id, "sub": client.id, "aud": HERE, "iat": now, "exp": now + 60, "jti": "one", **change}
+    claims = {name: value for name, value in claims.items() if value is not None}
+    algorithm = "ES256" if isinstance(key, ec.EllipticCurvePrivateKey) else "RS256"
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"typ": typ})
+
+
+async def request_token(site: Served, assertion: str, **fields: Any) -> httpx.Response:
+    """Request a token with *assertion*."""
+    fields_sent = {
+        "grant_type": "client_credentials",
+        "client_assertion_type": TYPE,
+        "client_assertion": assertion,
+        **fields,
+    }
+    return await site.http.post("/v1/oauth/token", json=fields_sent)
+
+
+@pytest.mark.parametrize("key", [EC, RSA], ids=["ES256", "RS256"])
+async def test_a_signed_assertion_gets_a_token(site: Served, key: PrivateKey) -> None:
+    """A signed assertion gets a token with the client's scopes."""
+    client = keyed(site, key, "connect:users:read")
+
+    answer = await request_token(site, signed(site, client, key), client_id=client.id)
+
+    assert answer.status_code == 200, answer.text
+    caller = authorize(site.project, f"Bearer {answer.json()['access_token']}")
+    assert (caller.client_id, caller.scopes) == (client.id, ("connect:users:read",))
+
+
+async def test_an_assertion_is_used_once(site: Served) -> None:
+    """A repeated assertion is rejected; another client may use the same `jti`."""
+    client, other = keyed(site), keyed(site, RSA)
+    assertion = signed(site, client)
+
+    first, again = await request_token(site, assertion), await request_token(site, assertion)
+    others = await request_token(site, signed(site, other, RSA))
+
+    assert (first.status_code, again.status_code, others.status_code) == (200, 401, 200)
+    assert again.json()["error"] == "invalid_client"
+    site.clock.advance(69)  # the assertion has expired, and is within the tolerance
+    assert (await request_token(site, assertion)).status_code == 401
+
+
+async def test_the_public_url_is_an_audience(site: Served) -> None:
+    """The audience may be the origin of the public URL or of the request's URL."""
+    client = keyed(site)
+    public_url = "https://work.example.com"
+    object.__setattr__(site.context.settings, "base_url", f"{public_url}/below")
+
+    by_public = await request_token(site, signed(site, client, aud=public_url, jti="a"))
+    by_address = await request_token(site, signed(site, client, aud=[HERE], jti="b"))
+
+    assert (by_public.status_code, by_address.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"aud": "https://api.pipedream.com"},
+        {"aud": None},
+        {"iss": "pdc_other"},
+        {"iss": None},
+        {"sub": "pdc_other"},
+        {"sub": None},
+        {"exp": None},
+        {"exp": "soon"},
+        {"jti": None},
+        {"jti": 7},
+        {"typ": "JWT"},
+        {"typ": None},
+        {"key": ec.generate_private_key(ec.SECP256R1())},
+        {"key": RSA},
+    ],
+    ids=lambda change: " ".join(change),
+)
+async def test_an_invalid_assertion_is_rejected(site: Served, change: dict[str, Any]) -> None:
+    """A wrong audience, issuer, subject, expiry, type or key is rejected."""
+    answer = await request_token(site, signed(site, keyed(site), **change))
+
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+
+
+async def test_the_time_of_an_assertion(site: Served) -> None:
+    """An assertion is valid in its lifetime, which is at most five minutes, with a tolerance."""
+    client, now = keyed(site), site.clock.now().timestamp()
+    good = [signed(site, client, jti="a"), signed(site, client, jti="b", exp=int(now) + 300, nbf=int(now) + 10)]
+    long = signed(site, client, jti="c", exp=int(now) + 311)
+    early = signed(site, client, jti="d", nbf=int(now) + 60)
+    late = signed(site, client, jti="e")
+
+    assert [(await request_token(site, each)).status_code for each in (*good, long, early)] == [200, 200, 401, 401]
+    site.clock.advance(71)
+    assert (await request_token(site, late)).status_code == 401
+
+
+async def test_forged_algorithms_are_rejected(site: Served) -> None:
+    """Unsigned assertions, and assertions signed with the public key as a secret, are rejected."""
+    client = keyed(site)
+    header, claims, _ = signed(site, client).split(".")
+    unsigned = jwt.encode({}, "", "none", {"typ": "client-authentication+jwt"}).split(".")[0]
+
+    for forged in (f"{unsigned}.{claims}.", f"{header}.{claims}.", f"{header}.{claims}.AAAA", "x", "a.b.c", "é"):
+        assert (await request_token(site, forged)).status_code == 401
+
+
+async def test_an_assertion_of_another_client_is_rejected(site: Served) -> None:
+    """The request must name the client of the assertion, without a secret; a removed client is rejected."""
+    client = keyed(site)
+    with_secret = site.client.client
+
+    named = await request_token(site, signed(site, client), client_id=with_secret.id)
+    secret = await request_token(site, signed(site, with_secret))
+    both = await request_token(site, signed(site, client), client_id=client.id, client_secret="x")
+    kind = await request_token(site, signed(site, client), client_assertion_type="saml")
+    by_secret = await site.http.post(
+        "/v1/oauth/token", json={"grant_type": "client_credentials", "client_id": client.id, "client_secret": ""}
+    )
+    site.project.oauth_clients.remove(client.id)
+    removed = await request_token(site, signed(site, client))
+
+    assert [each.status_code for each in (named, secret, both, kind, by_secret, removed)] == [
+        401,
+        401,
+        400,
+        400,
+        401,
+        401,
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not a key",
+        pem(ec.generate_private_key(ec.SECP384R1())),
+        pem(rsa.generate_private_key(65537, 1024)),
+    ],
+    ids=["nothing", "text", "P-384", "RSA 1024"],
+)
+def test_an_unusable_key_is_rejected(site: Served, text: str) -> None:
+    """Only keys for ES256 or a safe RS256 are registered; with another key, no client is created."""
+    before = site.project.oauth_clients.list_clients()
+
+    with pytest.raises(RequestError):
+        site.project.oauth_clients.create_with_key(text)
+
+    assert site.project.oauth_clients.list_clients() == before

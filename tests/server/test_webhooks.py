@@ -8,7 +8,6 @@ import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pdkernel.server.link.account_connection import connect_account
-from pdkernel.server.link.webhooks import get_signing_key, send_stored_events
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.trigger_events import TriggerEvents
+from pdkernel.server.webhooks import get_signing_key
 from pdkernel.storage import Project
 from tests.oauth_provider import running
-from tests.server.link.conftest import Visitor, make
+from tests.server.link.visitor import Visitor, make
 from tests.server.served import Served, served
 
 
@@ -182,7 +181,7 @@ async def test_an_event_that_a_crash_interrupts_is_sent_by_the_next_process(site
     )  # and the process ends before its response
     before = len(back_end.got)
     runs = RunRegistry(site.context)
-    running = asyncio.create_task(TriggerEvents(site.context, runs, partial(send_stored_events, site.context)).run())
+    running = asyncio.create_task(TriggerEvents(site.context, runs).run())
     async with asyncio.timeout(30):
         while site.project.trigger_events.list_targets():
             await asyncio.sleep(0.01)

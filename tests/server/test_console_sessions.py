@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from pdkernel.common.clock import ManualClock
 from pdkernel.errors import RequestError
-from pdkernel.server.console.sessions import (
+from pdkernel.server.console_sessions import (
     ATTEMPT_WINDOW_S,
     CODE_INTERVAL_S,
     CODE_LIFETIME_S,

@@ -1,10 +1,58 @@
-"""Parses a link page: its text, its form and its links."""
+"""A browser that visits link pages."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+
+from tests.server.served import Served
+
+PAGE = "/_static/connect.html"
+SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
+"""The header of a browser that sends a form from a page of this server."""
+
+
+@dataclass
+class Visitor:
+    """A browser with its own cookies."""
+
+    site: Served
+    http: httpx.AsyncClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.http = httpx.AsyncClient(transport=self.site.http._transport, base_url="http://127.0.0.1:4000")
+
+    async def open(self, url: str, **query: str) -> Page:
+        """Open the page at *url*, with *query* added."""
+        whole = httpx.URL(url).copy_merge_params(query)
+        return Page(await self.http.get(whole))
+
+    async def fill(self, page: Page, *, headers: Mapping[str, str] = SAME_ORIGIN, **fields: str) -> Page:
+        """Fill in the page's form with credentials, and send it."""
+        typed = {f"field:{name}": value for name, value in fields.items()}
+        return await self.send({**page.hidden, **typed}, headers=headers)
+
+    async def send(self, form: Mapping[str, str], *, headers: Mapping[str, str] = SAME_ORIGIN) -> Page:
+        """Send a form."""
+        return Page(await self.http.post(PAGE, data=dict(form), headers=dict(headers)))
+
+
+async def make(site: Served, user: str = "ada", **fields: Any) -> dict[str, Any]:
+    """Create a Connect token for *user*; returns the response."""
+    answer = await site.call("POST", "/tokens", json={"external_user_id": user, **fields})
+    assert answer.status_code == 200, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+def token_of(url: str) -> str:
+    """The token in a link."""
+    return httpx.QueryParams(urlsplit(url).query)["token"]
 
 
 class Page(HTMLParser):

@@ -1,5 +1,5 @@
 """
-Webhook events for the product's back end: an account was connected, or connecting failed.
+Signed requests to webhooks of the product's back end, and the events of Connect Link: an account was connected, or connecting failed.
 
 An event is stored in the transaction that stores the account, so a crash loses none; it is sent after the response, or by the next
 process. Signature: `x-pd-signature: t=UNIX,v1=HEX`, HMAC-SHA256 of "t.body" with the project's key. Events do not contain credentials. A
@@ -12,6 +12,8 @@ network.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import logging
 from collections.abc import Mapping
@@ -27,12 +29,29 @@ from pdkernel.model import JSON
 from pdkernel.render.apps import format_app_name
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.source_turns import SourceTurns
-from pdkernel.server.webhook_requests import TIMEOUT_S, build_headers
 from pdkernel.storage import ConnectToken, EventTarget, Project, TriggerEvent
 from pdkernel.storage.trigger_events import LINK_ID_PREFIX
 
 if TYPE_CHECKING:
     import httpx
+
+SIGNATURE_HEADER = "x-pd-signature"
+TIMEOUT_S = 10.0
+"""Time limit of a request to a webhook in seconds."""
+
+
+def build_headers(key: str, at: int, body: bytes) -> dict[str, str]:
+    """
+    The headers of a request to a webhook.
+
+    Args:
+        key: The key that signs.
+        at: When the request is sent, in seconds since 1970.
+        body: The body, JSON.
+    """
+    digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return {"content-type": "application/json", SIGNATURE_HEADER: f"t={at},v1={digest}", "user-agent": "pdkernel"}
+
 
 SIGNING_KEY_SECRET = "webhook_signing_key"  # noqa: S105 - the name of a secret
 # parity[link-webhooks]: the platform's number of retries and its timeout are not documented

@@ -1,11 +1,28 @@
-"""Authorizes a request by its bearer token."""
+"""
+Authorizes a request by its bearer token, and compares the scopes of tokens.
+
+    *                        everything
+    connect:*                everything of Connect
+    connect:accounts:*       reading and writing accounts
+    connect:accounts:read    one thing
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pdkernel.server.app_context import AppContext
-from pdkernel.server.scopes import scope_covers
+from pdkernel.storage import Project
+
+CONNECT_SCOPE = "connect:*"
+"""The widest scope of a Connect token."""
+INVOKE_SCOPE = "connect:workflow:invoke"
+"""The scope that starts a workflow whose trigger requires OAuth."""
+
+
+def scope_covers(held: Iterable[str], required: str) -> bool:
+    """Whether one of the *held* scopes includes *required*."""
+    return any(scope in ("*", required) or (scope.endswith(":*") and required.startswith(scope[:-1])) for scope in held)
 
 
 class UnauthorizedError(Exception):
@@ -38,7 +55,7 @@ def parse_bearer_token(authorization: str | None) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def authorize(context: AppContext, authorization: str | None) -> AuthorizedClient:
+def authorize(project: Project, authorization: str | None) -> AuthorizedClient:
     """
     The client of the `Authorization` header's token. Reads the database at most once in five seconds per token.
 
@@ -48,7 +65,7 @@ def authorize(context: AppContext, authorization: str | None) -> AuthorizedClien
     token = parse_bearer_token(authorization)
     if token is None:
         raise UnauthorizedError("The access token is missing.")
-    found = context.project.access_tokens.verify(token)
+    found = project.access_tokens.verify(token)
     if found is None:
         raise UnauthorizedError("The access token is invalid, has expired or was revoked.")
-    return AuthorizedClient(found.client_id, context.project.project_id, found.scopes)
+    return AuthorizedClient(found.client_id, project.project_id, found.scopes)
