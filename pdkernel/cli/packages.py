@@ -39,7 +39,7 @@ def install_packages(state: CliContext, source: Path, as_json: bool) -> int:
 
     These are the packages that its steps import, in the versions of the project's lock file.
     """
-    from pdkernel.engine.prepared_packages import PreparedPackages
+    from pdkernel.engine.run_packages import PreparedPackages
     from pdkernel.engine.step_packages import StepPackages
     from pdkernel.files.source import load_source
     from pdkernel.language.analysis import check_packages

@@ -174,7 +174,7 @@ def set_project(state: CliContext, setting: str, values: tuple[str, ...], accept
     if setting != "plan":
         if value:
             if setting == "mail_server":
-                from pdkernel.engine.mail import parse_mail_server
+                from pdkernel.engine.deliveries import parse_mail_server
 
                 parse_mail_server(value)
             if setting == "error_notification":

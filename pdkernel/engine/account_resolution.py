@@ -1,28 +1,43 @@
 """
 Resolves the accounts of a run: account uses for the record, credentials for steps, secrets for redaction.
 
-Credentials that Connect withholds are replaced by placeholders. `account_lookup` chooses the accounts.
+Credentials that Connect withholds are replaced by placeholders. `account_lookup` chooses the accounts, unless the caller names
+them (`override_accounts`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from secrets import token_hex
+from typing import Any, Unpack, cast
 
 from msgspec import UNSET
 
-from pdkernel.common.identity import Account, AccountGoneError, Credentials, Directory, ProxyAccess
+from pdkernel.common.identity import (
+    Account,
+    AccountFilters,
+    AccountGoneError,
+    Credentials,
+    Directory,
+    Environment,
+    ProxyAccess,
+)
 from pdkernel.common.lookup import Lookup
 from pdkernel.common.redaction import Secret
 from pdkernel.common.redaction.secret_patterns import is_secret_field
-from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
-from pdkernel.engine.directory_snapshot import DirectorySnapshot
+from pdkernel.engine.account_lookup import (
+    BindingsByStep,
+    DirectorySnapshot,
+    RunIdentity,
+    look_up_accounts,
+    steps_by_external_user_app,
+)
 from pdkernel.engine.variables import load_variables
 from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import AccountUse, Execution
@@ -243,3 +258,48 @@ def _build_resolution(
         if group
     }
     return AccountResolution(steps, tuple(secrets), apps, proxied, lookup)
+
+
+def override_accounts(directory: Directory, account_ids: Mapping[str, str]) -> Directory:
+    """Return *directory*, with only the chosen account of each app in *account_ids*; own accounts stay."""
+    return cast("Directory", _AccountOverrideDirectory(directory, account_ids)) if account_ids else directory
+
+
+class _AccountOverrideDirectory:
+    """A directory that hides accounts and delegates everything else."""
+
+    def __init__(self, directory: Directory, chosen: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._chosen = chosen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._directory, name)
+
+    def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
+        """Return the chosen account of *app*, or the newest."""
+        found = self.accounts(external_user_id=external_user_id, environment=environment, app=app, own=False)
+        return found[0] if found else None
+
+    def newest_accounts(
+        self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
+    ) -> Sequence[Account]:
+        """Return the chosen account of each app, however old, or the newest accounts."""
+        free = [app for app in apps if app not in self._chosen]
+        found = [
+            account
+            for app in apps
+            if app in self._chosen
+            for user in external_user_ids
+            for account in self.accounts(external_user_id=user, environment=environment, app=app, own=False)
+        ]
+        if free:
+            found += self._directory.newest_accounts(external_user_ids, environment, free, limit=limit)
+        return found
+
+    def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
+        """Return matching accounts, without external users' accounts that were not chosen for their app."""
+        return [
+            account
+            for account in self._directory.accounts(**filters)
+            if account.external_user_id is None or self._chosen.get(account.app, account.id) == account.id
+        ]

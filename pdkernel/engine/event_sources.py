@@ -25,8 +25,7 @@ from pdkernel.common.identity import DEFAULT_ENVIRONMENT, Directory, Environment
 from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.egress import CallContext, OutboundPolicy, connection_owner
 from pdkernel.engine.account_lookup import Interface, RunIdentity
-from pdkernel.engine.account_override import override_accounts
-from pdkernel.engine.account_resolution import AccountResolution, resolve_accounts
+from pdkernel.engine.account_resolution import AccountResolution, override_accounts, resolve_accounts
 from pdkernel.engine.http_response import HttpResponse, build_response
 from pdkernel.engine.run_context import derive_id
 from pdkernel.engine.step_actions import describe_component

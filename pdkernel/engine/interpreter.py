@@ -19,30 +19,28 @@ from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import Clock, IdGenerator
 from pdkernel.common.identity import Directory, WouldBlockError
 from pdkernel.engine.account_lookup import BindingsByStep
-from pdkernel.engine.account_override import override_accounts
 from pdkernel.engine.account_resolution import (
     AccountResolution,
     credentials_read_at,
     find_unauthorized_accounts,
+    override_accounts,
     resolve_accounts,
 )
-from pdkernel.engine.limits import PayloadCounter, QueueFullError, QueueLimits, listen_ports
-from pdkernel.engine.package_lock import PackageLock, PackageLocks
+from pdkernel.engine.limits import PayloadCounter, listen_ports
 from pdkernel.engine.preflight_checks import PreflightChecks
-from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.props import select_named_variables
-from pdkernel.engine.queue_turns import QueueTurn, find_limits, set_limits
+from pdkernel.engine.queue_turns import QueueFullError, QueueLimits, QueueTurn, find_limits, set_limits
 from pdkernel.engine.record_writes import WRITE_RETRY_S, retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
+from pdkernel.engine.run_packages import PackageLock, PackageLocks, PreparedPackages
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.engine.run_state import RunState, build_system_error, build_unexpected_error
 from pdkernel.engine.step_actions import StepActions, find_account_props, may_have_app_props
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
-from pdkernel.engine.step_scheduler import StepScheduler
 from pdkernel.engine.workflow_trigger import ExecutedRun
 from pdkernel.errors import InternalError, PdkernelError, ProjectError, RequestError
 from pdkernel.execution import ErrorRecord, Execution, Status
@@ -120,14 +118,13 @@ class Interpreter:
         self._scratch_by_user = ScratchByUser(stores, clock)
         self._checks = PreflightChecks()
         self._executing: set[str] = set()
-        executor = StepExecutor(
+        self._steps = StepExecutor(
             clock=clock,
             stores=stores,
             run_workflow=self._run_child,
             load_children=self._load_children,
             count_paused=journal.count_paused,
         )
-        self._scheduler = StepScheduler(executor, clock)
 
     async def run(
         self, request: RunRequest, watcher: RunWatcher = UNWATCHED, *, turn: QueueTurn | None = None
@@ -514,7 +511,7 @@ class Interpreter:
 
     async def _run_steps(self, run: RunState, state: RestoredRun) -> None:
         try:
-            status = await self._steps(run, state)
+            status = await self._run_each(run, state)
             await self._report_unauthorized(run)
             if status == "paused":
                 await run.record.commit_pause()
@@ -561,11 +558,11 @@ class Interpreter:
         for account in find_unauthorized_accounts(execution):
             await run_blocking(self._directory.report_unauthorized, account, credentials_read_at(execution))
 
-    async def _steps(self, run: RunState, state: RestoredRun) -> Status:
+    async def _run_each(self, run: RunState, state: RestoredRun) -> Status:
         status: Status = "success"
         try:
             for step in run.request.workflow.steps:
-                if (final_status := await self._scheduler.run(run, step, state)) is not None:
+                if (final_status := await self._steps.run(run, step, state)) is not None:
                     status = final_status
                     break
         except asyncio.CancelledError:

@@ -1,5 +1,5 @@
 """
-The limits of a run: the platform's limits on sizes (its limits and troubleshooting pages), and those that settings set.
+The limits of a run: the platform's limits on sizes (its limits and troubleshooting pages), and those that settings set; and integers that JavaScript rounds.
 
 `workers` enforces the time and memory limits of a running step.
 """
@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
-from pdkernel.common.encode import encode_json
-from pdkernel.errors import DefinitionError, ExportNotJSONError, RequestError, StepError, format_count
+from pdkernel.common.encode import DIGITS_TO_ZERO, encode_json
+from pdkernel.errors import DefinitionError, ExportNotJSONError, StepError, format_count
 from pdkernel.execution import Log
 from pdkernel.language.directive.option_values import MAX_TIMEOUT_S
 from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.language.expression import iter_templates
+from pdkernel.language.shape import Segment, format_node_path
 from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step, Workflow
 from pdkernel.workers import PayloadLimitError, StepOutcome, build_payload_error
 
@@ -29,10 +31,6 @@ _MAX_MESSAGE = 1 << 16  # characters of a message or stack that are searched
 _BIND_CALL = re.compile(r"\bbind\(|create_server\(|HTTPServer\(")
 WARNING_SHARE = 0.8
 """The share of a limit at which a step logs a warning."""
-DEFAULT_QUEUE_SIZE = 100
-"""Runs that wait for a limited workflow, unless `settings: queue` sets another number (the platform's smallest queue)."""
-DEFAULT_BUCKET_SIZE_S = 1
-"""The period of `rate_limit` in seconds, if `workflow.yaml` does not have it."""
 
 
 def check_props(workflow: Workflow) -> None:
@@ -189,84 +187,74 @@ def _mb(size: int) -> str:
     return f"{size / (1 << 20):.1f} MB"
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """
-    The limits of a workflow, which its runs share in one queue.
-
-    Attributes:
-        queue: The name of the queue.
-        concurrency: Runs that execute at once, or None. A paused run does not execute.
-        max_starts: Runs that start within *period_s* seconds, or None.
-        period_s: The length of the period, or None.
-        size: Runs of one external user that wait if no others do; a further run is refused. All users have twice as many together.
-            None for any number.
-        outer: The limits of the workflow for the runs of a batch, which have a queue of their own within the workflow's; or None.
-    """
-
-    queue: str
-    concurrency: int | None
-    max_starts: int | None
-    period_s: float | None
-    size: int | None
-    outer: QueueLimits | None = None
-
-    @property
-    def start_queue(self) -> str:
-        """The queue for which starts are recorded."""
-        return self.queue if self.outer is None else self.outer.queue
+_LONG = b"0" * 16  # 2^53 has 16 digits
 
 
-def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
-    """Return the limits that the settings `concurrency` and `throttle`, or `rate_limit`, set, or None."""
-    settings = workflow.settings
-    throttle = settings.get("throttle")
-    if not isinstance(throttle, dict):
-        throttle = {
-            "limit": settings.get("rate_limit"),
-            "interval": settings.get("rate_limit_bucket_size_seconds", DEFAULT_BUCKET_SIZE_S),
-        }
-    concurrency = _read_concurrency(settings.get("concurrency"))
-    limit, interval = map(_as_count, map(throttle.get, ("limit", "interval")))
-    if limit is None or not interval:
-        limit = interval = None
-    if concurrency is None and limit is None:
+def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str, JSON]) -> str | None:
+    """Return a warning on the first integer in *exports* that JavaScript would round, if JavaScript runs after *step*."""
+    if step.language == "node" or not _is_read_by_javascript(workflow, step) or not _has_long_number(dict(exports)):
         return None
-    size = _as_count(settings.get("queue", settings.get("max_event_queue_size")))
-    return QueueLimits(workflow_id, concurrency, limit, interval, DEFAULT_QUEUE_SIZE if size is None else size)
+    found = list(_iter_inexact_numbers((), dict(exports)))
+    if not found:
+        return None
+    path, number = found[0]
+    others = f" (and {format_count(len(found) - 1, 'other')})" if len(found) > 1 else ""
+    return (
+        f"{format_node_path(path)}{others} is {_digits(number)}. Node.js steps and expressions read it as "
+        f"{_as_javascript(number)}. Export the number as text to keep every digit."
+    )
 
 
-def batch_limits(workflow: Workflow, workflow_id: str, trigger_id: str, at_once: int) -> QueueLimits:
-    """
-    Return the limits of the runs that one tick of a schedule starts for each external user.
-
-    They have a queue of the schedule, in which any number waits, so that they take no place of other events. They keep the
-    limits of the workflow as well.
-    """
-    outer = queue_limits(workflow, workflow_id) or QueueLimits(workflow_id, None, None, None, DEFAULT_QUEUE_SIZE)
-    return QueueLimits(f"{workflow_id}/{trigger_id}", at_once, outer.max_starts, outer.period_s, None, outer)
+def _has_long_number(exports: dict[str, JSON]) -> bool:
+    """Return whether the JSON text has 16 digits in a row: a quick check that is False for most exports."""
+    return _LONG in encode_json(exports).translate(DIGITS_TO_ZERO)
 
 
-def _read_concurrency(value: object) -> int | None:
-    """The number of runs at once: itself, or the one number of a mapping; synced files have `{default: true}` for no limit."""
-    if isinstance(value, dict):
-        numbers = [number for number in map(_as_count, value.values()) if number is not None]
-        value = numbers[0] if len(numbers) == 1 and value.get("default") is not True else None
-    return _as_count(value) or None
+def _is_read_by_javascript(workflow: Workflow, step: Step) -> bool:
+    """Return whether JavaScript runs after *step*: a Node.js step, or an expression in a prop."""
+    below = workflow.steps[workflow.steps.index(step) + 1 :] if step in workflow.steps else ()
+    return any(
+        not each.disabled and (each.language == "node" or any(True for _ in iter_templates(each.props)))
+        for each in below
+    )
 
 
-def _as_count(value: object) -> int | None:
-    """*value* if it is a number that a limit can have, else None: an unknown form in a synced file limits nothing."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def _iter_inexact_numbers(
+    path: tuple[Segment, ...], value: dict[str, Any]
+) -> Iterator[tuple[tuple[Segment, ...], int]]:
+    pending = [(path, _items(value))]
+    while pending:
+        path, items = pending[-1]
+        for key, inner in items:
+            if isinstance(inner, int):
+                if not _is_exact(inner):
+                    yield (*path, key), inner
+            elif isinstance(inner, dict | list):
+                pending.append(((*path, key), _items(inner)))
+                break
+        else:
+            pending.pop()
 
 
-class QueueFullError(RequestError):
-    """The queue of a limited workflow is full (the platform's "Event Queue Full")."""
+def _items(value: dict[str, Any] | list[Any]) -> Iterator[tuple[Segment, Any]]:
+    return iter(value.items() if isinstance(value, dict) else enumerate(value))
 
-    code = "queue_full"
 
-    def __init__(self, limits: QueueLimits) -> None:
-        super().__init__(
-            f"Event Queue Full: the limits of this workflow let {format_count(limits.size or 0, 'run')} wait.",
-            fix="Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle.",
-        )
+def _is_exact(number: int) -> bool:
+    try:
+        return int(float(number)) == number
+    except OverflowError:
+        return False
+
+
+def _as_javascript(number: int) -> str:
+    try:
+        nearest = float(number)
+    except OverflowError:
+        return "Infinity" if number > 0 else "-Infinity"
+    return str(int(nearest)) if abs(nearest) < 1e21 else repr(nearest)
+
+
+def _digits(number: int) -> str:
+    written = str(number)
+    return written if len(written) <= 40 else f"{written[:30]}... ({len(written)} digits)"

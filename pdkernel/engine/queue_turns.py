@@ -1,5 +1,7 @@
 """
-The turns of runs of limited workflows (`settings: concurrency`, `throttle`): when a run may execute, and when it has started.
+The limits of workflows (`settings: concurrency`, `throttle`, `queue`), and the turns of their runs.
+
+A turn says when a run may execute, and when it has started.
 
 A run that a server has stored waits in the journal's queue, and a dispatcher claims it within the limits. Every other run of the
 workflow (one that is not stored, a replay in a terminal, a child run of these) waits here for the same limits.
@@ -10,13 +12,102 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Self
 
 from pdkernel.engine.dispatch import POLL_INTERVAL_S
-from pdkernel.engine.limits import QueueFullError, QueueLimits, batch_limits, queue_limits
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, RequestError, format_count
 from pdkernel.journal import Claim, RunJournal
+from pdkernel.model import Workflow
+
+DEFAULT_QUEUE_SIZE = 100
+"""Runs that wait for a limited workflow, unless `settings: queue` sets another number (the platform's smallest queue)."""
+DEFAULT_BUCKET_SIZE_S = 1
+"""The period of `rate_limit` in seconds, if `workflow.yaml` does not have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """
+    The limits of a workflow, which its runs share in one queue.
+
+    Attributes:
+        queue: The name of the queue.
+        concurrency: Runs that execute at once, or None. A paused run does not execute.
+        max_starts: Runs that start within *period_s* seconds, or None.
+        period_s: The length of the period, or None.
+        size: Runs of one external user that wait if no others do; a further run is refused. All users have twice as many together.
+            None for any number.
+        outer: The limits of the workflow for the runs of a batch, which have a queue of their own within the workflow's; or None.
+    """
+
+    queue: str
+    concurrency: int | None
+    max_starts: int | None
+    period_s: float | None
+    size: int | None
+    outer: QueueLimits | None = None
+
+    @property
+    def start_queue(self) -> str:
+        """The queue for which starts are recorded."""
+        return self.queue if self.outer is None else self.outer.queue
+
+
+class QueueFullError(RequestError):
+    """The queue of a limited workflow is full (the platform's "Event Queue Full")."""
+
+    code = "queue_full"
+
+    def __init__(self, limits: QueueLimits) -> None:
+        super().__init__(
+            f"Event Queue Full: the limits of this workflow let {format_count(limits.size or 0, 'run')} wait.",
+            fix="Set a larger number of waiting runs (settings: queue), or raise concurrency or throttle.",
+        )
+
+
+def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
+    """Return the limits that the settings `concurrency` and `throttle`, or `rate_limit`, set, or None."""
+    settings = workflow.settings
+    throttle = settings.get("throttle")
+    if not isinstance(throttle, dict):
+        throttle = {
+            "limit": settings.get("rate_limit"),
+            "interval": settings.get("rate_limit_bucket_size_seconds", DEFAULT_BUCKET_SIZE_S),
+        }
+    concurrency = _read_concurrency(settings.get("concurrency"))
+    limit, interval = map(_as_count, map(throttle.get, ("limit", "interval")))
+    if limit is None or not interval:
+        limit = interval = None
+    if concurrency is None and limit is None:
+        return None
+    size = _as_count(settings.get("queue", settings.get("max_event_queue_size")))
+    return QueueLimits(workflow_id, concurrency, limit, interval, DEFAULT_QUEUE_SIZE if size is None else size)
+
+
+def batch_limits(workflow: Workflow, workflow_id: str, trigger_id: str, at_once: int) -> QueueLimits:
+    """
+    Return the limits of the runs that one tick of a schedule starts for each external user.
+
+    They have a queue of the schedule, in which any number waits, so that they take no place of other events. They keep the
+    limits of the workflow as well.
+    """
+    outer = queue_limits(workflow, workflow_id) or QueueLimits(workflow_id, None, None, None, DEFAULT_QUEUE_SIZE)
+    return QueueLimits(f"{workflow_id}/{trigger_id}", at_once, outer.max_starts, outer.period_s, None, outer)
+
+
+def _read_concurrency(value: object) -> int | None:
+    """The number of runs at once: itself, or the one number of a mapping; synced files have `{default: true}` for no limit."""
+    if isinstance(value, dict):
+        numbers = [number for number in map(_as_count, value.values()) if number is not None]
+        value = numbers[0] if len(numbers) == 1 and value.get("default") is not True else None
+    return _as_count(value) or None
+
+
+def _as_count(value: object) -> int | None:
+    """*value* if it is a number that a limit can have, else None: an unknown form in a synced file limits nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def find_limits(request: RunRequest) -> QueueLimits | None:

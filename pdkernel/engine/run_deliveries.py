@@ -26,17 +26,17 @@ from pdkernel.engine.account_resolution import restore_proxy_access
 from pdkernel.engine.deliveries import (
     NOT_SENT,
     NOTIFICATION_STEP,
+    MailSettings,
     SendDelivery,
     build_batch_notification,
     build_notification,
     may_retry,
+    parse_mail_settings,
     retry_delay_s,
 )
 from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
-from pdkernel.engine.mail import MailSettings, parse_mail_settings
 from pdkernel.engine.outbound_calls import build_call_binding
-from pdkernel.engine.run_outbox import RunOutbox
-from pdkernel.engine.run_record import RunRecord
+from pdkernel.engine.run_record import RunOutbox, RunRecord
 from pdkernel.engine.run_request import RunRequest, collect_request_secrets
 from pdkernel.engine.run_state import RunState
 from pdkernel.errors import InternalError, PdkernelError

@@ -1,5 +1,5 @@
 """
-The record of one run: its execution so far, redacted and passed to the watcher of the run, and its rows in the journal.
+The record of one run: its execution so far, redacted; its rows in the journal; and the messages that its steps have queued.
 
 A step starts only when all earlier writes are on disk; until then commits run beside the work. The first row has the
 request, encrypted. The event may contain credentials, so it is shown only when the run's accounts are resolved.
@@ -21,8 +21,9 @@ from msgspec.structs import replace
 from pdkernel.common.clock import Clock, format_iso
 from pdkernel.common.encode import encode_json
 from pdkernel.common.lookup import Lookup
-from pdkernel.common.redaction import Secret, find_redacted_values, get_redactor
+from pdkernel.common.redaction import Redactor, Secret, find_redacted_values, get_redactor
 from pdkernel.egress import OutboundPolicy
+from pdkernel.engine.deliveries import find_destination
 from pdkernel.engine.http_response import (
     NO_RESPONSE,
     NO_RESPONSE_BEFORE_PAUSE,
@@ -30,11 +31,10 @@ from pdkernel.engine.http_response import (
     HttpResponse,
     build_refusal_response,
 )
-from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import RerunState
+from pdkernel.engine.queue_turns import QueueLimits
 from pdkernel.engine.record_writes import WRITE_RETRY_S, RecordWrites, RunLostError
-from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_request
-from pdkernel.engine.run_outbox import RunOutbox
+from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_message, seal_request
 from pdkernel.engine.run_request import RunRequest, RunWatcher, collect_request_secrets, encode_request
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.execution import (
@@ -66,7 +66,52 @@ from pdkernel.journal import (
 )
 from pdkernel.model import JSON, require_object
 from pdkernel.storage import Vault
-from pdkernel.workers import MAX_RECORDED_CALLS_BYTES, StepOutcome
+from pdkernel.workers import MAX_RECORDED_CALLS_BYTES, Effect, StepOutcome
+
+_LANE_DIGITS = 16
+
+
+class RunOutbox:
+    """
+    The queued messages of a run, which are recorded with its end or pause and delivered after that.
+
+    Args:
+        run_id: The run's id.
+        vault: Encrypts the messages; None if the run is not recorded.
+    """
+
+    def __init__(self, run_id: str, vault: Vault | None) -> None:
+        self._run_id = run_id
+        self._vault = vault
+        self._unsent: list[tuple[OutboxRow, str, Effect]] = []
+        self._places: dict[OutboxRow, int] = {}
+
+    @property
+    def rows(self) -> list[OutboxRow]:
+        """The rows of the queued messages."""
+        return [row for row, _, _ in self._unsent]
+
+    def add(self, step: str, number: int, sends: Sequence[Effect], redactor: Redactor) -> None:
+        """Queue messages of the run *number* of a step."""
+        for position, effect in enumerate(sends):
+            payload = redactor.redact_value(dict(effect.payload))
+            shown = encode_json(Delivery(step, effect.kind, "waiting", payload=payload)).decode()
+            message = b"" if self._vault is None else seal_message(effect, self._run_id, step, self._vault)
+            destination = find_destination(effect)
+            lane = destination if self._vault is None else self._vault.sign(f"lane {destination}").hex()[:_LANE_DIGITS]
+            row = OutboxRow(step, number, position, message, shown, lane)
+            self._places[row] = len(self._places)
+            self._unsent.append((row, step, effect))
+
+    def find_place(self, row: OutboxRow) -> int:
+        """Return the index of a message among all that were queued."""
+        return self._places[row]
+
+    def take(self) -> list[tuple[OutboxRow, str, Effect]]:
+        """Return the queued messages, with the name of each step, and forget them."""
+        unsent, self._unsent = self._unsent, []
+        return unsent
+
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from pdkernel.engine.account_resolution import AccountResolution
 from pdkernel.engine.limits import PayloadCounter
-from pdkernel.engine.prepared_packages import PreparedPackages
 from pdkernel.engine.queue_turns import QueueTurn
+from pdkernel.engine.run_packages import PreparedPackages
 from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.step_actions import StepActions

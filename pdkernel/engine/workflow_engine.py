@@ -28,9 +28,8 @@ from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.engine.emitted_events import ERRORS_CHANNEL, EmittedEvents
 from pdkernel.engine.event_sources import SourceRunner
 from pdkernel.engine.interpreter import Interpreter, acknowledge_cancellation
-from pdkernel.engine.limits import QueueLimits
 from pdkernel.engine.pauses import FlowVerb
-from pdkernel.engine.queue_turns import QueueTurn
+from pdkernel.engine.queue_turns import QueueLimits, QueueTurn
 from pdkernel.engine.record_writes import RunLostError, retry_unreachable
 from pdkernel.engine.restored_run import (
     RestoredRun,
@@ -43,7 +42,7 @@ from pdkernel.engine.restored_run import (
 )
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
-from pdkernel.engine.run_outbox import RunOutbox
+from pdkernel.engine.run_record import RunOutbox
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher, WorkflowFinder
 from pdkernel.engine.run_state import build_unexpected_error
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access

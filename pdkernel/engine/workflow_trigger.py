@@ -18,7 +18,7 @@ from pdkernel.common.clock import Clock
 from pdkernel.common.identity import check_external_user_id
 from pdkernel.common.redaction import Secret, find_contained_secrets
 from pdkernel.engine.emitted_events import handles_errors
-from pdkernel.engine.limits import queue_limits
+from pdkernel.engine.queue_turns import queue_limits
 from pdkernel.engine.record_writes import retry_unreachable
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, StepError

@@ -19,8 +19,8 @@ from pdkernel.common.blocking import run_blocking
 from pdkernel.common.identity import Environment, ProxyAccess
 from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.egress import CallContext, OutboundPolicy
+from pdkernel.engine.account_lookup import format_connect_account_command
 from pdkernel.engine.account_resolution import format_credential_ref, insert_placeholders
-from pdkernel.engine.directory_snapshot import format_connect_account_command
 from pdkernel.engine.props import evaluate_props
 from pdkernel.engine.step_actions import describe_component, is_connect_call_allowed
 from pdkernel.engine.workflow_engine import WorkflowEngine

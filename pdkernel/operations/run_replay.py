@@ -17,7 +17,7 @@ from pdkernel.common.identity import check_external_user_id
 from pdkernel.common.redaction import Secret, find_redacted_values, get_redactor
 from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
 from pdkernel.egress.outbound_policy import MODE_VARIABLE
-from pdkernel.engine.limits import QueueFullError, queue_limits
+from pdkernel.engine.queue_turns import QueueFullError, queue_limits
 from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
 from pdkernel.errors import InternalError, PdkernelError, RequestError

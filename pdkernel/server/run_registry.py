@@ -29,8 +29,7 @@ from pdkernel.engine.http_response import (
     build_response,
     build_text_response,
 )
-from pdkernel.engine.limits import QueueFullError, QueueLimits
-from pdkernel.engine.queue_turns import find_limits
+from pdkernel.engine.queue_turns import QueueFullError, QueueLimits, find_limits
 from pdkernel.engine.run_context import new_run_ids
 from pdkernel.engine.run_request import (
     RequestRefusal,

@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import Catalog
-from pdkernel.engine.account_lookup import RunIdentity, look_up_accounts, steps_by_external_user_app
-from pdkernel.engine.directory_snapshot import DirectorySnapshot
+from pdkernel.engine.account_lookup import DirectorySnapshot, RunIdentity, look_up_accounts, steps_by_external_user_app
 from pdkernel.operations.readiness import build_matrix
 from pdkernel.operations.readiness.matrix import collect_app_bindings
 from pdkernel.storage import Project

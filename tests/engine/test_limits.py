@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ from pdkernel.engine.limits import (
     DEFAULT_MEMORY_MB,
     MAX_EXPORT_DEPTH,
     PayloadCounter,
-    QueueLimits,
+    describe_inexact_number,
     exceeds_depth,
     memory_limit_mb,
-    queue_limits,
     suggest_longer_timeout,
     warn_near_limits,
 )
@@ -291,31 +291,6 @@ def test_warnings_near_limits(outcome: StepOutcome, memory_mb: int | None, words
     assert all(word in sentence for word, sentence in zip(words, found, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("settings", "limits"),
-    [
-        ({"rate_limit": 20, "rate_limit_bucket_size_seconds": 60}, (None, 20, 60, 100)),
-        ({"rate_limit": 5, "max_event_queue_size": 500}, (None, 5, 1, 500)),
-        ({"concurrency": 2, "throttle": {"limit": 3, "interval": 10}, "queue": 7}, (2, 3, 10, 7)),
-        ({"rate_limit": 0}, (None, 0, 1, 100)),
-        ({"throttle": {"limit": 5, "interval": 0}}, None),
-        ({"concurrency": 0}, None),
-        ({"concurrency": 1, "queue": 0}, (1, None, None, 0)),
-        ({"concurrency": {"default": False, "limit": 4}}, (4, None, None, 100)),
-        ({"concurrency": {"default": True}}, None),
-        ({"concurrency": {"default": True, "limit": 4}}, None),
-        ({"concurrency": {"a": 1, "b": 2}}, None),
-        ({"max_event_queue_size": 500}, None),
-        ({"rate_limit": "20", "concurrency": True, "max_event_queue_size": None}, None),
-    ],
-)
-def test_queue_limits(settings: dict[str, Any], limits: tuple[Any, ...] | None) -> None:
-    """The names of synced files and the header's own set the same limits; a value of an unknown form sets none."""
-    expected = None if limits is None else QueueLimits("p_1", *limits)
-
-    assert queue_limits(a_workflow(python_step(), **settings), "p_1") == expected
-
-
 def test_the_platforms_name_of_the_memory_limit() -> None:
     """`lambda_memory`, the name in synced files, sets the limit, also beside `memory`; text sets none."""
     settings: list[dict[str, Any]] = [
@@ -393,3 +368,84 @@ def _nested(levels: int, beside: list[JSON]) -> JSON:
     for _ in range(levels - 1):
         value = [*beside, value]
     return value
+
+
+GREAT = 2**53 + 1
+
+
+async def log_of_first(run: Run, *steps: Step) -> str:
+    """Return the first step's log."""
+    execution = await run(*steps)
+    assert execution.status == "success", execution.error
+    return "".join(log.text for log in execution.steps[0].logs)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        python_step("one", f'return {{"ids": [1, {GREAT}], "more": {GREAT}}}'),
+        bash_step(
+            "one", f'echo \'$return_value:json={{"ids": [1, {GREAT}], "more": {GREAT}}}\' >> "$PIPEDREAM_EXPORTS"'
+        ),
+    ],
+    ids=["python", "bash"],
+)
+async def test_rounded_number_is_reported_once(shared_run: Run, step: Step) -> None:
+    """The log of the exporting step has the path, the number and the rounded value, once."""
+    text = await log_of_first(shared_run, step, node_step("two"))
+
+    assert text.count("[pdkernel]") == 1
+    assert "$return_value.ids[1] (and 1 other) is 9007199254740993" in text
+    assert "read it as 9007199254740992" in text
+
+
+async def test_expression_counts_as_javascript(shared_run: Run) -> None:
+    """An expression in a prop below also causes the warning."""
+    below = python_step("two", options="--prop 'n={{ steps.one.$return_value }}'")
+
+    assert "9007199254740993" in await log_of_first(shared_run, python_step("one", f"return {GREAT}"), below)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (python_step("one", f"return {GREAT}"), python_step("two", 'return pd.steps["one"]["$return_value"]')),
+        (python_step("one", f"return [{2**60}, 2.0**70, '{GREAT}']"), node_step("two")),
+        (node_step("one", f"return {GREAT}"), node_step("two")),
+    ],
+    ids=["no JavaScript below", "exact", "JavaScript itself"],
+)
+async def test_exact_number_causes_no_warning(shared_run: Run, steps: tuple[Step, ...]) -> None:
+    """Numbers that JavaScript reads exactly cause no warning."""
+    assert await log_of_first(shared_run, *steps) == ""
+
+
+@pytest.mark.parametrize(
+    ("exports", "warning"),
+    [
+        ({"a": GREAT}, "a is 9007199254740993. Node.js steps and expressions read it as 9007199254740992."),
+        ({"a": {"b": [GREAT]}, "c": GREAT}, "a.b[0] (and 1 other) is 9007199254740993."),
+        ({"a": 10**20 + 1}, "read it as 100000000000000000000."),
+        ({"a": 10**21 + 1}, "read it as 1e+21."),
+        ({"a": -(10**22) - 1}, "read it as -1e+22."),
+        ({"a": -(10**400)}, f"is -1{'0' * 28}... (402 digits). Node.js steps and expressions read it as -Infinity."),
+        ({"a": 2**53, "b": str(GREAT)}, None),
+    ],
+)
+def test_the_value_that_javascript_reads(exports: dict[str, JSON], warning: str | None) -> None:
+    """The first number that JavaScript rounds is named as JavaScript writes it, with the number of others."""
+    step = python_step("one")
+    found = describe_inexact_number(a_workflow(step, node_step("two")), step, exports)
+
+    assert found is None if warning is None else found is not None and warning in found
+    disabled = replace(node_step("two"), disabled=True)
+    assert describe_inexact_number(a_workflow(step, disabled), step, exports) is None
+    reads_event = python_step("one", options="--prop 'n={{ steps.trigger.event.body }}'")
+    assert describe_inexact_number(a_workflow(reads_event), reads_event, exports) is None
+
+
+async def test_number_beyond_every_double_is_infinity(shared_run: Run) -> None:
+    """JavaScript reads a number of 400 digits as Infinity; the warning has this value."""
+    assert "read it as Infinity" in await log_of_first(
+        shared_run, python_step("one", "return 10**400"), node_step("two")
+    )

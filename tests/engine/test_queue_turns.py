@@ -9,12 +9,11 @@ import pytest
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.http_response import build_text_response
-from pdkernel.engine.limits import QueueFullError, QueueLimits
-from pdkernel.engine.queue_turns import QueueTurn, find_limits
+from pdkernel.engine.queue_turns import QueueFullError, QueueLimits, QueueTurn, find_limits, queue_limits
 from pdkernel.engine.run_request import RequestRefusal, RunRequest
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.journal import Claim, UnrecordedRuns
-from tests.builders import a_workflow, an_event
+from tests.builders import a_workflow, an_event, python_step
 
 LIMITS = QueueLimits("p_1", 1, None, None, 100)
 
@@ -123,3 +122,28 @@ def test_limits_apply_to_runs_of_a_served_workflow(changes: dict[str, Any], is_l
     )
 
     assert find_limits(replace(request, **changes)) == (LIMITS if is_limited else None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits"),
+    [
+        ({"rate_limit": 20, "rate_limit_bucket_size_seconds": 60}, (None, 20, 60, 100)),
+        ({"rate_limit": 5, "max_event_queue_size": 500}, (None, 5, 1, 500)),
+        ({"concurrency": 2, "throttle": {"limit": 3, "interval": 10}, "queue": 7}, (2, 3, 10, 7)),
+        ({"rate_limit": 0}, (None, 0, 1, 100)),
+        ({"throttle": {"limit": 5, "interval": 0}}, None),
+        ({"concurrency": 0}, None),
+        ({"concurrency": 1, "queue": 0}, (1, None, None, 0)),
+        ({"concurrency": {"default": False, "limit": 4}}, (4, None, None, 100)),
+        ({"concurrency": {"default": True}}, None),
+        ({"concurrency": {"default": True, "limit": 4}}, None),
+        ({"concurrency": {"a": 1, "b": 2}}, None),
+        ({"max_event_queue_size": 500}, None),
+        ({"rate_limit": "20", "concurrency": True, "max_event_queue_size": None}, None),
+    ],
+)
+def test_queue_limits(settings: dict[str, Any], limits: tuple[Any, ...] | None) -> None:
+    """The names of synced files and the header's own set the same limits; a value of an unknown form sets none."""
+    expected = None if limits is None else QueueLimits("p_1", *limits)
+
+    assert queue_limits(a_workflow(python_step(), **settings), "p_1") == expected

@@ -14,9 +14,9 @@ import pytest
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.limits import QueueFullError
-from pdkernel.engine.package_lock import PackageLock
+from pdkernel.engine.queue_turns import QueueFullError
 from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
+from pdkernel.engine.run_packages import PackageLock
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError, UnknownStepError

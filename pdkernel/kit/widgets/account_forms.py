@@ -15,7 +15,7 @@ from typing import Any
 import ipywidgets as ipw
 
 from pdkernel.common.identity import Account, Directory, Environment
-from pdkernel.engine.directory_snapshot import format_connect_account_command
+from pdkernel.engine.account_lookup import format_connect_account_command
 from pdkernel.errors import PdkernelError
 from pdkernel.kit.session.connect_links import ConnectLinks
 from pdkernel.kit.widgets.components import (

@@ -16,12 +16,12 @@ from pdkernel.common.identity import Directory, Environment, FoundUser, fold_tex
 from pdkernel.common.lookup import Lookup
 from pdkernel.engine.account_lookup import (
     BindingsByStep,
+    DirectorySnapshot,
     LookupResult,
     RunIdentity,
     look_up_accounts,
     steps_by_external_user_app,
 )
-from pdkernel.engine.directory_snapshot import DirectorySnapshot
 from pdkernel.errors import format_count
 from pdkernel.language.analysis import UNKNOWN_APP
 from pdkernel.model import Workflow

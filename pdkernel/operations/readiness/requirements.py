@@ -17,8 +17,14 @@ from pdkernel.common.encode import JsonStruct
 from pdkernel.common.identity import MAX_FOUND_USERS, Directory, Environment, UserSearchResult
 from pdkernel.common.lookup import Lookup
 from pdkernel.common.version import INSTALL_COMMANDS
-from pdkernel.engine.account_lookup import BindingsByStep, RunIdentity, look_up_accounts, steps_by_external_user_app
-from pdkernel.engine.directory_snapshot import DirectorySnapshot, format_connect_account_command
+from pdkernel.engine.account_lookup import (
+    BindingsByStep,
+    DirectorySnapshot,
+    RunIdentity,
+    format_connect_account_command,
+    look_up_accounts,
+    steps_by_external_user_app,
+)
 from pdkernel.engine.preflight_checks import format_secret_command
 from pdkernel.errors import (
     ActionNotFoundError,
