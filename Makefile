@@ -19,7 +19,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -I tests/install_progress.py $(if $(V),-v)
-PROPERTIES := tests/common/redaction/test_redactor.py tests/language/shape tests/language/directive tests/language/expression \
+PROPERTIES := tests/common/test_redaction.py tests/language/shape tests/language/directive tests/language/expression \
   tests/files/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recording.py tests/storage/test_data_stores.py \
   tests/storage/test_vault.py tests/kit/widgets tests/operations/readiness/test_matrix.py tests/egress/test_http1.py \
   tests/server/fuzz/test_link.py tests/server/endpoint/test_responses.py

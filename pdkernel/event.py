@@ -22,8 +22,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from pdkernel.common.encode import decode_large
-from pdkernel.common.redaction.secret_patterns import is_masked_header
 from pdkernel.common.safe_files import BYTE_ORDER_MARK
+from pdkernel.common.secret_patterns import is_masked_header
 from pdkernel.errors import EventError, format_count
 from pdkernel.model import JSON
 

@@ -156,7 +156,7 @@ def show_contract(source: Path, events: Sequence[str], *, schema: bool, example:
         0 if all *events* (default: the saved events) fulfil the contract, else 1.
     """
     from pdkernel.files.source import load_source
-    from pdkernel.language.analysis.contract_examples import build_contract_schema
+    from pdkernel.language.analysis.contract import build_contract_schema
     from pdkernel.operations.events import EventLibrary, check_contract
     from pdkernel.render import contract as contract_view
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from msgspec import UNSET
 
 from pdkernel.common.clock import Clock, format_iso
-from pdkernel.common.redaction.secret_patterns import redact_url
+from pdkernel.common.secret_patterns import redact_url
 from pdkernel.egress.caller_tokens import CallContext
 from pdkernel.egress.message import Request, Response
 from pdkernel.egress.refusals import Refusal

@@ -25,7 +25,7 @@ from functools import partial
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from pdkernel.common.redaction import Redactor
-from pdkernel.common.redaction.secret_patterns import REDACTED, SecretPatternRedactor
+from pdkernel.common.secret_patterns import REDACTED, SecretPatternRedactor
 from pdkernel.egress.message import Headers
 
 Rewrite = Callable[[str], str]

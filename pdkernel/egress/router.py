@@ -17,7 +17,7 @@ import h11
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import Clock
-from pdkernel.common.redaction.secret_patterns import redact_url
+from pdkernel.common.secret_patterns import redact_url
 from pdkernel.egress import connect_proxy, refusals
 from pdkernel.egress.call_sender import CallSender
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of

@@ -30,7 +30,7 @@ from pdkernel.common.identity import (
 )
 from pdkernel.common.lookup import Lookup
 from pdkernel.common.redaction import Secret
-from pdkernel.common.redaction.secret_patterns import is_secret_field
+from pdkernel.common.secret_patterns import is_secret_field
 from pdkernel.engine.account_lookup import (
     BindingsByStep,
     DirectorySnapshot,

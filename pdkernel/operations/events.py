@@ -23,9 +23,13 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.files.source import EVENTS_FOLDER, WorkflowSource
 from pdkernel.language import shape as shapes
-from pdkernel.language.analysis.contract import Contract, derive_contract
-from pdkernel.language.analysis.contract_examples import build_example_event
-from pdkernel.language.analysis.event_comparison import EventComparison, compare_event
+from pdkernel.language.analysis.contract import (
+    Contract,
+    EventComparison,
+    build_example_event,
+    compare_event,
+    derive_contract,
+)
 from pdkernel.model import JSON, Workflow
 from pdkernel.render import shape as shape_view
 

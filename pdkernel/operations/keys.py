@@ -13,7 +13,7 @@ from pdkernel.journal.schema import executors, outbox, runs, steps, waits
 from pdkernel.operations.run_history import open_journal
 from pdkernel.storage import Project
 from pdkernel.storage.key_rotation import RotationResult, RotationScope
-from pdkernel.storage.sealed_columns import SealedColumn
+from pdkernel.storage.vault import SealedColumn
 
 JOURNAL_COLUMNS = (
     SealedColumn(runs.c.request, REQUEST_LOCATION),

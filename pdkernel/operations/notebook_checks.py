@@ -19,7 +19,7 @@ from pdkernel.actions import Catalog
 from pdkernel.common.encode import JsonStruct
 from pdkernel.egress.recording import read_recorded_requests
 from pdkernel.errors import DefinitionError, PdkernelError, RequestError, format_count
-from pdkernel.files.definition.step_matching import match_steps
+from pdkernel.files.definition.step_merge import match_steps
 from pdkernel.files.notebook import (
     NotebookCell,
     enumerate_cells,

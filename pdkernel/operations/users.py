@@ -27,6 +27,7 @@ from pdkernel.render.markup import (
     CELL_STYLE,
     CONTAINER_STYLE,
     Html,
+    RichOutput,
     Tone,
     escape_control_characters,
     join_lines,
@@ -34,7 +35,6 @@ from pdkernel.render.markup import (
     pill,
     tag,
 )
-from pdkernel.render.rich_output import RichOutput
 from pdkernel.storage import Project
 
 MAX_NAMES = 2

@@ -7,9 +7,16 @@ from typing import NamedTuple
 
 from pdkernel.errors import format_count
 from pdkernel.language.analysis import FieldPath
-from pdkernel.language.analysis.contract import Contract, Field, ObjectUse, format_path, reader_sort_key
-from pdkernel.language.analysis.contract_check import ContractViolation
-from pdkernel.language.analysis.event_comparison import Drift, EventComparison
+from pdkernel.language.analysis.contract import (
+    Contract,
+    ContractViolation,
+    Drift,
+    EventComparison,
+    Field,
+    ObjectUse,
+    format_path,
+    reader_sort_key,
+)
 from pdkernel.language.analysis.step_reads import FieldReader
 from pdkernel.language.shape import EVENT_PATH, format_node_path
 from pdkernel.model import JSON
@@ -19,6 +26,7 @@ from pdkernel.render.markup import (
     MUTED_STYLE,
     WARNING_MARGIN_STYLE,
     Html,
+    RichOutput,
     code_block,
     collapsible,
     copyable,
@@ -28,7 +36,6 @@ from pdkernel.render.markup import (
     scrolling_region,
     tag,
 )
-from pdkernel.render.rich_output import RichOutput
 
 MAX_ROWS = 300
 MAX_READER_LINES = 4

@@ -12,6 +12,7 @@ from pdkernel.render.markup import (
     CODE_STYLE,
     CONTAINER_STYLE,
     Html,
+    RichOutput,
     Tone,
     collapsible,
     copyable,
@@ -22,7 +23,6 @@ from pdkernel.render.markup import (
     pill,
     tag,
 )
-from pdkernel.render.rich_output import RichOutput
 
 MAX_DIFF_LINES = 300
 _FINDINGS_HEADING = "Check before a deployment:"

@@ -9,8 +9,15 @@ from pdkernel.common.lookup import AccountCandidate, AppLookup, Lookup
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.render import formatting
 from pdkernel.render.apps import format_app_name
-from pdkernel.render.markup import CONTAINER_STYLE, Html, escape_control_characters, join_lines, multiline, tag
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import (
+    CONTAINER_STYLE,
+    Html,
+    RichOutput,
+    escape_control_characters,
+    join_lines,
+    multiline,
+    tag,
+)
 
 NO_LOOKUP_MESSAGE = "No step uses an external user's account: the workflow runs for any external user, or without one."
 

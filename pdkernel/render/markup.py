@@ -1,5 +1,5 @@
 """
-Escaped HTML, and the styles that all views share.
+Escaped HTML, the styles that all views share, and a view as text and as HTML (`RichOutput`).
 
 `tag` and `join` escape all text that is not `Html`. Only inline styles that survive JupyterLab's sanitizer are used.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self
 
 Tone = Literal["good", "bad", "warn", "busy", "quiet"]
 
@@ -146,3 +147,34 @@ def collapsible(summary: Html, body: Html, *, open_: bool = False) -> Html:
     """A collapsible element: *summary* is always visible, *body* after a click."""
     attributes = {"open": "open"} if open_ else {}
     return tag("details", tag("summary", summary, style="cursor:pointer"), body, **attributes)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RichOutput:
+    """
+    A rendered output for `text/plain` and `text/html`; `+` joins two outputs. Control characters of the text are escaped.
+
+    Attributes:
+        metadata: The metadata of the saved output.
+    """
+
+    text: str
+    html: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", escape_control_characters(self.text))  # a terminal would obey them
+
+    @classmethod
+    def from_message(cls, text: str, *, metadata: Mapping[str, Any] | None = None) -> Self:
+        """The output of a plain message; the HTML keeps line breaks and spaces."""
+        return cls(text, multiline(text, style="margin:2px 0", class_="pd-view pd-note"), metadata or {})
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        return {"text/plain": self.text, "text/html": self.html}, dict(self.metadata)
+
+    def __add__(self, other: RichOutput) -> RichOutput:
+        return RichOutput(f"{self.text}\n{other.text}", self.html + other.html, {**self.metadata, **other.metadata})

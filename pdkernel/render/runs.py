@@ -13,13 +13,13 @@ from pdkernel.render.markup import (
     BORDER_STYLE,
     CONTAINER_STYLE,
     Html,
+    RichOutput,
     escape_control_characters,
     join_lines,
     muted,
     pill,
     tag,
 )
-from pdkernel.render.rich_output import RichOutput
 from pdkernel.render.timeline.view_model import format_total_duration
 
 _NAME_WIDTH = 32

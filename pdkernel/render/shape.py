@@ -32,6 +32,7 @@ from pdkernel.render.markup import (
     CONTAINER_STYLE,
     MUTED_STYLE,
     Html,
+    RichOutput,
     Tone,
     collapsible,
     copyable,
@@ -41,7 +42,6 @@ from pdkernel.render.markup import (
     pill,
     tag,
 )
-from pdkernel.render.rich_output import RichOutput
 
 MAX_CHILDREN = 200
 MAX_NODES = 2000

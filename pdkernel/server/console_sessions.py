@@ -21,7 +21,7 @@ from itertools import pairwise
 
 from pdkernel.errors import RequestError
 from pdkernel.storage import Project
-from pdkernel.storage.connect_tokens import hash_token
+from pdkernel.storage.short_lived_tokens import hash_token
 
 CODE_LIFETIME_S = 10 * 60
 SESSION_LIFETIME_S = 12 * 60 * 60

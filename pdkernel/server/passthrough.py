@@ -23,7 +23,7 @@ from pdkernel.server.access_log import add_access_log_note
 from pdkernel.server.http_protocol import filter_response_headers
 from pdkernel.server.pipedream_tokens import PipedreamTokenVerifier, parse_json_object
 from pdkernel.storage import Login
-from pdkernel.storage.pipedream_tokens import PipedreamTokenTable
+from pdkernel.storage.short_lived_tokens import PipedreamTokenTable
 
 if TYPE_CHECKING:
     import httpx

@@ -26,7 +26,7 @@ from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import Clock
 from pdkernel.server.authorization import INVOKE_SCOPE, scope_covers
 from pdkernel.storage import Login
-from pdkernel.storage.pipedream_tokens import PipedreamToken, PipedreamTokenTable
+from pdkernel.storage.short_lived_tokens import PipedreamToken, PipedreamTokenTable
 
 TokenStatus = Literal["good", "unknown", "scope", "unchecked"]
 """The token opens endpoints; does not belong to the workspace; lacks the scope; Pipedream did not respond."""

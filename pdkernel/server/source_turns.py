@@ -24,7 +24,7 @@ from pdkernel.engine.event_sources import SourceEvent, SourceRequest, SourceResu
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.errors import DamagedRecordError, PdkernelError, ProjectError
 from pdkernel.model import JSON
-from pdkernel.storage.source_turns import SourceTurnTable
+from pdkernel.storage.source_states import SourceTurnTable
 
 Guard = Callable[[SourceRequest], SourceRequest]
 """Returns the request, whose state is stored only if no other server has taken the turn."""

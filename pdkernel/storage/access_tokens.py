@@ -23,9 +23,8 @@ from sqlalchemy import Connection, delete, insert, or_, select, update
 from pdkernel.common.clock import Clock
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import clients, revoked_tokens, signing_keys
-from pdkernel.storage.sealed_columns import locate
-from pdkernel.storage.upsert import insert_if_absent
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.statements import insert_if_absent
+from pdkernel.storage.vault import Vault, locate
 
 if TYPE_CHECKING:
     from jwt.types import Options

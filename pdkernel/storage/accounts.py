@@ -50,7 +50,6 @@ from pdkernel.common.identity import (
 )
 from pdkernel.errors import RequestError
 from pdkernel.storage.answered_requests import delete_answered_requests
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.endpoint_keys import format_trigger_source
 from pdkernel.storage.schema import (
@@ -65,10 +64,9 @@ from pdkernel.storage.schema import (
     external_users,
     trigger_events,
 )
-from pdkernel.storage.sealed_columns import locate
 from pdkernel.storage.source_states import delete_source_states
-from pdkernel.storage.upsert import insert_if_absent
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.statements import CompiledQuery, insert_if_absent
+from pdkernel.storage.vault import Vault, locate
 
 _COLUMNS = (
     accounts.c.id,

@@ -1,8 +1,10 @@
 """
-Requests to event sources whose senders already have a response, although the source has not ended.
+Requests that are answered and not done yet, and calls that were done and must not be done again.
 
-Such a request is stored before its response is sent, and removed in the transaction that stores the events of the source. So a
-request that is still here although its source does not run was interrupted, and has to run again.
+A request to an event source is stored before its response is sent, and removed in the transaction that stores the events of the
+source. So a request that is still here although its source does not run was interrupted, and has to run again. The response to an
+outbound call that is sent once is stored, and a repeated run gets it; `egress.send_once` computes the key of a call. Both are
+encrypted, because they may contain secrets.
 """
 
 from __future__ import annotations
@@ -14,13 +16,60 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, update
 
 from pdkernel.common.clock import Clock, IdGenerator
+from pdkernel.execution import StoredResponse
 from pdkernel.model import JSON
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.schedule import CLOCK_TOLERANCE
-from pdkernel.storage.schema import answered_requests
-from pdkernel.storage.sealed_columns import locate
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.schema import answered_requests, sent
+from pdkernel.storage.statements import CompiledQuery, upsert_row
+from pdkernel.storage.vault import Vault, locate
+
+ANSWER_RETENTION_S = 90 * 24 * 3600.0
+"""Seconds for which a response is stored; after that, the call is sent again."""
+
+MAX_ANSWERS = 10_000
+"""Maximum number of stored responses; the oldest are removed first."""
+
+
+class IdempotencyTable:
+    """Stored responses, by the key of the call. Adding a response removes expired and excess responses."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock, *, max_answers: int = MAX_ANSWERS) -> None:
+        self._max_answers = max_answers
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def find(self, key: str) -> StoredResponse | None:
+        """The stored response to the call *key*; None if it does not exist or has expired."""
+        oldest = self._clock.now().timestamp() - ANSWER_RETENTION_S
+        query = select(sent.c.sealed_answer).where(sent.c.request == key, sent.c.created >= oldest)
+        with self._database.read() as connection:
+            sealed = connection.execute(query).scalar_one_or_none()
+        return (
+            None if sealed is None else self._vault.unseal_json(sealed, _stored_response_context(key), StoredResponse)
+        )
+
+    def add(self, key: str, recorded: StoredResponse) -> None:
+        """Store a response, in place of an earlier response to the call."""
+        sealed = self._vault.seal_json(recorded, _stored_response_context(key))
+        now = self._clock.now().timestamp()
+        with self._database.write() as connection:
+            upsert_row(connection, sent, "request", request=key, sealed_answer=sealed, created=now)
+            connection.execute(delete(sent).where(sent.c.created < now - ANSWER_RETENTION_S))
+            # the limit may be exceeded by 5 %, so that the oldest responses are not searched for at every new response
+            if connection.execute(select(func.count()).select_from(sent)).scalar_one() > self._max_answers * 1.05:
+                newest = select(sent.c.request).order_by(sent.c.created.desc(), sent.c.request).limit(self._max_answers)
+                connection.execute(delete(sent).where(sent.c.request.not_in(newest)))
+
+    def remove(self, key: str) -> None:
+        """Remove the response to the call *key*, which was not sent, or was rejected."""
+        with self._database.write() as connection:
+            connection.execute(delete(sent).where(sent.c.request == key))
+
+
+def _stored_response_context(key: str) -> str:
+    return locate(sent.c.sealed_answer, request=key)
 
 
 @dataclass(frozen=True, slots=True)

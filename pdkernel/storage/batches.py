@@ -17,10 +17,9 @@ from sqlalchemy import Connection, and_, bindparam, delete, literal_column, or_,
 
 from pdkernel.common.identity import Environment
 from pdkernel.execution import BatchState
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import batch_skips, batches
-from pdkernel.storage.upsert import insert_if_absent
+from pdkernel.storage.statements import CompiledQuery, insert_if_absent
 
 
 @dataclass(frozen=True, slots=True)

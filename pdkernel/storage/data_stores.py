@@ -20,10 +20,9 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 from pdkernel.common.clock import Clock
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import store_records, stores
-from pdkernel.storage.upsert import insert_if_absent, upsert_rows
+from pdkernel.storage.statements import CompiledQuery, insert_if_absent, upsert_rows
 
 DEFAULT_DATA_STORE = "default"
 """The name of the store for a prop that names no store."""

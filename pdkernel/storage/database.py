@@ -29,9 +29,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from pdkernel.errors import PdkernelError, ProjectError, RequestError
 from pdkernel.storage import postgres, sqlite
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.migration import Ask, Schema, count_locked_files, permit_migration
 from pdkernel.storage.schema import PROJECT_SCHEMA, meta, metadata
+from pdkernel.storage.statements import CompiledQuery
 
 _READ_ONLY_OPTION = "pdkernel_reads"
 _FACTS = CompiledQuery(select(meta.c.name, meta.c.value))

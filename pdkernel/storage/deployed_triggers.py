@@ -21,16 +21,14 @@ from pdkernel.common.identity import Environment
 from pdkernel.errors import DamagedRecordError
 from pdkernel.model import JSON
 from pdkernel.storage.answered_requests import delete_answered_requests
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.endpoint_keys import format_trigger_source
 from pdkernel.storage.schedule import Schedule
 from pdkernel.storage.schema import deployed_events, deployed_triggers, endpoints, trigger_events
-from pdkernel.storage.sealed_columns import locate
 from pdkernel.storage.source_states import delete_source_states
+from pdkernel.storage.statements import CompiledQuery, is_moment
 from pdkernel.storage.trigger_events import EventTarget, TriggerEvent, TriggerEventTable
-from pdkernel.storage.upsert import is_moment
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.vault import Vault, locate
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from pdkernel.common.clock import Clock
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import endpoints
-from pdkernel.storage.upsert import insert_if_absent
+from pdkernel.storage.statements import insert_if_absent
 
 TRIGGER_SOURCE_PREFIX = "trigger:"
 """Prefix of a deployed trigger's id in the column `endpoints.source`."""

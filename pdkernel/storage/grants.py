@@ -14,12 +14,10 @@ from typing import Any
 from sqlalchemy import bindparam, delete, or_, select, update
 
 from pdkernel.common.clock import Clock
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import account_grants
-from pdkernel.storage.sealed_columns import locate
-from pdkernel.storage.upsert import upsert_row
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.statements import CompiledQuery, upsert_row
+from pdkernel.storage.vault import Vault, locate
 
 RENEWAL_CLAIM_S = 30.0
 """Seconds after which a renewal claim expires, because its process is assumed to have ended."""

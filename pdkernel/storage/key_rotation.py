@@ -27,9 +27,8 @@ from pdkernel.storage.folder import KEY_BYTES, decode_key, encode_key, key_file_
 from pdkernel.storage.login import reseal_login
 from pdkernel.storage.schema import meta, settings
 from pdkernel.storage.schema import secrets as secrets_table
-from pdkernel.storage.sealed_columns import SEALED_COLUMNS, SealedColumn, locate
-from pdkernel.storage.upsert import upsert_row
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.statements import upsert_row
+from pdkernel.storage.vault import SEALED_COLUMNS, SealedColumn, Vault, locate
 
 OPENING_WAIT_S = 30.0
 """Seconds that the opening of a project waits for the end of a rotation."""

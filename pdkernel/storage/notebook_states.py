@@ -13,9 +13,8 @@ from sqlalchemy import select
 from pdkernel.common.clock import Clock
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import notebooks
-from pdkernel.storage.sealed_columns import locate
-from pdkernel.storage.upsert import upsert_row
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.statements import upsert_row
+from pdkernel.storage.vault import Vault, locate
 
 T = TypeVar("T")
 

@@ -23,18 +23,14 @@ from pdkernel.errors import ProjectError, RequestError
 from pdkernel.model import JSON
 from pdkernel.storage.access_tokens import AccessTokens
 from pdkernel.storage.accounts import AccountTable
-from pdkernel.storage.answered_requests import AnsweredRequestTable
+from pdkernel.storage.answered_requests import AnsweredRequestTable, IdempotencyTable
 from pdkernel.storage.batches import BatchTable
-from pdkernel.storage.client_keys import ClientKeyTable
-from pdkernel.storage.connect_tokens import ConnectTokenTable
-from pdkernel.storage.console_logins import ConsoleLoginTable
 from pdkernel.storage.data_stores import DataStoreTable
 from pdkernel.storage.database import Database
 from pdkernel.storage.deployed_triggers import DeployedTriggerTable
 from pdkernel.storage.endpoint_keys import EndpointKeyTable
 from pdkernel.storage.folder import KEY_NAME, ensure_folder, ensure_key, read_key
 from pdkernel.storage.grants import GrantTable
-from pdkernel.storage.idempotency import IdempotencyTable
 from pdkernel.storage.journal_mark import JournalMark, check_mark, read_mark
 from pdkernel.storage.key_rotation import (
     RotationResult,
@@ -46,13 +42,16 @@ from pdkernel.storage.key_rotation import (
 from pdkernel.storage.login import LoginTable
 from pdkernel.storage.migration import Ask, Schema
 from pdkernel.storage.notebook_states import NotebookStateTable
-from pdkernel.storage.oauth_clients import OAuthClientTable
-from pdkernel.storage.pending_sign_ins import PendingSignInTable
-from pdkernel.storage.pipedream_tokens import PipedreamTokenTable
+from pdkernel.storage.oauth_clients import ClientKeyTable, OAuthClientTable
 from pdkernel.storage.schema import PROJECT_SCHEMA, meta
 from pdkernel.storage.settings import SecretTable, SettingsTable
-from pdkernel.storage.source_states import SourceStateTable
-from pdkernel.storage.source_turns import SourceTurnTable
+from pdkernel.storage.short_lived_tokens import (
+    ConnectTokenTable,
+    ConsoleLoginTable,
+    PendingSignInTable,
+    PipedreamTokenTable,
+)
+from pdkernel.storage.source_states import SourceStateTable, SourceTurnTable
 from pdkernel.storage.trigger_events import TriggerEventTable
 from pdkernel.storage.variables import VariableTable
 from pdkernel.storage.vault import Vault, sign_text

@@ -9,9 +9,8 @@ from sqlalchemy import delete, select
 from pdkernel.model import JSON
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import secrets, settings
-from pdkernel.storage.sealed_columns import locate
-from pdkernel.storage.upsert import insert_if_absent, upsert_row
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.statements import insert_if_absent, upsert_row
+from pdkernel.storage.vault import Vault, locate
 
 
 class SettingsTable:

@@ -18,13 +18,11 @@ from sqlalchemy import Connection, and_, delete, select, tuple_, update
 from pdkernel.common.identity import DEFAULT_ENVIRONMENT, Environment
 from pdkernel.errors import DamagedRecordError
 from pdkernel.model import JSON
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.endpoint_keys import TRIGGER_SOURCE_PREFIX
 from pdkernel.storage.schema import trigger_events, workflow_triggers
-from pdkernel.storage.sealed_columns import locate
-from pdkernel.storage.upsert import insert_if_absent
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.statements import CompiledQuery, insert_if_absent
+from pdkernel.storage.vault import Vault, locate
 
 WEBHOOK_ID_PREFIX = "wh_"
 """Prefix of the id of a deployed trigger's webhook."""

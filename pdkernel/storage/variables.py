@@ -14,12 +14,10 @@ from sqlalchemy import delete, select
 from pdkernel.common.clock import Clock
 from pdkernel.errors import RequestError
 from pdkernel.model import VARIABLE_NAME
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import variables
-from pdkernel.storage.sealed_columns import locate
-from pdkernel.storage.upsert import upsert_row
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.statements import CompiledQuery, upsert_row
+from pdkernel.storage.vault import Vault, locate
 
 MAX_VALUE_BYTES = 64 * 1024
 """Size limit of a variable's value in UTF-8 (platform documentation of environment variables)."""

@@ -20,14 +20,12 @@ from pdkernel.common.identity import Environment
 from pdkernel.errors import DamagedRecordError
 from pdkernel.model import JSON, TriggerType
 from pdkernel.storage.batches import Batch, BatchTable
-from pdkernel.storage.compiled_query import CompiledQuery
 from pdkernel.storage.database import Database
 from pdkernel.storage.schedule import Schedule
 from pdkernel.storage.schema import workflow_triggers
-from pdkernel.storage.sealed_columns import locate
+from pdkernel.storage.statements import CompiledQuery, is_moment, upsert_row
 from pdkernel.storage.trigger_events import EventTarget, TriggerEventTable
-from pdkernel.storage.upsert import is_moment, upsert_row
-from pdkernel.storage.vault import Vault
+from pdkernel.storage.vault import Vault, locate
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.common.redaction.secret_patterns import CREDENTIAL_FORMS
+from pdkernel.common.secret_patterns import CREDENTIAL_FORMS
 from pdkernel.storage import Project
 from tests.browser.harness import LabPage, ran_notebook
 

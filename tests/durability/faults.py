@@ -112,7 +112,7 @@ def shorten_lease(lease_s: float, beat_s: float, entered: str) -> None:
     The file *entered* gets the id of its executor.
     """
     from pdkernel.journal.postgres import PostgresBackend
-    from pdkernel.storage.source_turns import SourceTurnTable
+    from pdkernel.storage.source_states import SourceTurnTable
 
     for kind, settings in (
         (PostgresBackend, {"lease_s": lease_s, "beat_s": beat_s}),

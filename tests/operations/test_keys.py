@@ -42,11 +42,11 @@ from pdkernel.storage import (
     TriggerState,
     Vault,
 )
-from pdkernel.storage.connect_tokens import ConnectToken, TokenTerms, hash_token
 from pdkernel.storage.folder import read_key
 from pdkernel.storage.key_rotation import RotationResult
 from pdkernel.storage.schema import metadata as project_tables
-from pdkernel.storage.sealed_columns import SEALED_COLUMNS, SealedColumn
+from pdkernel.storage.short_lived_tokens import ConnectToken, TokenTerms, hash_token
+from pdkernel.storage.vault import SEALED_COLUMNS, SealedColumn
 from pdkernel.workers import Effect
 from tests.builders import a_workflow, python_step
 from tests.server.site import site_of

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import nbformat
 import pytest
 
-from pdkernel.common.redaction.secret_patterns import CREDENTIAL_FORMS
+from pdkernel.common.secret_patterns import CREDENTIAL_FORMS
 from pdkernel.files.definition import export_to_folder
 from pdkernel.files.source import load_source
 from tests import golden, languages_notebook, notebooks

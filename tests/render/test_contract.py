@@ -8,9 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from pdkernel.language.analysis.contract import Contract, derive_contract
-from pdkernel.language.analysis.contract_examples import build_example_event
-from pdkernel.language.analysis.event_comparison import compare_event
+from pdkernel.language.analysis.contract import Contract, build_example_event, compare_event, derive_contract
 from pdkernel.language.analysis.step_reads import FieldReader
 from pdkernel.render import contract as drawn
 from tests.builders import a_step, a_workflow, an_event, bash_step, node_step, python_step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.render import markup
-from pdkernel.render.markup import Html
+from pdkernel.render.markup import Html, RichOutput
 
 
 def test_a_child_is_escaped_unless_it_is_html() -> None:
@@ -79,3 +79,28 @@ def test_a_collapsible_part_is_closed() -> None:
     assert [part.startswith("<details open") for part in drawn] == [False, True]
     assert all("head</summary>body</details>" in part for part in drawn)
     assert markup.collapsible(Html("head"), Html("body")) == drawn[0]
+
+
+def test_two_outputs_are_joined() -> None:
+    """The joined output has both texts, both HTML forms and the metadata of both; the second one's metadata win."""
+    first, second = RichOutput("a", "<p>a</p>", {"x": 1, "y": 1}), RichOutput("b", "<p>b</p>", {"y": 2})
+
+    assert (first + second)._repr_mimebundle_() == (
+        {"text/plain": "a\nb", "text/html": "<p>a</p><p>b</p>"},
+        {"x": 1, "y": 2},
+    )
+
+
+def test_a_text_cannot_control_a_terminal() -> None:
+    """Control characters of a foreign name are shown as text, in a message too; the lines stay."""
+    output = RichOutput.from_message("one\n\x1b]0;owned\x07") + RichOutput("\x1b[2J", "")
+
+    assert repr(output) == "one\n\\x1b]0;owned\\x07\n"
+
+
+def test_a_message_keeps_its_lines() -> None:
+    """The HTML of a message has a line of its own for each line, as text."""
+    output = RichOutput.from_message("one\n<b>two</b>")
+
+    assert repr(output) == "one\n<b>two</b>"
+    assert "<div>one</div><div>&lt;b&gt;two&lt;/b&gt;</div>" in output.html

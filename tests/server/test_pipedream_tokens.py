@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from pdkernel.common.clock import ManualClock
 from pdkernel.server.pipedream_tokens import BAD_CACHE_S, GOOD_CACHE_S, PipedreamTokenVerifier, TokenStatus
 from pdkernel.storage import Login, Project
-from pdkernel.storage.pipedream_tokens import PipedreamToken
+from pdkernel.storage.short_lived_tokens import PipedreamToken
 
 REQUEST = Request({"type": "http", "method": "POST", "path": "/v1/oauth/token", "headers": []})
 SCOPE = "connect:workflow:invoke"

@@ -19,7 +19,7 @@ from pdkernel.model import Trigger
 from pdkernel.server.source_turns import MAX_TICK_TRIES, TICK_RETRY_S, SourceTurns, TimerTicks
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import metadata
-from pdkernel.storage.source_turns import SourceTurnTable
+from pdkernel.storage.source_states import SourceTurnTable
 
 LEASE_S = 4.0
 

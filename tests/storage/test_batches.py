@@ -9,8 +9,8 @@ from sqlalchemy import select
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.storage import Batch, Project
-from pdkernel.storage.connect_tokens import ConnectToken, TokenTerms
 from pdkernel.storage.schema import metadata
+from pdkernel.storage.short_lived_tokens import ConnectToken, TokenTerms
 
 
 def a_batch(project: Project, number: int = 1) -> Batch:

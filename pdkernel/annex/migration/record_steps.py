@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pdkernel.common.encode import JsonStruct
-from pdkernel.common.redaction.secret_patterns import (
+from pdkernel.common.secret_patterns import (
     CREDENTIAL_FORMS,
     RECORDED_FIELD,
     RECORDED_HEADER,
@@ -27,8 +27,8 @@ from pdkernel.common.redaction.secret_patterns import (
 )
 from pdkernel.errors import PdkernelError, RequestError, format_count
 from pdkernel.files.definition import read_folder_workflow
-from pdkernel.files.definition.atomic_write import check_write_paths, write_files_atomically
 from pdkernel.files.definition.file_plan import WORKFLOW_FILE
+from pdkernel.files.definition.folder_write import check_write_paths, write_files_atomically
 from pdkernel.files.definition.workflow_document import WorkflowDocument, read_document
 from pdkernel.files.source import find_sources
 from pdkernel.language.analysis import find_app_bindings, needs_step, responds

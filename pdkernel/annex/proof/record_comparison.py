@@ -38,7 +38,7 @@ from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.common.identity import Directory, parse_environment
 from pdkernel.common.redaction import Redactor
-from pdkernel.common.redaction.secret_patterns import REDACTED
+from pdkernel.common.secret_patterns import REDACTED
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.account_resolution import collect_secrets
 from pdkernel.engine.variables import load_variables

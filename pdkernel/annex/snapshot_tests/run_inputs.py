@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pdkernel.annex.snapshot_tests.temporary_project import TemporaryProject
 from pdkernel.common.identity import Directory
 from pdkernel.common.redaction import Redactor, Secret
-from pdkernel.common.redaction.secret_patterns import is_secret_field
+from pdkernel.common.secret_patterns import is_secret_field
 from pdkernel.engine.account_resolution import insert_placeholders
 from pdkernel.engine.preflight_checks import disable_skipped_steps
 from pdkernel.engine.props import select_named_variables

@@ -16,6 +16,7 @@ from pdkernel.files.definition.folder_write import (
     write_files,
 )
 from pdkernel.files.definition.lint import lint_workflow
+from pdkernel.files.definition.names import slugify
 from pdkernel.files.definition.sidecar import (
     EXTERNAL_USER,
     SIDECAR_FILE_NAME,
@@ -25,10 +26,11 @@ from pdkernel.files.definition.sidecar import (
     StepSidecar,
     UnansweredPolicy,
     apply_sidecar,
+    dump_sidecar,
     get_notebook_sidecar_path,
+    load_sidecar_schema,
+    read_sidecar,
 )
-from pdkernel.files.definition.sidecar_yaml import dump_sidecar, load_sidecar_schema, read_sidecar
-from pdkernel.files.definition.slug import slugify
 from pdkernel.files.definition.step_props import get_explicit_app
 from pdkernel.files.definition.synced_export import export_to_synced_folder
 from pdkernel.files.definition.synced_folder import (

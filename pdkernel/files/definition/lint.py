@@ -13,11 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 from pdkernel.common.encode import JsonStruct
 from pdkernel.errors import DefinitionError, ExpressionError
-from pdkernel.files.definition.credential_check import find_credential_errors, find_credential_named_props, iter_texts
-from pdkernel.files.definition.file_plan import WORKFLOW_FILE, get_entry_path
-from pdkernel.files.definition.languages import INFERRED_LANGUAGES
+from pdkernel.files.definition.file_plan import (
+    WORKFLOW_FILE,
+    find_credential_errors,
+    find_credential_named_props,
+    get_entry_path,
+    iter_texts,
+)
+from pdkernel.files.definition.names import INFERRED_LANGUAGES, slugify
 from pdkernel.files.definition.sidecar import EXTERNAL_USER, UNANSWERED, Sidecar, StepSidecar
-from pdkernel.files.definition.slug import slugify
 from pdkernel.language.analysis import (
     find_app_bindings,
     find_reference_errors,

@@ -12,16 +12,16 @@ from typing import Any, Literal, cast
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError
 from pdkernel.files.definition.entry_file import EntryFileError, build_file_reader, read_entry_file
 from pdkernel.files.definition.file_plan import WORKFLOW_FILE, WORKFLOW_SCHEMA
-from pdkernel.files.definition.languages import RUNTIME_NAMES, default_entry_path, detect_language
+from pdkernel.files.definition.names import RUNTIME_NAMES, default_entry_path, detect_language
 from pdkernel.files.definition.sidecar import (
     SIDECAR_FILE_NAME,
     Sidecar,
     StepSidecar,
     UnansweredPolicy,
     apply_sidecar,
+    read_sidecar,
     resolve_account,
 )
-from pdkernel.files.definition.sidecar_yaml import read_sidecar
 from pdkernel.files.definition.step_props import PROPS_CURSOR_KEY, parse_props
 from pdkernel.files.definition.workflow_document import WorkflowDocument, read_document
 from pdkernel.language.analysis import UNKNOWN_APP, find_declared_apps, responds, with_step_files

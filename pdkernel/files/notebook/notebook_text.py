@@ -6,7 +6,7 @@ Writes a workflow as a notebook that reads back as the same workflow, except for
     note-STEP            the step's note, as Markdown above the step: {"note": STEP}
     about-, props-STEP   problems of the step, and props that its cell cannot show: {"about": STEP}
     file-HASH            a file that steps import, as a raw cell: {"file": its path in the workflow's folder}
-    step-STEP            the step: see `cell_metadata`
+    step-STEP            the step: see `cells`
     kept-N               an unsupported entry, as Markdown: {"kept": the entry}
 """
 
@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 
 from pdkernel.errors import DefinitionError
 from pdkernel.files.definition.file_plan import iter_step_files
-from pdkernel.files.definition.languages import detect_language
-from pdkernel.files.notebook.cell_metadata import (
+from pdkernel.files.definition.names import detect_language
+from pdkernel.files.notebook.cells import (
+    METADATA_KEY,
     build_step_cell,
     encode_mapping,
     encode_stored_values,
     merge_stored_values,
     normalize_source,
 )
-from pdkernel.files.notebook.cells import METADATA_KEY
 from pdkernel.language.directive import WORKFLOW_MAGIC, build_trigger_mapping, dump_yaml, parse_workflow_cell
 from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, UnsupportedEntry, Workflow
 

@@ -14,8 +14,15 @@ from typing import Any
 
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
 from pdkernel.files.definition.file_plan import get_entry_path, iter_step_files
-from pdkernel.files.notebook.cell_metadata import decode_mapping, merge_stored_values, restore_source, restore_step
-from pdkernel.files.notebook.cells import NotebookCell, enumerate_cells, read_cells
+from pdkernel.files.notebook.cells import (
+    NotebookCell,
+    decode_mapping,
+    enumerate_cells,
+    merge_stored_values,
+    read_cells,
+    restore_source,
+    restore_step,
+)
 from pdkernel.language.analysis import describe_error_place, name_cell, raise_combined, with_message, with_step_files
 from pdkernel.language.directive import (
     WorkflowHeader,

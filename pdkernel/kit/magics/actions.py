@@ -19,7 +19,7 @@ from pdkernel.kit.magics.notebook_context import get_session
 from pdkernel.kit.magics.output import ProgressNote, show_errors_as_messages, show_message
 from pdkernel.model import check_step_name
 from pdkernel.render import actions as draw
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 _NEXT = "%pdactions --form KEY shows a form for an action, %pdactions KEY its props and the cell of a step."
 

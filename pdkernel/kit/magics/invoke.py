@@ -18,7 +18,7 @@ from pdkernel.kit.magics.arguments import parse_arguments
 from pdkernel.kit.magics.notebook_context import get_session
 from pdkernel.kit.magics.output import CellError, ProgressNote, show_errors_as_messages
 from pdkernel.model import JSON
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 if TYPE_CHECKING:
     from pdkernel.kit.session import Session
@@ -101,8 +101,7 @@ def _method(session: Session) -> str:
 
 def _build_snippet_body(session: Session) -> JSON:
     """The chosen event's body with the fields that steps require; without an event, an example body."""
-    from pdkernel.language.analysis.contract import derive_contract
-    from pdkernel.language.analysis.contract_examples import build_example_body
+    from pdkernel.language.analysis.contract import build_example_body, derive_contract
 
     body = session.event.data.get("body") if session.event is not None else None
     if session.event is not None and body is None and _method(session) in ("GET", "HEAD", "DELETE"):

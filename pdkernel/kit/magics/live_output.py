@@ -10,7 +10,7 @@ from IPython.display import DisplayHandle, display
 
 from pdkernel.errors import PdkernelError
 from pdkernel.kit.magics.notebook_context import get_cell_metadata, get_session
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 if TYPE_CHECKING:
     from pdkernel.kit.session import Session

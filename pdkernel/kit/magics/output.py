@@ -18,8 +18,7 @@ from IPython.display import DisplayHandle, display
 
 from pdkernel.common.clock import Clock
 from pdkernel.errors import PdkernelError, did_you_mean
-from pdkernel.render.markup import escape_control_characters
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput, escape_control_characters
 
 if TYPE_CHECKING:
     from pdkernel.execution import Execution, RunPause

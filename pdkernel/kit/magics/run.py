@@ -23,7 +23,7 @@ from pdkernel.kit.magics.output import (
     show_message,
     wait_for_pauses,
 )
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

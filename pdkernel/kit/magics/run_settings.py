@@ -29,7 +29,7 @@ from pdkernel.kit.magics.output import (
     wait_for_pauses,
 )
 from pdkernel.render.apps import format_app_name
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 if TYPE_CHECKING:
     from pdkernel.egress import OutboundPolicy

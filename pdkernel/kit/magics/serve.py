@@ -19,7 +19,7 @@ from pdkernel.kit.magics.live_output import keep_updated
 from pdkernel.kit.magics.notebook_context import get_session
 from pdkernel.kit.magics.output import REFRESH_S, schedule_draw, show_errors_as_messages, show_message
 from pdkernel.language.analysis import check_readable
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 if TYPE_CHECKING:
     from pdkernel.execution import Execution

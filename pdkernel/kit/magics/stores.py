@@ -14,7 +14,7 @@ from pdkernel.errors import RequestError
 from pdkernel.kit.magics.arguments import parse_arguments
 from pdkernel.kit.magics.notebook_context import get_session
 from pdkernel.kit.magics.output import show_errors_as_messages, show_message
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 MAX_ROWS = 200
 

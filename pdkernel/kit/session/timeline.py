@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from pdkernel.execution import Execution
 from pdkernel.kit.session.session import Session
 from pdkernel.render import timeline
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 from pdkernel.render.runs import explain_status
 
 RESUME_LINE = "%pdruns resume"

@@ -39,7 +39,7 @@ from pdkernel.kit.widgets.saved_output import build_picture
 from pdkernel.language.directive import format_step_cell
 from pdkernel.model import STEP_NAME, AppBinding, Step, check_step_name
 from pdkernel.render.actions import format_first_paragraph
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 WRITE_LABEL = "Write cell"
 BACK_LABEL = "Another action"

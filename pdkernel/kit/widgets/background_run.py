@@ -12,7 +12,7 @@ from pdkernel.errors import PdkernelError
 from pdkernel.execution import Execution
 from pdkernel.kit.session import Session
 from pdkernel.kit.session.timeline import render_timeline
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 REFRESH_S = 0.1
 """Seconds between two drawings of a live timeline."""

@@ -44,12 +44,10 @@ from pdkernel.kit.widgets.form import SessionForm
 from pdkernel.kit.widgets.output_buttons import SaveTestButton
 from pdkernel.kit.widgets.pause_buttons import PauseButtons
 from pdkernel.kit.widgets.saved_output import build_line_output
-from pdkernel.language.analysis.contract import Contract, derive_contract
-from pdkernel.language.analysis.contract_examples import build_example_event
-from pdkernel.language.analysis.event_comparison import compare_event
+from pdkernel.language.analysis.contract import Contract, build_example_event, compare_event, derive_contract
 from pdkernel.model import JSON
 from pdkernel.render.contract import describe_violations
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 NEW_EVENT = "new event"
 """The name of an event that is not saved."""

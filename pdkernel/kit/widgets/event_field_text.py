@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pdkernel.common.redaction.secret_patterns import is_masked_header, redact_url
+from pdkernel.common.secret_patterns import is_masked_header, redact_url
 from pdkernel.errors import EventError
 from pdkernel.event import ENVIRONMENT_HEADER, EVENT_KEYS, EXTERNAL_USER_HEADER, MASK
 from pdkernel.model import JSON

@@ -27,7 +27,7 @@ from pdkernel.kit.widgets.components import (
     show_message,
 )
 from pdkernel.kit.widgets.saved_output import SavedOutput, build_fallback_bundle
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 VIEW_TYPE = "application/vnd.jupyter.widget-view+json"
 

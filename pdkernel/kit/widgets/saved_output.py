@@ -17,8 +17,7 @@ from IPython.display import display, update_display
 from ipywidgets import DOMWidget
 
 from pdkernel.kit.widgets.components import build_copyable_html
-from pdkernel.render.markup import BORDER_STYLE, join_lines, multiline, tag
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import BORDER_STYLE, RichOutput, join_lines, multiline, tag
 
 _PICTURE_STYLE: Final = "border-collapse:separate;border-spacing:6px 4px;margin:4px 0"
 _NAME_STYLE: Final = "padding:3px 2px;text-align:right;vertical-align:top;font-weight:normal"

@@ -43,7 +43,7 @@ from pdkernel.operations.readiness import check_own_accounts, preview_lookup
 from pdkernel.operations.run_history import get_run
 from pdkernel.render import lookup
 from pdkernel.render.apps import format_app_name
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 
 ASK_LABEL = "What if …"
 LOOKUP_LABEL = "Look up"

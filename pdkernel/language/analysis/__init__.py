@@ -6,20 +6,6 @@ count. Names that only a run determines, and the event fields of Bash and Go ste
 """
 
 from pdkernel.language.analysis.abstract_values import FieldPath
-from pdkernel.language.analysis.app_bindings import (
-    UNKNOWN_APP,
-    find_app_bindings,
-    find_declared_apps,
-    merge_app_bindings,
-)
-from pdkernel.language.analysis.combined_errors import (
-    describe_error_place,
-    describe_place,
-    name_cell,
-    raise_combined,
-    translate_places,
-    with_message,
-)
 from pdkernel.language.analysis.custom_response import MissingResponse, missing_responses, responds
 from pdkernel.language.analysis.imported_files import (
     ReadFile,
@@ -32,23 +18,36 @@ from pdkernel.language.analysis.imported_files import (
     with_step_files,
 )
 from pdkernel.language.analysis.node_code import PackageImport, package_fault
+from pdkernel.language.analysis.platform_uses import UnreadAnswer, find_answer_readers, find_unread_answers
 from pdkernel.language.analysis.python_requirements import (
     PythonRequirement,
     find_python_requirements,
     find_unreadable_requirements,
 )
-from pdkernel.language.analysis.resume_answers import UnreadAnswer, find_answer_readers, find_unread_answers
 from pdkernel.language.analysis.secret_props import (
     SecretProp,
     fill_secret_props,
     find_missing_secrets,
     find_secret_props,
 )
-from pdkernel.language.analysis.source_locations import find_return_line, locate_missing_prop
+from pdkernel.language.analysis.source_locations import (
+    describe_error_place,
+    describe_place,
+    find_return_line,
+    locate_missing_prop,
+    name_cell,
+    raise_combined,
+    translate_places,
+    with_message,
+)
 from pdkernel.language.analysis.step_references import (
     STANDARD_VARIABLES,
+    UNKNOWN_APP,
+    find_app_bindings,
+    find_declared_apps,
     find_step_references,
     find_workflow_variables,
+    merge_app_bindings,
     needs_step,
 )
 from pdkernel.language.analysis.workflow_checks import (

@@ -1,21 +1,27 @@
 """
 The contract of a workflow: the event fields that its steps read, their readers, and paths with unknown keys.
 
-It is derived from `step_reads` of all steps.
+It is derived from `step_reads` of all steps. Events are checked against it and compared with earlier ones; example events
+and a JSON Schema are built from it. Fields that no step reads are ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from pdkernel.common.encode import JsonStruct
+from pdkernel.event import JSON_POST
 from pdkernel.language.analysis.abstract_values import LIST_ITEM, FieldPath, ValueSet
 from pdkernel.language.analysis.step_reads import FieldReader, PathReads, collect_step_reads
 from pdkernel.language.analysis.trace import EVENT_CONTAINERS
 from pdkernel.language.shape import format_node_path
-from pdkernel.model import Workflow
+from pdkernel.language.shape.inference import get_type_name
+from pdkernel.model import JSON, Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +225,400 @@ def _parts(place: FieldPath) -> Iterator[str]:
         else:
             written = format_node_path((segment,))
             yield written if not index or written.startswith("[") else f".{written}"
+
+
+class ContractViolation(JsonStruct, frozen=True):
+    """
+    A violation of a contract by an event.
+
+    Attributes:
+        kind: `missing`, or `type`: the value has another type than the steps expect.
+        segments: The path below the event.
+        expected_types: The types that the steps expect.
+        actual_type: The type of the value; empty if the value is missing.
+        readers: The readers of the path and of the paths below it.
+    """
+
+    kind: Literal["missing", "type"]
+    segments: FieldPath
+    expected_types: tuple[str, ...]
+    actual_type: str
+    readers: tuple[FieldReader, ...]
+
+    @property
+    def path(self) -> str:
+        """The path as text: `body.labels[].name`."""
+        return format_path(self.segments)
+
+    def json_form(self) -> object:
+        """`{"kind", "path", "expected", "found", "readers"}`."""
+        return {
+            "kind": self.kind,
+            "path": self.path,
+            "expected": self.expected_types,
+            "found": self.actual_type or None,
+            "readers": self.readers,
+        }
+
+
+def check_event(contract: Contract, event: Mapping[str, JSON]) -> tuple[ContractViolation, ...]:
+    """The violations of *contract* by *event*, the data of an event; each path once."""
+    found: dict[tuple[str, FieldPath], ContractViolation] = {}
+    for finding in _check_children(contract, (), dict(event)):
+        found.setdefault((finding.kind, finding.segments), finding)
+    return tuple(found.values())
+
+
+def _check_children(contract: Contract, place: FieldPath, value: JSON) -> Iterator[ContractViolation]:
+    for child in contract.child_paths.get(place, ()):
+        expected = contract.expectations[child]
+        key = child[-1]
+        if key == LIST_ITEM and isinstance(value, list):
+            for item in value:
+                yield from _check_value(contract, child, item)
+            if not value and expected.is_required:
+                yield _finding(contract, "missing", child, "")
+        elif isinstance(key, str) and isinstance(value, dict):
+            if key in value:
+                yield from _check_value(contract, child, value[key])
+            elif expected.is_required:
+                yield _finding(contract, "missing", child, "")
+
+
+def _check_value(contract: Contract, place: FieldPath, value: JSON) -> Iterator[ContractViolation]:
+    expected = contract.expectations[place]
+    if value is None:
+        if expected.is_required and expected.types and place[-1] != LIST_ITEM:
+            yield _finding(contract, "type", place, "null")
+        return
+    if expected.types and not any(is_of_type(value, name) for name in expected.types):
+        yield _finding(contract, "type", place, get_type_name(value))
+        return
+    yield from _check_children(contract, place, value)
+
+
+def is_of_type(value: JSON, expected_type: str) -> bool:
+    """Whether *value* has the type *expected_type*."""
+    kind = get_type_name(value)
+    if expected_type == "numeric":
+        return kind in {"integer", "number"} or (isinstance(value, str) and _is_numeric(value))
+    return kind == expected_type or (expected_type == "number" and kind == "integer")
+
+
+def _is_numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _finding(contract: Contract, kind: Literal["missing", "type"], place: FieldPath, found: str) -> ContractViolation:
+    return ContractViolation(kind, place, contract.expectations[place].types, found, contract.readers_below(place))
+
+
+EventData = Mapping[str, JSON]
+
+
+class Drift(JsonStruct, frozen=True):
+    """
+    A field that differs from earlier events.
+
+    Attributes:
+        kind: `gone`: every earlier event had the field. `type`: no earlier event had the type.
+        segments: The path of the field below the event.
+        types_before: The earlier types at *changed_segments*.
+        types_after: The new types at *changed_segments*; empty if the value is gone.
+        required: Whether a step fails without the field.
+        readers: The readers of the field.
+        changed_segments: The path that differs: the field, or a container that is gone or has another type.
+    """
+
+    kind: Literal["gone", "type"]
+    segments: FieldPath
+    types_before: tuple[str, ...]
+    types_after: tuple[str, ...]
+    required: bool
+    readers: tuple[FieldReader, ...]
+    changed_segments: FieldPath
+
+    @property
+    def path(self) -> str:
+        """The path as text: `body.labels[].name`."""
+        return format_path(self.segments)
+
+    def json_form(self) -> object:
+        """`{"kind", "path", "at", "before", "after", "required", "readers"}`."""
+        return {
+            "kind": self.kind,
+            "path": self.path,
+            "at": format_path(self.changed_segments),
+            "before": self.types_before,
+            "after": self.types_after,
+            "required": self.required,
+            "readers": self.readers,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _PathTypes:
+    """The types at a path, and the first prefix of the path that is missing in some value."""
+
+    types: frozenset[str]
+    missing: FieldPath | None = None
+
+
+def detect_drift(contract: Contract, earlier_events: Sequence[EventData], new_event: EventData) -> tuple[Drift, ...]:
+    """
+    Compare the fields of *contract* in *new_event* with those in *earlier_events*.
+
+    Args:
+        contract: The contract of the workflow.
+        earlier_events: The data of earlier events, at least one. Differences among them are not drift.
+        new_event: The data of the new event.
+    """
+    found: list[Drift] = []
+    for field in contract.fields:
+        earlier = [_collect_types(event, field.segments) for event in earlier_events]
+        now = _collect_types(new_event, field.segments)
+        types = frozenset[str]().union(*(seen.types for seen in earlier))
+        if not types:
+            continue
+        if now.missing is not None and all(seen.missing is None for seen in earlier):
+            found.append(_build_missing_drift(field, now.missing, types, earlier_events, new_event))
+        elif now.types - types and types != {"null"}:
+            types_now = tuple(sorted(now.types))
+            found.append(
+                Drift(
+                    "type",
+                    field.segments,
+                    tuple(sorted(types)),
+                    types_now,
+                    field.required,
+                    field.readers,
+                    field.segments,
+                )
+            )
+    return tuple(found)
+
+
+def _build_missing_drift(
+    field: Field, missing: FieldPath, types: frozenset[str], before: Sequence[EventData], after: EventData
+) -> Drift:
+    """The drift of a missing field: the field is gone, or its container has another type."""
+    around = missing[:-1]
+    held = frozenset().union(*(_collect_types(event, around).types for event in before))
+    holds = _collect_types(after, around).types
+    if around and not holds & held:
+        return Drift(
+            "type", field.segments, tuple(sorted(held)), tuple(sorted(holds)), field.required, field.readers, around
+        )
+    return Drift("gone", field.segments, tuple(sorted(types)), (), field.required, field.readers, missing)
+
+
+def has_path(event: EventData, path: FieldPath) -> bool:
+    """Whether *event* has a value at *path*; an empty list counts as a value for the paths of its items."""
+    return _collect_types(event, path).missing is None
+
+
+def _collect_types(event: EventData, place: FieldPath) -> _PathTypes:
+    """The types at *place* in *event*, with the items of a list taken together."""
+    values: list[Any] = [dict(event)]
+    missing: FieldPath | None = None
+    for depth, key in enumerate(place, start=1):
+        below: list[Any] = []
+        for value in values:
+            if key == LIST_ITEM and isinstance(value, list):
+                below += value
+            elif isinstance(key, str) and isinstance(value, dict) and key in value:
+                below.append(value[key])
+            else:
+                missing = missing or place[:depth]
+        values = below
+    # steps do not distinguish integers from numbers
+    return _PathTypes(
+        frozenset("number" if get_type_name(value) == "integer" else get_type_name(value) for value in values), missing
+    )
+
+
+class EventComparison(JsonStruct, frozen=True):
+    """
+    The result for one event.
+
+    Attributes:
+        name: The name of the event.
+        violations: The violations of the contract.
+        drifts: The differences from earlier events.
+        earlier_count: The number of earlier events that were compared.
+    """
+
+    name: str
+    violations: tuple[ContractViolation, ...] = ()
+    drifts: tuple[Drift, ...] = ()
+    earlier_count: int = 0
+
+    @property
+    def is_compatible(self) -> bool:
+        """Whether there are no violations and no drifts."""
+        return not self.violations and not self.drifts
+
+    def json_form(self) -> object:
+        """`{"event", "findings", "drift", "earlier"}`."""
+        return {
+            "event": self.name,
+            "findings": [violation.json_form() for violation in self.violations],
+            "drift": [drift.json_form() for drift in self.drifts],
+            "earlier": self.earlier_count,
+        }
+
+
+def compare_event(
+    contract: Contract, name: str, event: EventData, earlier_events: Mapping[str, EventData]
+) -> EventComparison:
+    """
+    Compare *event* with *contract* and with earlier events.
+
+    Args:
+        contract: The contract of the workflow.
+        name: The name of the event; an earlier event of this name is ignored.
+        event: The data of the event.
+        earlier_events: The data of earlier events by name. Equal events are ignored, and so are events of another kind,
+            which have less than half of the required fields.
+    """
+    before = [
+        data
+        for other, data in earlier_events.items()
+        if other != name and dict(data) != dict(event) and _is_same_kind(contract, data)
+    ]
+    return EventComparison(name, check_event(contract, event), detect_drift(contract, before, event), len(before))
+
+
+def _is_same_kind(contract: Contract, event: EventData) -> bool:
+    required = [field.segments for field in contract.required_fields]
+    return 2 * sum(has_path(event, place) for place in required) >= len(required)
+
+
+JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def build_example_event(
+    contract: Contract,
+    saved_events: Sequence[Mapping[str, JSON]] = (),
+    *,
+    is_http: bool = True,
+    only_required: bool = False,
+) -> dict[str, JSON]:
+    """
+    Build an event with every required field.
+
+    Args:
+        contract: The contract of the workflow.
+        saved_events: Masked data of saved events. Values come from the first event without violations. Optional fields
+            come from saved events only.
+        is_http: Whether the event is an HTTP request.
+        only_required: True leaves out the optional fields.
+    """
+    sources: list[Any] = sorted(map(dict, saved_events), key=lambda event: len(check_event(contract, event)))
+    contract = _required_of(contract) if only_required else contract
+    made = _object(contract, (), sources)
+    if isinstance(headers := made.get("headers"), dict) and "content-type" not in headers and is_http:
+        made["headers"] = {"content-type": "application/json", **headers}
+    return {**_request(contract, sources[0] if sources else {}), **made} if is_http else made
+
+
+def _request(contract: Contract, saved: Mapping[str, Any]) -> dict[str, JSON]:
+    """The method, path, query and headers of a request, from *saved* and the fields that steps read."""
+    base: dict[str, JSON] = {key: saved.get(key, value) for key, value in JSON_POST.items()}
+    headers = base["headers"] if isinstance(base["headers"], dict) else {}
+    # of the other headers only the content type matters
+    kept = {name: value for name, value in headers.items() if name.lower() == "content-type"}
+    for key, written in (("query", {}), ("headers", kept)):
+        base[key] = {**written, **_object(contract, (key,), [saved[key]] if key in saved else [])}
+    return base
+
+
+def build_example_body(
+    contract: Contract, saved_events: Sequence[Mapping[str, JSON]] = (), *, only_required: bool = False
+) -> JSON:
+    """Build the body of the example event."""
+    return build_example_event(contract, saved_events, only_required=only_required).get("body")
+
+
+def _required_of(contract: Contract) -> Contract:
+    """*contract* with its required fields only."""
+    kept = {
+        field.segments[:length] for field in contract.required_fields for length in range(1, len(field.segments) + 1)
+    }
+    needed = {place for place, expected in contract.expectations.items() if expected.is_required and len(place) == 1}
+    return replace(
+        contract, expectations={place: each for place, each in contract.expectations.items() if place in kept | needed}
+    )
+
+
+def _object(contract: Contract, place: FieldPath, sources: list[Any]) -> dict[str, JSON]:
+    made: dict[str, JSON] = {}
+    for child in contract.child_paths.get(place, ()):
+        key = child[-1]
+        if not isinstance(key, str):
+            continue
+        having = [source[key] for source in sources if isinstance(source, dict) and key in source]
+        if having or contract.expectations[child].is_required:
+            made[key] = _value(contract, child, having)
+    return made
+
+
+def _value(contract: Contract, place: FieldPath, sources: list[Any]) -> JSON:
+    children = contract.child_paths.get(place, ())
+    if not children:
+        return sources[0] if sources else _invent_value(place, contract.expectations[place].types)
+    if any(child[-1] == LIST_ITEM for child in children):
+        items = [item for source in sources if isinstance(source, list) for item in source]
+        return [_value(contract, (*place, LIST_ITEM), items)]
+    if sources and not any(isinstance(source, dict) for source in sources):
+        return sources[0] if "object" not in contract.expectations[place].types else _object(contract, place, [])
+    return _object(contract, place, sources)
+
+
+def _invent_value(place: FieldPath, types: tuple[str, ...]) -> JSON:
+    kind = types[0] if types else "object" if place in {("body",), ("headers",), ("query",)} else "string"
+    if kind in {"number", "numeric"}:
+        return 1
+    if kind == "boolean":
+        return True
+    if kind == "array":
+        return []
+    if kind == "object":
+        return {}
+    key = next((str(segment) for segment in reversed(place) if segment != LIST_ITEM), "value")
+    if "email" in key.lower():
+        return "ada@example.com"
+    return "https://example.com" if key.lower().endswith(("url", "uri", "link")) else key
+
+
+def build_contract_schema(contract: Contract) -> dict[str, Any]:
+    """The JSON Schema of events that satisfy *contract*."""
+    return {"$schema": JSON_SCHEMA_DIALECT, **_schema(contract, (), ("object",))}
+
+
+def _schema(contract: Contract, place: FieldPath, types: tuple[str, ...]) -> dict[str, Any]:
+    names = [name for each in types for name in (("number", "string") if each == "numeric" else (each,))]
+    made: dict[str, Any] = {"type": names[0] if len(names) == 1 else names} if names else {}
+    children = contract.child_paths.get(place, ())
+    properties = {
+        str(child[-1]): _schema(contract, child, contract.expectations[child].types)
+        for child in children
+        if child[-1] != LIST_ITEM
+    }
+    if properties:
+        made["properties"] = properties
+        required = [
+            str(child[-1]) for child in children if child[-1] != LIST_ITEM and contract.expectations[child].is_required
+        ]
+        if required:
+            made["required"] = required
+    item = (*place, LIST_ITEM)
+    if item in contract.expectations:
+        made["items"] = _schema(contract, item, contract.expectations[item].types)
+        if contract.expectations[item].is_required:
+            made["minItems"] = 1
+    return made

@@ -18,13 +18,13 @@ from itertools import product
 
 from pdkernel.errors import NotebookError
 from pdkernel.language.analysis import node_code, python_code
-from pdkernel.language.analysis.combined_errors import describe_place
 from pdkernel.language.analysis.node_code import PackageImport
 from pdkernel.language.analysis.python_requirements import (
     PythonRequirement,
     find_python_requirements,
     iter_import_nodes,
 )
+from pdkernel.language.analysis.source_locations import describe_place
 from pdkernel.model import Language, Step
 
 ReadFile = Callable[[str], str | None]

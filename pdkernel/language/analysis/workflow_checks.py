@@ -24,9 +24,9 @@ from pdkernel.errors import (
     did_you_mean,
 )
 from pdkernel.language.analysis import go_code, node_code, old_code, python_code
-from pdkernel.language.analysis.combined_errors import describe_place, raise_combined
 from pdkernel.language.analysis.imported_files import find_missing_files
 from pdkernel.language.analysis.python_requirements import find_unreadable_requirements
+from pdkernel.language.analysis.source_locations import describe_place, raise_combined
 from pdkernel.language.analysis.step_references import find_step_references, needs_step
 from pdkernel.language.expression import RULE_FILTER, RULE_FILTER_PROP, RuleError, RuleFilter
 from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow

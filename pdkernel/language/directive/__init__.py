@@ -3,23 +3,24 @@
 from pdkernel.language.directive.cell import (
     StepCell,
     build_unreadable_step,
+    dump_cell_yaml,
     format_step_cell,
     is_step_cell,
     is_workflow_cell,
     parse_step_cell,
 )
-from pdkernel.language.directive.cell_yaml import dump_cell_yaml
 from pdkernel.language.directive.located_yaml import LocatedYaml, parse_yaml
 from pdkernel.language.directive.option_values import is_action_reference
 from pdkernel.language.directive.psych_yaml import dump_yaml
-from pdkernel.language.directive.step_line import format_step_line
-from pdkernel.language.directive.step_options import STEP_OPTIONS, StepOption
-from pdkernel.language.directive.triggers import build_trigger_mapping, describe_emitters, parse_trigger
+from pdkernel.language.directive.step_line import STEP_OPTIONS, StepOption, format_step_line
 from pdkernel.language.directive.workflow_header import (
     WORKFLOW_MAGIC,
     WorkflowHeader,
+    build_trigger_mapping,
+    describe_emitters,
     names_protective_setting,
     parse_settings,
+    parse_trigger,
     parse_workflow_cell,
 )
 from pdkernel.language.directive.yaml_patch import Alignment, is_same_value, patch_yaml

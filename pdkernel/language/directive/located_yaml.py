@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from pdkernel.errors import DefinitionError, DirectiveError
-from pdkernel.language.directive.psych_scalar import is_string
+from pdkernel.language.directive.psych_yaml import is_string
 from pdkernel.language.expression import ValuePath, find_closing_braces
 from pdkernel.language.expression.template import CLOSING_BRACES, OPENING_BRACES, build_template_error
 from pdkernel.model import JSON

@@ -1,5 +1,5 @@
 """
-The line after `%%pdstep`, parsed into a step's settings and formatted from them.
+The line after `%%pdstep`: its options, its parser into a step's settings, and its format.
 
 The line is split by the shell's rules. An unquoted `{{ }}` keeps its own quotes and blanks.
 """
@@ -16,10 +16,71 @@ from typing import NoReturn, Self
 
 from pdkernel.errors import DefinitionError, DirectiveError, did_you_mean
 from pdkernel.language.directive import option_values
-from pdkernel.language.directive.step_options import LANGUAGE_ALIASES, STEP_FLAGS, STEP_OPTIONS
 from pdkernel.language.expression import find_closing_braces
 from pdkernel.language.expression.template import CLOSING_BRACES, OPENING_BRACES
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Language, Step, StoreBinding, check_step_name
+
+
+@dataclass(frozen=True, slots=True)
+class StepOption:
+    """
+    One option.
+
+    Attributes:
+        flag: The option's name, `--lang`.
+        metavar: The placeholder of its value, or None for a flag without a value.
+        help: One sentence.
+        choices: The allowed values; empty allows any.
+        is_repeatable: Whether the option may be given several times.
+    """
+
+    flag: str
+    metavar: str | None
+    help: str
+    choices: tuple[str, ...] = ()
+    is_repeatable: bool = False
+
+
+STEP_OPTIONS: tuple[StepOption, ...] = (
+    StepOption("--lang", "LANGUAGE", "The language of the code (default: python).", choices=LANGUAGES),
+    StepOption(
+        "--app",
+        "[PROP:]SLUG[=ACCOUNT]",
+        "An app that the step uses: the external user's account, or an account of your own (apn_...).",
+        is_repeatable=True,
+    ),
+    StepOption("--data-store", "PROP[=STORE]", "A data store that the step uses.", is_repeatable=True),
+    StepOption(
+        "--prop",
+        "NAME=VALUE",
+        "A prop's value: JSON, else text; may hold {{ }}, in quotes if it holds spaces.",
+        is_repeatable=True,
+    ),
+    StepOption("--uses", "KEY@VERSION", "Run a pre-built action; the cell's body is its props as YAML."),
+    StepOption("--timeout", "SECONDS", "The step's own time limit (default: the workflow's)."),
+    StepOption("--disabled", None, "Keep the step, do not run it."),
+    StepOption("--debug", None, "Run a Python step in the kernel, for the debugger."),
+    StepOption("--no-run", None, "Register the step without running it now."),
+)
+
+STEP_FLAGS: tuple[str, ...] = tuple(option.flag for option in STEP_OPTIONS)
+
+LANGUAGE_ALIASES = {
+    "js": "node",
+    "javascript": "node",
+    "nodejs": "node",
+    "node.js": "node",
+    "mjs": "node",
+    "typescript": "node",
+    "ts": "node",
+    "py": "python",
+    "python3": "python",
+    "sh": "bash",
+    "shell": "bash",
+    "golang": "go",
+}
+"""Other names of the languages, and the option's value for each; used in messages only."""
+
 
 STEP_MAGIC = "%%pdstep"
 _OPTION_PARSERS = {

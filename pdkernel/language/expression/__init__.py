@@ -4,16 +4,22 @@
 Plain paths are evaluated in Python, other expressions by a Node.js worker.
 """
 
-from pdkernel.language.expression.plain_path import Evaluation, evaluate_plain_paths, is_plain_path
-from pdkernel.language.expression.references import find_javascript_references, find_reference_lines
 from pdkernel.language.expression.rules import OBSERVED_OPERATORS, RULE_FILTER, RULE_FILTER_PROP, RuleError, RuleFilter
-from pdkernel.language.expression.substitution import UNDEFINED, substitute_results
+from pdkernel.language.expression.substitution import (
+    UNDEFINED,
+    Evaluation,
+    evaluate_plain_paths,
+    is_plain_path,
+    substitute_results,
+)
 from pdkernel.language.expression.template import (
     Expression,
     Template,
     ValuePath,
     add_missing_braces,
     find_closing_braces,
+    find_javascript_references,
+    find_reference_lines,
     iter_templates,
     parse_template,
 )

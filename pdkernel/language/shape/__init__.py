@@ -8,15 +8,19 @@ event, because other headers may be secret, too. Drawing is in `render`.
 from __future__ import annotations
 
 from pdkernel.language.shape.conversions import build_data_frame, build_schema, infer_schema
-from pdkernel.language.shape.difference import MAX_CHANGES, Change, ChangeKind, Difference, compare_values
 from pdkernel.language.shape.inference import (
     ANY_KEY,
+    MAX_CHANGES,
     MAX_KEYS,
     MAX_PATHS,
     MAX_SHAPE_DEPTH,
     MIN_MAP_KEYS,
+    Change,
+    ChangeKind,
+    Difference,
     Shape,
     ShapeBuilder,
+    compare_values,
     infer_shape,
 )
 from pdkernel.language.shape.path_syntax import (

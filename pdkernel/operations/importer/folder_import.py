@@ -26,8 +26,8 @@ from pdkernel.files.definition import (
     read_sidecar,
     write_definition_files,
 )
-from pdkernel.files.definition.atomic_write import complete_write
-from pdkernel.files.definition.sidecar_yaml import parse_sidecar
+from pdkernel.files.definition.folder_write import complete_write
+from pdkernel.files.definition.sidecar import parse_sidecar
 from pdkernel.files.notebook import MAX_CELLS_BYTES, METADATA_KEY
 from pdkernel.files.source import WORKFLOW_FILE, iter_workflow_paths
 from pdkernel.language.analysis.old_code import find_old_uses, format_old_uses, modernize

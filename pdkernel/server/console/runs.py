@@ -38,7 +38,7 @@ from pdkernel.operations.run_history import find_run_readers, parse_moment
 from pdkernel.operations.run_replay import Replay, prepare_fork, prepare_replay, start_replay
 from pdkernel.render import timeline
 from pdkernel.render.batches import describe_missing, render_line
-from pdkernel.render.event import render_event
+from pdkernel.render.json_views import render_event
 from pdkernel.render.timeline.view_model import format_identity
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.console import pages

@@ -27,7 +27,7 @@ from pdkernel.accounts.oauth_providers import OAuthProvider, find_provider, form
 from pdkernel.accounts.registered_apps import check_app_slug
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.identity import Account
-from pdkernel.common.redaction.secret_patterns import is_secret_input
+from pdkernel.common.secret_patterns import is_secret_input
 from pdkernel.errors import RequestError
 from pdkernel.render.apps import app_icon, format_app_name, format_credential_name
 from pdkernel.render.markup import Html, join, tag

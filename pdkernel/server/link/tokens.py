@@ -20,7 +20,7 @@ from pdkernel.errors import RequestError
 from pdkernel.server.app_context import LinkContext, LinkEvent, LinkStatus
 from pdkernel.server.authorization import CONNECT_SCOPE, AuthorizedClient, scope_covers
 from pdkernel.storage import ConnectToken
-from pdkernel.storage.connect_tokens import TokenTerms, hash_token
+from pdkernel.storage.short_lived_tokens import TokenTerms, hash_token
 
 TOKEN_PARAM, APP_PARAM, ACCOUNT_PARAM, HIDE_CLOSE_PARAM, FRAMED_PARAM = (
     "token",

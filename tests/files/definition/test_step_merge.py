@@ -9,7 +9,14 @@ import pytest
 
 from pdkernel.common.safe_files import BYTE_ORDER_MARK
 from pdkernel.files.definition.sidecar import AccountChoice, StepSidecar
-from pdkernel.files.definition.step_merge import MergedStep, build_new_step, insert_key, merge_step, merge_value
+from pdkernel.files.definition.step_merge import (
+    MergedStep,
+    build_new_step,
+    insert_key,
+    match_steps,
+    merge_step,
+    merge_value,
+)
 from pdkernel.files.definition.synced_folder import build_workflow
 from pdkernel.model import AppBinding, Step, StoreBinding
 from tests.files.definition.builders import PYTHON, document_of
@@ -284,3 +291,45 @@ def test_the_place_of_a_new_key(above: str | None, keys: list[str]) -> None:
 
     assert list(insert_key(there, "new", 3, above=above)) == keys
     assert list(merge_value(there, there, {key: there.get(key, 3) for key in keys})) == keys
+
+
+A, B, C = Step("a", source="1"), Step("b", source="2"), Step("c", source="3")
+SHEET = Step("sheet", uses="sheets-add@1.0.0", props={"row": 1})
+
+
+@pytest.mark.parametrize(
+    ("steps", "folder_steps", "names"),
+    [
+        pytest.param([A, B], [B, A], {"a": "a", "b": "b"}, id="by name, in any order"),
+        pytest.param([Step("new", source="9")], [], {}, id="new step"),
+        pytest.param([Step("x", source="1"), B], [B, A], {"x": "a", "b": "b"}, id="equal code"),
+        pytest.param([Step("x", "node", "1"), B], [B, A], {"b": "b"}, id="equal text in another language"),
+        pytest.param(
+            [Step("x", source="1"), Step("y", source="1"), B], [B, A], {"x": "a", "b": "b"}, id="first of two"
+        ),
+        pytest.param([Step("x", source="1"), B], [B, A, Step("c", source="1")], {"b": "b"}, id="two candidates"),
+        pytest.param([Step("x", source=" "), B], [B, Step("a", source=" ")], {"b": "b"}, id="empty code"),
+        pytest.param(
+            [Step("x", uses=SHEET.uses, props={"row": 1}), B], [B, SHEET], {"x": "sheet", "b": "b"}, id="equal props"
+        ),
+        pytest.param([Step("x", uses=SHEET.uses), B], [B, Step("a", uses=SHEET.uses)], {"b": "b"}, id="without props"),
+        pytest.param([Step("x", source="9"), B], [A, B], {"x": "a", "b": "b"}, id="place at the top"),
+        pytest.param([A, Step("x", source="9"), C], [A, B, C], {"a": "a", "x": "b", "c": "c"}, id="place between"),
+        pytest.param([A, Step("x", source="9")], [A, B], {"a": "a", "x": "b"}, id="place at the end"),
+        pytest.param([A, Step("x", source="9"), C], [A, C, B], {"a": "a", "c": "c"}, id="another place"),
+        pytest.param([A, Step("x", "node", "9"), C], [A, B, C], {"a": "a", "c": "c"}, id="place of another language"),
+        pytest.param([A, Step("x", source="8"), Step("y", source="9")], [A, B], {"a": "a"}, id="two steps in a place"),
+        pytest.param(
+            [A, Step("x", source="8"), Step("y", source="9")], [A, B, C], {"a": "a"}, id="two places in a row"
+        ),
+        pytest.param(
+            [A, Step("x", uses="sheets-add@2.0.0")], [A, SHEET], {"a": "a", "x": "sheet"}, id="place, another version"
+        ),
+        pytest.param([A, Step("x", uses="sheets-get@1.0.0")], [A, SHEET], {"a": "a"}, id="place of another action"),
+    ],
+)
+def test_steps_match_by_name_then_content_then_place(
+    steps: list[Step], folder_steps: list[Step], names: dict[str, str]
+) -> None:
+    """A step matches the folder's step of its name, else of equal content, else in the same place."""
+    assert {name: step.name for name, step in match_steps(steps, folder_steps).items()} == names

@@ -14,7 +14,7 @@ from pdkernel.event import Event
 from pdkernel.kit.session import Session
 from pdkernel.kit.widgets import EventComposer
 from pdkernel.kit.widgets.event_composer import MAX_CONTRACT_MESSAGES
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 from tests.builders import Gate
 from tests.kit.widgets.front_end import NEEDS_SLACK, button, enter, everything_in_state, pick, press, screen, type_into
 

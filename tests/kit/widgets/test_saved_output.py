@@ -14,7 +14,7 @@ from pdkernel.kit.session import Session
 from pdkernel.kit.widgets import EventComposer, UserPicker
 from pdkernel.kit.widgets.saved_output import SavedOutput, build_line_output
 from pdkernel.model import JSON
-from pdkernel.render.rich_output import RichOutput
+from pdkernel.render.markup import RichOutput
 from tests.kit.widgets.front_end import press, type_into
 
 VIEW = "application/vnd.jupyter.widget-view+json"

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any
 
+import jsonschema
 import pytest
 
-from pdkernel.language.analysis.contract import Contract, derive_contract
-from pdkernel.model import Step
-from tests.builders import a_step, a_workflow, bash_step, go_step, node_step, python_step
-from tests.language.analysis.labelled import cases, report, score
+from pdkernel.language.analysis.abstract_values import FieldPath
+from pdkernel.language.analysis.contract import (
+    Contract,
+    Drift,
+    PathExpectation,
+    build_contract_schema,
+    build_example_body,
+    build_example_event,
+    check_event,
+    compare_event,
+    derive_contract,
+    detect_drift,
+)
+from pdkernel.model import Step, Workflow
+from tests.builders import a_step, a_workflow, an_event, bash_step, go_step, node_step, python_step
+from tests.language.analysis.labelled import Case, cases, report, score
 
 
 def paths(contract: Contract) -> dict[str, bool]:
@@ -246,3 +261,494 @@ def test_the_figures_are_printed_by_language(capsys: pytest.CaptureFixture[str])
     printed = capsys.readouterr().out
     assert all(language in printed for language in LEAST)
     assert printed.count("precision") == printed.count("recall") == len(LEAST)
+
+
+def contract(body: str) -> Contract:
+    """The contract of one Python step, where `body` is the body of the event."""
+    return derive_contract(
+        a_workflow(python_step("read", "event = pd.steps['trigger']['event']\nbody = event['body']\n" + body))
+    )
+
+
+def findings(found: Contract, body: Any) -> list[tuple[str, str, str]]:
+    """Kind, path and found type."""
+    return [(each.kind, each.path, each.actual_type) for each in check_event(found, an_event(body).data)]
+
+
+def test_a_complete_event_has_no_findings() -> None:
+    """An event with the required fields has no violations; a whole number is a number, and additional fields are ignored."""
+    found = contract("print(body['title'].lower(), body['n'] + 1, [x['id'] for x in body['list']])")
+    for number in (1.5, 2):
+        assert findings(found, {"title": "a", "n": number, "list": [{"id": 1}], "more": None}) == []
+
+
+def test_a_required_field_that_is_missing_is_named_once() -> None:
+    """The violation names the first missing container, with all readers of the fields in it."""
+    found = contract("issue = body['issue']\nprint(issue['title'], issue['number'])")
+
+    (finding,) = check_event(found, an_event({"other": 1}).data)
+
+    assert (finding.kind, finding.path) == ("missing", "body.issue")
+    assert [reader.line for reader in finding.readers] == [6]
+
+
+def test_an_optional_field_may_be_missing_or_null() -> None:
+    """An optional field is not a violation."""
+    found = contract("print(body.get('title', 'x').lower())\nif body.get('user'):\n    print(body['user']['id'])")
+    assert findings(found, {}) == []
+    assert findings(found, {"title": "a", "user": None}) == []
+
+
+def test_fields_of_an_optional_object_are_required_with_the_object() -> None:
+    """If an optional object is present, its required fields must be too."""
+    found = contract("if 'user' in body:\n    print(body['user'].get('name'))")
+    assert findings(found, {"user": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(1, "integer"), (True, "boolean"), ([], "array"), ({"a": 1}, "object"), (None, "null")]
+)
+def test_another_type_is_named(value: Any, kind: str) -> None:
+    """A value that is not the expected text is a violation."""
+    found = contract("print(body['title'].lower())")
+    assert findings(found, {"title": value}) == [("type", "body.title", kind)]
+
+
+def test_a_text_in_place_of_an_object_is_one_violation() -> None:
+    """A text in the place of an object is one violation."""
+    found = contract("print(body['user']['id'], body['user']['name'])")
+    assert findings(found, {"user": "ada"}) == [("type", "body.user", "string")]
+
+
+def test_every_item_of_a_list_is_checked() -> None:
+    """A field that one of several items lacks is missing, once; an empty list lacks nothing."""
+    found = contract("for x in body['list']:\n    print(x['id'])")
+    assert findings(found, {"list": [{"id": 1}, {}, {}]}) == [("missing", "body.list[].id", "")]
+    assert findings(found, {"list": []}) == []
+
+
+def test_a_list_whose_first_item_is_read_must_have_one() -> None:
+    """`body["list"][0]` fails on an empty list."""
+    assert findings(contract("print(body['list'][0]['id'])"), {"list": []}) == [("missing", "body.list[]", "")]
+
+
+def test_a_required_body_must_be_present() -> None:
+    """A step that reads the body fails on an event without a body."""
+    assert [each.path for each in check_event(contract("return body"), {"method": "GET"})] == ["body"]
+
+
+def test_javascript_takes_a_text_that_is_a_number() -> None:
+    """JavaScript computes with `"12"`, and not with `"twelve"`."""
+    found = derive_contract(a_workflow(node_step("pay", "return steps.trigger.event.body.amount * 100;")))
+    assert findings(found, {"amount": "12"}) == []
+    assert findings(found, {"amount": "twelve"}) == [("type", "body.amount", "string")]
+
+
+def test_a_type_that_the_code_checks_is_not_expected() -> None:
+    """A type that the code checks is not an expectation."""
+    found = contract("tags = body['tags']\nif isinstance(tags, str):\n    tags = tags.split(',')\nprint(tags)")
+    assert findings(found, {"tags": "a"}) == findings(found, {"tags": ["a"]}) == []
+
+
+def test_json_of_a_violation() -> None:
+    """The JSON has what the steps expect, what the event has, and the readers."""
+    found = contract("print(body['n'] + 1, body['m'].lower())")
+    reader = {"step": "read", "cell": None, "line": 5, "prop": None, "file": None}
+
+    assert json.dumps([each.to_json() for each in check_event(found, an_event({"n": [1]}).data)]) == json.dumps(
+        [
+            {"kind": "missing", "path": "body.m", "expected": ["string"], "found": None, "readers": [reader]},
+            {"kind": "type", "path": "body.n", "expected": ["number"], "found": "array", "readers": [reader]},
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("types", "value", "found"),
+    [
+        (("numeric",), 1, []),
+        (("numeric",), 1.5, []),
+        (("numeric",), "1.5", []),
+        (("numeric",), "one", [("type", "body.n", "string")]),
+        (("numeric",), True, [("type", "body.n", "boolean")]),
+        (("number",), 1, []),
+        (("number",), "1", [("type", "body.n", "string")]),
+        (("string", "number"), "1", []),
+        ((), None, []),
+        (("string",), None, [("type", "body.n", "null")]),
+    ],
+)
+def test_the_types_of_a_required_value(types: tuple[str, ...], value: Any, found: list[tuple[str, str, str]]) -> None:
+    """A whole number is a number, and a numeric text too where the code accepts both; null is a wrong type."""
+    expected: dict[FieldPath, PathExpectation] = {
+        ("body",): PathExpectation(True, ("object",)),
+        ("body", "n"): PathExpectation(True, types),
+    }
+
+    assert findings(Contract(expectations=expected), {"n": value}) == found
+
+
+def test_null_among_the_items_of_a_list_is_accepted() -> None:
+    """An item may be null, and an item of another type is a violation."""
+    expected = {
+        ("body",): PathExpectation(True, ("object",)),
+        ("body", "list"): PathExpectation(True, ("array",)),
+        ("body", "list", 0): PathExpectation(True, ("string",)),
+    }
+
+    assert findings(Contract(expectations=expected), {"list": ["a", None]}) == []
+    assert findings(Contract(expectations=expected), {"list": ["a", 1]}) == [("type", "body.list[]", "integer")]
+
+
+CONTRACT = derive_contract(
+    a_workflow(
+        replace(
+            python_step(
+                "read",
+                "body = pd.steps['trigger']['event']['body']\n"
+                "print(body['title'], body['issue']['number'])\n"
+                "for label in body.get('labels', []):\n    print(label['name'])",
+            ),
+            cell_index=2,
+        ),
+        replace(node_step("tell", "return steps.trigger.event.body.title;"), cell_index=3),
+    )
+)
+BEFORE = {"title": "a", "issue": {"number": 1}, "labels": [{"name": "x"}], "unread": 1}
+
+
+def drifts(after: Any, *before: Any) -> tuple[Drift, ...]:
+    """The drift of a body against earlier ones."""
+    return detect_drift(CONTRACT, [an_event(each).data for each in before or (BEFORE,)], an_event(after).data)
+
+
+def test_the_same_structure_is_not_drift() -> None:
+    """Other values of the same types are not drift; integers and fractions are both numbers."""
+    assert drifts({"title": "b", "issue": {"number": 1.5}, "labels": [], "unread": 2}) == ()
+
+
+def test_unread_fields_are_not_drift() -> None:
+    """Changed, missing and new fields that no step reads are not drift."""
+    after = {key: value for key, value in BEFORE.items() if key != "unread"}
+    assert drifts({**after, "new": True}) == drifts({**BEFORE, "unread": ["x"]}) == ()
+
+
+def test_a_missing_field_names_its_readers() -> None:
+    """If a field of every earlier event is missing, the drift names the step, cell and line of each reader."""
+    (found,) = drifts({key: value for key, value in BEFORE.items() if key != "title"})
+
+    assert (found.kind, found.path, found.types_before, found.types_after, found.required) == (
+        "gone",
+        "body.title",
+        ("string",),
+        (),
+        True,
+    )
+    assert [str(reader) for reader in found.readers] == ["read (line 4)", "tell (line 4)"]
+
+
+def test_a_missing_container_is_named() -> None:
+    """If the object around a field is missing, the drift names the field and the object."""
+    (found,) = drifts({**{key: value for key, value in BEFORE.items() if key != "issue"}})
+    assert (found.kind, found.path, found.to_json()["at"]) == ("gone", "body.issue.number", "body.issue")
+
+
+def test_the_items_of_a_list_are_compared_together() -> None:
+    """A key that one item of a list lacks is missing, and a type that one item has is new."""
+    assert [(each.kind, each.path) for each in drifts({**BEFORE, "labels": [{"name": "x"}, {}]})] == [
+        ("gone", "body.labels[].name")
+    ]
+    assert [(each.kind, each.types_after) for each in drifts({**BEFORE, "labels": [{"name": "x"}, {"name": 1}]})] == [
+        ("type", ("number", "string"))
+    ]
+
+
+def test_an_object_that_became_a_list_has_none_of_its_keys() -> None:
+    """The keys of the items of a list are not keys of the list."""
+    (as_list,) = drifts({**BEFORE, "issue": [{"number": 1}]})
+    (as_object,) = drifts({**BEFORE, "labels": {"name": "x"}})
+
+    assert (as_list.kind, as_list.path, as_list.types_after) == ("type", "body.issue.number", ("array",))
+    assert (as_object.kind, as_object.path, as_object.types_after) == ("type", "body.labels[].name", ("object",))
+
+
+def test_without_earlier_events_nothing_is_drift() -> None:
+    """An event is not compared with nothing."""
+    assert detect_drift(CONTRACT, [], an_event({}).data) == ()
+
+
+def test_a_compatible_event_has_neither_violations_nor_drift() -> None:
+    """An event with a violation, or with drift alone, is not compatible."""
+    earlier = {"old": an_event(BEFORE).data}
+    events: list[Any] = [{**BEFORE, "title": "b"}, {"title": "b"}, {**BEFORE, "title": 1}]
+
+    found = [compare_event(CONTRACT, "new", an_event(each).data, earlier) for each in events]
+
+    assert [(bool(each.violations), bool(each.drifts), each.is_compatible) for each in found] == [
+        (False, False, True),
+        (True, True, False),
+        (False, True, False),
+    ]
+    assert not compare_event(CONTRACT, "new", an_event({"title": "b"}).data, {}).is_compatible
+
+
+def test_another_type_is_drift() -> None:
+    """A read field of a type that no earlier event had is drift."""
+    (found,) = drifts({**BEFORE, "issue": {"number": "1"}})
+    assert (found.kind, found.path, found.types_before, found.types_after) == (
+        "type",
+        "body.issue.number",
+        ("number",),
+        ("string",),
+    )
+
+
+def test_null_is_another_type() -> None:
+    """A field that becomes null has drifted; a null field that gets a value has not."""
+    assert [(each.kind, each.types_after) for each in drifts({**BEFORE, "title": None})] == [("type", ("null",))]
+    assert drifts(BEFORE, {**BEFORE, "title": None}) == ()
+
+
+def test_differences_among_earlier_events_are_not_drift() -> None:
+    """A field that some earlier events lacked may be missing, and each of its types is known."""
+    without = {key: value for key, value in BEFORE.items() if key != "labels"}
+    assert drifts(without, BEFORE, without) == ()
+    assert drifts({**BEFORE, "title": 2}, BEFORE, {**BEFORE, "title": 1}) == ()
+
+
+def test_items_of_a_list_are_compared_together() -> None:
+    """One item that lacks a read field, or has another type there, is drift."""
+    assert [each.kind for each in drifts({**BEFORE, "labels": [{"name": "x"}, {}]})] == ["gone"]
+    assert [each.kind for each in drifts({**BEFORE, "labels": [{"name": "x"}, {"name": 1}]})] == ["type"]
+
+
+def test_a_missing_optional_field_is_drift() -> None:
+    """A missing optional field is drift that is not required."""
+    (found,) = drifts({key: value for key, value in BEFORE.items() if key != "labels"})
+    assert (found.path, found.required, found.to_json()["at"]) == ("body.labels[].name", False, "body.labels")
+
+
+def test_an_object_that_became_a_text_is_another_type() -> None:
+    """If the container of a field has another type, the drift names the field and the container."""
+    (found,) = drifts({**BEFORE, "issue": "#1"})
+    assert (found.kind, found.path, found.types_before, found.types_after) == (
+        "type",
+        "body.issue.number",
+        ("object",),
+        ("string",),
+    )
+    assert found.to_json()["at"] == "body.issue"
+
+
+def test_types_are_sorted() -> None:
+    """The types of a field are in the order of their names, whether the field is gone or has another type."""
+    kinds = ["text", 1, True, {}, None]
+    before = [{**BEFORE, "title": kind} for kind in kinds]
+    names = ("boolean", "null", "number", "object", "string")
+
+    (gone,) = drifts({"issue": {"number": 1}, "labels": []}, *before)
+    (changed,) = drifts({**BEFORE, "title": []}, *before)
+    (mixed,) = drifts({**BEFORE, "labels": [{"name": kind} for kind in kinds]})
+
+    assert (gone.types_before, gone.types_after) == (names, ())
+    assert (changed.types_before, changed.types_after) == (names, ("array",))
+    assert (mixed.types_before, mixed.types_after) == (("string",), names)
+
+
+def test_without_earlier_events_there_is_no_drift() -> None:
+    """The first event has no drift."""
+    assert detect_drift(CONTRACT, [], an_event({}).data) == ()
+
+
+def test_events_of_another_kind_and_of_the_same_name_are_not_earlier() -> None:
+    """An event is compared with events that have at least half of the required fields, and never with itself."""
+    event = an_event({**BEFORE, "title": 1}).data
+    other = an_event({"title": "t", "pull_request": {}}).data  # lacks the issue: one of two
+
+    alone = compare_event(CONTRACT, "now", event, {"now": an_event(BEFORE).data, "push": an_event({"ref": "x"}).data})
+    against = compare_event(CONTRACT, "now", event, {"before": other, "same": event})
+
+    assert (alone.earlier_count, alone.drifts) == (0, ())
+    assert (against.earlier_count, [each.path for each in against.drifts]) == (1, ["body.title"])
+
+
+def test_json_of_a_comparison() -> None:
+    """The JSON has the violations and the drifts with their readers, and the number of earlier events."""
+    event = an_event({"title": None, "issue": {"number": 1}, "labels": []}).data
+    readers = [
+        {"step": name, "cell": cell, "line": 4, "prop": None, "file": None} for name, cell in (("read", 3), ("tell", 4))
+    ]
+
+    found = compare_event(CONTRACT, "now", event, {"before": an_event(BEFORE).data})
+
+    assert json.dumps(found.to_json()) == json.dumps(
+        {
+            "event": "now",
+            "findings": [],
+            "drift": [
+                {
+                    "kind": "type",
+                    "path": "body.title",
+                    "at": "body.title",
+                    "before": ["string"],
+                    "after": ["null"],
+                    "required": True,
+                    "readers": readers,
+                }
+            ],
+            "earlier": 1,
+        }
+    )
+
+
+STEP = python_step(
+    "read",
+    "event = pd.steps['trigger']['event']\nbody = event['body']\n"
+    "print(body['title'].lower(), body['count'] + 1, event['headers']['x-kind'])\n"
+    "for item in body['items']:\n    print(item['sku'])\n"
+    "print(body.get('note'))",
+)
+EXAMPLE_CONTRACT = derive_contract(a_workflow(STEP))
+ALL = [case for language in ("python", "node") for case in cases(language)]
+
+
+def test_without_saved_events_values_follow_the_types() -> None:
+    """Required fields have values of their types; optional fields are left out."""
+    assert build_example_event(EXAMPLE_CONTRACT) == {
+        "method": "POST",
+        "path": "/",
+        "query": {},
+        "headers": {"content-type": "application/json", "x-kind": "x-kind"},
+        "body": {"title": "title", "count": 1, "items": [{"sku": "sku"}]},
+    }
+
+
+def test_values_are_taken_from_saved_events() -> None:
+    """The example has the read fields of a saved event; missing fields get values of their types."""
+    saved = an_event({"title": "Café", "note": "n", "secret": "s", "items": [{"sku": "A1", "price": 2}]}).data
+
+    made = build_example_event(EXAMPLE_CONTRACT, [saved])
+
+    assert made["body"] == {"title": "Café", "note": "n", "items": [{"sku": "A1"}], "count": 1}
+
+
+def test_the_event_without_violations_comes_first() -> None:
+    """The values come from the saved event without violations."""
+    bad = an_event({"title": 7}).data
+    good = {**an_event({"title": "t", "count": 3, "items": [{"sku": "B"}]}).data, "headers": {"x-kind": "k"}}
+    assert build_example_body(EXAMPLE_CONTRACT, [bad, good]) == {"title": "t", "count": 3, "items": [{"sku": "B"}]}
+
+
+def test_a_value_of_every_type() -> None:
+    """A saved value of another type stays unless the steps expect an object; missing values have the expected type."""
+    types = {
+        "any": (),
+        "object": ("object",),
+        "flag": ("boolean",),
+        "list": ("array",),
+        "empty": ("object",),
+        "n": ("numeric",),
+    }
+    expectations: dict[FieldPath, PathExpectation] = {
+        (key,): PathExpectation(True, kinds) for key, kinds in types.items()
+    }
+    expectations |= {(key, "inner_url"): PathExpectation(True, ("string",)) for key in ("any", "object")}
+
+    made = build_example_event(Contract(expectations=expectations), [{"any": "text", "object": "text"}], is_http=False)
+
+    assert made == {
+        "any": "text", "object": {"inner_url": "https://example.com"}, "flag": True, "list": [], "empty": {}, "n": 1,
+    }  # fmt: skip
+
+
+def test_an_event_that_a_step_reads_as_a_list() -> None:
+    """An event is an object, so an item of it has no example."""
+    contract = derive_contract(a_workflow(python_step("read", "return pd.steps['trigger']['event'][0]")))
+
+    assert build_example_event(contract, is_http=False) == {}
+
+
+def test_only_required_fields() -> None:
+    """The body for a caller's snippet has no optional fields."""
+    saved = an_event({"title": "t", "note": "n"}).data
+    assert build_example_body(EXAMPLE_CONTRACT, [saved], only_required=True) == {
+        "title": "t",
+        "count": 1,
+        "items": [{"sku": "sku"}],
+    }
+
+
+def test_an_event_without_a_request_has_no_request_line() -> None:
+    """The example event of a source has only the read fields."""
+    step = python_step("read", "print(pd.steps['trigger']['event']['timestamp'])")
+    assert build_example_event(derive_contract(a_workflow(step)), is_http=False) == {"timestamp": "timestamp"}
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case.language}: {case.name}")
+def test_every_example_satisfies_its_contract(case: Case) -> None:
+    """The example has no violations, and the JSON Schema accepts it."""
+    from pdkernel.model import Step
+
+    contract = derive_contract(Workflow("case", steps=(Step("case", case.language, case.code),)))
+    made = build_example_event(contract)
+
+    assert check_event(contract, made) == ()
+    jsonschema.validate(made, build_contract_schema(contract))
+
+
+def test_the_schema_rejects_what_the_check_rejects() -> None:
+    """The schema rejects missing fields and other types, too."""
+    schema = build_contract_schema(EXAMPLE_CONTRACT)
+    good = build_example_event(EXAMPLE_CONTRACT)
+    assert isinstance(good["body"], dict)
+
+    jsonschema.validate(good, schema)
+    for body in ({**good["body"], "count": "1"}, {"title": "t"}, {**good["body"], "items": [{}]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**good, "body": body}, schema)
+
+
+def test_the_schema() -> None:
+    """The schema has objects, lists and required fields."""
+    schema = build_contract_schema(EXAMPLE_CONTRACT)
+    assert schema["required"] == ["body", "headers"]
+    assert schema["properties"]["body"] == {
+        "type": "object",
+        "properties": {
+            "count": {"type": "number"},
+            "items": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"sku": {}}, "required": ["sku"]},
+            },
+            "note": {},
+            "title": {"type": "string"},
+        },
+        "required": ["count", "items", "title"],
+    }
+
+
+def test_the_schema_of_numbers_and_of_a_list_with_an_item() -> None:
+    """Numeric text is a text or a number; a list whose first item is read has at least one item."""
+    contract = Contract(
+        expectations={
+            ("n",): PathExpectation(True, ("numeric",)),
+            ("list",): PathExpectation(False, ("array",)),
+            ("list", 0): PathExpectation(True, ("string",)),
+        }
+    )
+
+    schema = build_contract_schema(contract)
+
+    assert schema["properties"] == {
+        "n": {"type": ["number", "string"]},
+        "list": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    }
+    assert schema["required"] == ["n"]
+
+
+def test_the_content_type_of_a_saved_event_is_kept() -> None:
+    """Of the headers that no step reads, the example has the content type, however it is written."""
+    contract = derive_contract(a_workflow(python_step("read", "return pd.steps['trigger']['event']['body']['a']")))
+    saved = {**an_event({"a": "1"}).data, "headers": {"Content-Type": "text/plain", "x-other": "1"}}
+
+    assert build_example_event(contract, [saved])["headers"] == {"Content-Type": "text/plain"}

@@ -8,11 +8,13 @@ import pytest
 
 from pdkernel.errors import ExpressionError
 from pdkernel.language.analysis import (
+    find_app_bindings,
+    find_declared_apps,
     find_step_references,
     find_workflow_variables,
     needs_step,
 )
-from pdkernel.model import Language, Step, Workflow
+from pdkernel.model import AppBinding, Language, Step, Workflow
 
 NODE = "export default defineComponent({ async run({ steps, $ }) { "
 
@@ -137,3 +139,43 @@ def test_reads_have_lines() -> None:
 def test_a_step_that_may_need_another(step: Step, needs: bool) -> None:
     """A step needs another if it names it, or reads `steps` without a literal name; an unreadable prop may read any step."""
     assert needs_step(step, "a") is needs
+
+
+COMPONENT = """
+import x from "x";
+export default defineComponent({
+  props: {
+    chat: { type: "app", app: "slack" },
+    "mail-box": { app: 'gmail', type: `app` },
+    text: { type: "string" },
+    other: imported,
+    ["computed"]: { type: "app", app: "no" },
+  },
+  async run({ steps, $ }) {},
+})
+"""
+
+
+def test_declared_apps() -> None:
+    """App props written with literals are found without running the code."""
+    step = Step("s", "node", COMPONENT, apps=(AppBinding("chat", "slack", "apn_1"),))
+
+    assert find_declared_apps(step) == (AppBinding("chat", "slack"), AppBinding("mail-box", "gmail"))
+    assert find_app_bindings(step) == (AppBinding("chat", "slack", "apn_1"), AppBinding("mail-box", "gmail"))
+    assert find_declared_apps(Step("s", source=COMPONENT)) == ()
+
+
+def test_go_names_apps_by_reading_them() -> None:
+    """`pd.Accounts["slack"]` is the external user's account, unless the directive names an account."""
+    code = GO + 'func f() { pd.Accounts["slack"]["token"]; pd.Accounts["github"]; pd.Accounts[x] }'
+    own = AppBinding("slack", "slack", "apn_1")
+
+    assert find_app_bindings(Step("a", "go", code, apps=(own,))) == (own, AppBinding("github", "github"))
+
+
+def test_one_account_belongs_to_one_prop() -> None:
+    """`--app slack` sets the account of the first prop of that app; a second prop has the external user's account."""
+    source = COMPONENT.replace("{ app: 'gmail', type: `app` }", '{ type: "app", app: "slack" }')
+    step = Step("s", "node", source, apps=(AppBinding("slack", "slack", "apn_1"),))
+
+    assert find_app_bindings(step) == (AppBinding("chat", "slack", "apn_1"), AppBinding("mail-box", "slack"))

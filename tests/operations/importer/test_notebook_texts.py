@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from pdkernel.files.definition import AccountChoice, Sidecar, StepSidecar
-from pdkernel.files.definition.sidecar_yaml import parse_sidecar
+from pdkernel.files.definition.sidecar import parse_sidecar
 from pdkernel.language.directive import dump_cell_yaml, parse_yaml
 from pdkernel.model import JSON, AppBinding, Trigger
 from pdkernel.operations.importer import read_for_import

@@ -10,7 +10,7 @@ import pytest
 from pdkernel.accounts.oauth import OAuthTokens
 from pdkernel.server.link.account_connection import connect_by_oauth
 from pdkernel.storage import ConnectToken
-from pdkernel.storage.connect_tokens import TokenTerms, hash_token
+from pdkernel.storage.short_lived_tokens import TokenTerms, hash_token
 from tests.server.served import served
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.common.redaction.secret_patterns import (
+from pdkernel.common.secret_patterns import (
     CREDENTIAL_FORMS,
     REDACTED,
     SecretPatternRedactor,

@@ -19,9 +19,9 @@ from pdkernel.common.redaction import (
     StreamRedactor,
     find_contained_secrets,
     find_redacted_values,
+    iter_encoded_forms,
     mask_values,
 )
-from pdkernel.common.redaction.redactor import iter_encoded_forms
 from pdkernel.model import JSON
 from tests.growth import assert_fast, assert_linear
 

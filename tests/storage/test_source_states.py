@@ -12,7 +12,7 @@ import pytest
 from pdkernel.errors import ProjectError
 from pdkernel.storage.database import Database
 from pdkernel.storage.schema import metadata
-from pdkernel.storage.source_turns import TURN_LEASE_S, SourceTurnTable
+from pdkernel.storage.source_states import TURN_LEASE_S, SourceTurnTable
 from tests.storage.waiting import count_waiting, until
 
 

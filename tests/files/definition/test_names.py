@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.files.definition.slug import slugify
+from pdkernel.files.definition.names import slugify
 
 
 @pytest.mark.parametrize(
