@@ -90,6 +90,21 @@ settings.register_profile("sweep", settings.get_profile("gate"), max_examples=10
 settings.load_profile("gate")  # --hypothesis-profile replaces it before the tests are imported
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """
+    Without a connection to the first process for what `--reruns` counts: each test would wait 40 ms on it.
+
+    The plugin writes twice before it reads, so the second message waits until the first is acknowledged. The counts are only for a test
+    that ends its process, which `--dist loadfile` does not repeat.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ and hasattr(config, "failures_db"):
+        from pytest_rerunfailures import StatusDB  # type: ignore[import-untyped]  # the plugin has no types
+
+        config.failures_db.sock.close()
+        config.failures_db = StatusDB()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, expect, sync_playwright
@@ -22,7 +21,6 @@ from pdkernel.workers.interpreters import find_node
 from tests.browser.harness import Lab, LabPage
 from tests.conftest import KEPT
 
-HERE = Path(__file__).parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 GET_CHROMIUM = "apt-get update && apt-get install -y chromium fonts-dejavu-core"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -37,7 +35,7 @@ AXE_SCRIPT = KEPT / f"axe-core-{AXE_VERSION}.js"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder, and skip them without a browser."""
-    ours = [item for item in items if HERE in item.path.parents]
+    ours = [item for item in items if item.nodeid.startswith("tests/browser/")]
     for item in ours:
         item.add_marker(pytest.mark.browser)
         if "axe" in getattr(item, "fixturenames", ()) and not AXE_SCRIPT.exists():
