@@ -7,8 +7,7 @@ The caller binds each step to a `CallContext`; accounts and databases are in hig
 from __future__ import annotations
 
 from pdkernel.egress.caller_tokens import CallContext, connection_owner
-from pdkernel.egress.gateway import Gateway
-from pdkernel.egress.gateway_client import ServerGateway
+from pdkernel.egress.gateway import Gateway, ServerGateway
 from pdkernel.egress.outbound_policy import (
     MODES_HELP,
     OutboundPolicy,
@@ -18,7 +17,7 @@ from pdkernel.egress.outbound_policy import (
     parse_policy,
     split_hosts,
 )
-from pdkernel.egress.sandbox.detection import SANDBOX_DESCRIPTIONS, SandboxKind, detect_sandbox
+from pdkernel.egress.sandbox import SANDBOX_DESCRIPTIONS, SandboxKind, detect_sandbox
 from pdkernel.egress.send_once import SentRequestStore, StoredResponse, is_safe_method
 from pdkernel.egress.stand_ins import ReceivedRequest, SlackStandIn
 

@@ -2,6 +2,7 @@
 The gateway: a listener on this machine through which all outbound calls of steps go.
 
 One gateway serves all runs of a process. The policy belongs to the caller token, so runs may have different policies.
+`ServerGateway` is an HTTP client whose calls go through the gateway like a step's: deliveries after a run, calls of the API proxy.
 """
 
 from __future__ import annotations
@@ -13,25 +14,31 @@ import os
 import resource
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress import refusals
 from pdkernel.egress.caller_tokens import CallContext, CallerTokens, binding_of
+from pdkernel.egress.certificates import CertificateAuthority
 from pdkernel.egress.message import format_origin
-from pdkernel.egress.outbound_policy import OutboundPolicy
+from pdkernel.egress.outbound_policy import (
+    Lookup,
+    NotPublicError,
+    OutboundPolicy,
+    is_loopback,
+    public_addresses,
+    system_lookup,
+)
 from pdkernel.egress.own_server import OwnServer
 from pdkernel.egress.pending_call import PendingCall
 from pdkernel.egress.protocol_sniff import SERVER_FIRST_TIMEOUT_S
-from pdkernel.egress.public_addresses import Lookup, NotPublicError, public_addresses, system_lookup
-from pdkernel.egress.sandbox.addresses import SocketAddress
-from pdkernel.egress.sandbox.detection import SandboxKind
-from pdkernel.egress.sandbox.launcher import SandboxLauncher
+from pdkernel.egress.sandbox import SandboxKind, SandboxLauncher
+from pdkernel.egress.sandbox_supervisor import SocketAddress
 from pdkernel.egress.stand_ins import StandIn, build_stand_ins
-from pdkernel.egress.tls.certificates import CertificateAuthority
 from pdkernel.model import Language
 from pdkernel.runtimes.seccomp import SandboxPlan
 
@@ -380,3 +387,76 @@ def _build_environment(
         # pdkernel builds the Go program of a step, and Go reads SSL_CERT_FILE on Linux only.
         environment["PD_PROXY"], environment["PD_CA"] = proxy, str(authority.certificate_file)
     return environment
+
+
+class GatewayAddress(Protocol):
+    """The part of `Gateway` that the client needs."""
+
+    def issue_token(self, *, public_only: bool = False) -> str:
+        """A new token."""
+        ...
+
+    def bind(self, token: str, context: CallContext) -> None:
+        """Bind *token* to *context*."""
+        ...
+
+    def unbind(self, token: str) -> None:
+        """Remove the binding of *token*."""
+        ...
+
+    def revoke_token(self, token: str) -> None:
+        """Delete *token*."""
+        ...
+
+    def open_transport(self, token: str) -> httpx.AsyncBaseTransport:
+        """A transport whose calls go through the gateway with *token*."""
+        ...
+
+
+class ServerGateway(GatewayAddress, Protocol):
+    """The part of `Gateway` that a server needs."""
+
+    @property
+    def own_server(self) -> OwnServer:
+        """The server whose workflows use the gateway."""
+        ...
+
+    async def leads_inside(self, host: str, port: int) -> bool:
+        """Whether *host* resolves to an address that is not public; False if the name cannot be resolved."""
+        ...
+
+    async def close(self) -> None:
+        """End every connection."""
+        ...
+
+
+@contextlib.asynccontextmanager
+async def open_client(
+    url: str, gateway: GatewayAddress | None, context: CallContext, *, timeout_s: float
+) -> AsyncIterator[httpx.AsyncClient]:
+    """
+    Open a client for calls to the host of *url*.
+
+    Args:
+        url: The URL to call. A loopback URL is called without the gateway, unless only public addresses are allowed.
+        gateway: The gateway, or None to call directly. Required if only public addresses are allowed.
+        context: The policy and the redactor of the calls.
+        timeout_s: Seconds that a call may take.
+    """
+    import httpx
+
+    public_only = context.policy.public_only
+    if not public_only and (gateway is None or is_loopback(urlsplit(url).hostname or "")):
+        async with httpx.AsyncClient(timeout=timeout_s, trust_env=False) as client:
+            yield client
+        return
+    assert gateway is not None, "a policy of public addresses only needs the gateway"
+    token = gateway.issue_token(public_only=public_only)
+    gateway.bind(token, context)
+    try:
+        transport = gateway.open_transport(token)
+        async with httpx.AsyncClient(timeout=timeout_s, trust_env=False, transport=transport) as client:
+            yield client
+    finally:
+        gateway.unbind(token)
+        gateway.revoke_token(token)

@@ -20,7 +20,7 @@ from pdkernel.egress.message import (
     is_bodyless,
 )
 from pdkernel.egress.pending_call import CallResult, PendingCall
-from pdkernel.egress.recorded_call import MAX_RECORDED_BODY_BYTES, LargeBody
+from pdkernel.egress.recording import MAX_RECORDED_BODY_BYTES, LargeBody
 from pdkernel.egress.send_once import StoredResponse, doubt
 from pdkernel.egress.upstream import UpstreamError
 

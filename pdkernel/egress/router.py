@@ -1,40 +1,59 @@
 """
 Decides each outbound call: it is refused, sent, or answered from a recording, an earlier run or a stand-in.
 
-Each call is written as one row of the run's list of requests (`OutboundCall`). With the policy `record`, and for a run that may be
-saved as a test, it is recorded with its response, too.
+A call that is sent goes to the host that answers in the chosen mode: the real host, Connect's proxy or a stand-in. Each call is written
+as one row of the run's list of requests (`OutboundCall`). With the policy `record`, and for a run that may be saved as a test, it is
+recorded with its response, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import h11
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import Clock
+from pdkernel.common.identity import ProxyAccess
 from pdkernel.common.secret_patterns import redact_url
-from pdkernel.egress import connect_proxy, refusals
-from pdkernel.egress.call_sender import CallSender
+from pdkernel.egress import refusals
 from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
-from pdkernel.egress.message import Request, Response, format_origin, get_header, is_bodyless
-from pdkernel.egress.outbound_policy import OutboundPolicy, is_loopback
-from pdkernel.egress.own_server import NO_STEP, OwnServer
+from pdkernel.egress.message import (
+    DEFAULT_PORTS,
+    Headers,
+    Request,
+    Response,
+    end_to_end_headers,
+    format_origin,
+    get_header,
+    is_bodyless,
+)
+from pdkernel.egress.outbound_policy import NotPublicError, OutboundPolicy, is_inside, is_loopback
+from pdkernel.egress.own_server import NO_STEP, OwnServer, StepCaller
 from pdkernel.egress.pending_call import CallResult, PendingCall
 from pdkernel.egress.protocol_sniff import CLIENT_FIRST_PORTS
-from pdkernel.egress.public_addresses import NotPublicError, is_inside
-from pdkernel.egress.recorded_call import MAX_RECORDED_BODY_BYTES, LargeBody, RecordedResponse, restore_secrets
-from pdkernel.egress.recording import MAX_MEMORY_RECORDING_BYTES, MemoryRecording, RecordingFile
+from pdkernel.egress.recording import (
+    MAX_MEMORY_RECORDING_BYTES,
+    MAX_RECORDED_BODY_BYTES,
+    LargeBody,
+    MemoryRecording,
+    RecordedResponse,
+    RecordingFile,
+    restore_secrets,
+)
 from pdkernel.egress.responses import (
     ResponseRecorder,
     UpstreamResult,
     build_response,
     close_unread,
     join_streams,
+    outgoing_headers,
     read_up_to,
     repeat_response,
     stream_response,
@@ -55,9 +74,134 @@ from pdkernel.egress.send_once import (
     request_identity,
     sent_key,
 )
-from pdkernel.egress.stand_ins import StandIn
-from pdkernel.egress.upstream import Destination, Upstream, UpstreamError
+from pdkernel.egress.stand_ins import ReceivedRequest, StandIn, select_stand_in
+from pdkernel.egress.upstream import (
+    CLIENT_TIMEOUT_S,
+    Destination,
+    Upstream,
+    UpstreamError,
+    build_proxy_request,
+    find_proxy_access,
+    format_call_note,
+    unsupported_reason,
+)
 from pdkernel.errors import PdkernelError
+
+
+class CallSender:
+    """Sends calls through *upstream*, or to one of the built-in *stand_ins*; marks calls to *own_server*."""
+
+    def __init__(self, upstream: Upstream, stand_ins: Mapping[str, StandIn], own_server: OwnServer) -> None:
+        self._upstream = upstream
+        self._own_server = own_server
+        self._stand_ins = stand_ins
+
+    async def send(self, context: CallContext, request: Request) -> UpstreamResult:
+        """Send *request* to the host or stand-in of the policy. Raises `UpstreamError` if there is no response."""
+        policy = context.policy
+        if policy.stand_in_names is not None:
+            return await _call_built_in_stand_in(select_stand_in(self._stand_ins, policy.stand_in_names), request)
+        if policy.stand_in_url is not None:
+            return await self._send_to_stand_in(context, policy.stand_in_url, request)
+        access = find_proxy_access(context, request)
+        if access is not None:
+            return await self._send_by_connect_proxy(context, access, request)
+        headers = _without_compression(outgoing_headers(request)) if context.is_recorded else outgoing_headers(request)
+        headers = self._own_server.mark(request, headers, context.caller)
+        to = Destination(request.scheme, request.host, request.port, request.server_name)
+        got = await self._upstream.send(
+            context.owner,
+            to,
+            request.method,
+            request.target,
+            headers,
+            request.body,
+            via=policy.via,
+            public_only=policy.public_only,
+        )
+        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
+        return UpstreamResult(answer, CallResult("sent", got.status))
+
+    async def _send_by_connect_proxy(
+        self, context: CallContext, access: ProxyAccess, request: Request
+    ) -> UpstreamResult:
+        """Send *request* through Connect's proxy, which adds the credential. Raises `UpstreamError`."""
+        try:
+            async with asyncio.timeout(CLIENT_TIMEOUT_S):
+                token = await run_blocking(access.fetch_token)
+                sent = build_proxy_request(context, access, token, request)
+                got = await self._upstream.send(
+                    context.owner,
+                    sent.destination,
+                    request.method,
+                    sent.target,
+                    sent.headers,
+                    request.body,
+                    via=context.policy.via,
+                )
+        except PdkernelError as fault:
+            raise UpstreamError(fault.message) from fault
+        except TimeoutError:
+            why = f"Connect's proxy did not respond within {CLIENT_TIMEOUT_S:g} s (ETIMEDOUT)."
+            raise UpstreamError(why, code="ETIMEDOUT", sent=True) from None
+        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
+        return UpstreamResult(answer, CallResult("sent", got.status, note=format_call_note(access, got.status)))
+
+    async def _send_to_stand_in(self, context: CallContext, base: str, request: Request) -> UpstreamResult:
+        parts = urlsplit(base)
+        to = Destination(parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+        original = format_origin(request.scheme, request.host, request.port).partition("://")[2]
+        headers = _without_compression(outgoing_headers(request)) if context.is_recorded else outgoing_headers(request)
+        headers = [(name, value) for name, value in headers if name.lower() != b"host"]
+        netloc = parts.netloc.rpartition("@")[2]  # without a password
+        headers = [(b"host", netloc.encode("ascii")), *headers]
+        headers += [(b"x-forwarded-host", original.encode()), (b"x-forwarded-proto", request.scheme.encode())]
+        target = parts.path.encode("ascii") + request.target
+        got = await self._upstream.send(context.owner, to, request.method, target, headers, request.body, via=None)
+        answer = Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
+        where = parts._replace(netloc=netloc).geturl()
+        return UpstreamResult(answer, CallResult("stand_in", got.status, note=f"answered by the stand-in at {where}"))
+
+    async def forward_loopback(self, owner: str, caller: StepCaller, request: Request) -> Response:
+        """
+        Forward a call of *caller*, on connections of *owner*, to this machine.
+
+        It is not outbound, so no policy applies and it is not recorded.
+        """
+        to = Destination(request.scheme, request.host, request.port, request.server_name)
+        headers = self._own_server.mark(request, outgoing_headers(request), caller)
+        got = await self._upstream.send(owner, to, request.method, request.target, headers, request.body, via=None)
+        return Response(got.status, got.reason, end_to_end_headers(got.headers), got.body)
+
+
+def _without_compression(headers: Headers) -> Headers:
+    """*headers* that ask for an uncompressed response: recordings are readable, and a replay has the same bytes."""
+    others = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
+    return [*others, (b"accept-encoding", b"identity")]
+
+
+async def _call_built_in_stand_in(stand_in: StandIn, request: Request) -> UpstreamResult:
+    """Answer *request* with a built-in stand-in, which reads bodies up to `MAX_RECORDED_BODY_BYTES`."""
+    await request.body.buffer()
+    if request.body.byte_count > MAX_RECORDED_BODY_BYTES:
+        note = f"the stand-in reads bodies up to {MAX_RECORDED_BODY_BYTES >> 20} MB"
+        return UpstreamResult(build_response(413, b"", [], b""), CallResult("stand_in", 413, note=note))
+    path, _, query = request.target.decode("latin-1").partition("?")
+    received = ReceivedRequest(
+        method=request.method,
+        host=request.host,
+        path=path,
+        query=query,
+        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers},
+        body=await request.body.read(),
+    )
+    answer = stand_in.answer(received)
+    body = json.dumps(answer.body, ensure_ascii=False).encode()
+    headers: Headers = [(b"content-type", b"application/json; charset=utf-8")]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
+    return UpstreamResult(
+        build_response(answer.status, b"", headers, body), CallResult("stand_in", answer.status, note=answer.note)
+    )
 
 
 class CallRouter:
@@ -145,9 +289,9 @@ class CallRouter:
 
     def find_proxy_refusal(self, context: CallContext, request: Request) -> refusals.Refusal | None:
         """The refusal of a call with a withheld credential that Connect's proxy does not support; otherwise None."""
-        if connect_proxy.find_proxy_access(context, request) is None:
+        if find_proxy_access(context, request) is None:
             return None
-        why = connect_proxy.unsupported_reason(context, request)
+        why = unsupported_reason(context, request)
         url = redact_url(context.redactor.redact_text(request.url))
         return None if why is None else refusals.withheld(request.method, url, why)
 

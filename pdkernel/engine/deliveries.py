@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.redaction import Redactor
 from pdkernel.egress import CallContext, is_loopback
-from pdkernel.egress.gateway_client import GatewayAddress, open_client
+from pdkernel.egress.gateway import GatewayAddress, open_client
 from pdkernel.errors import RequestError
 from pdkernel.execution import Delivery, Execution, OutboundCall
 from pdkernel.model import JSON

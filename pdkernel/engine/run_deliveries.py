@@ -21,7 +21,7 @@ from pdkernel.common.encode import decode_json, encode_json
 from pdkernel.common.identity import AccountGoneError, Directory
 from pdkernel.common.redaction import Redactor, find_redacted_values, get_redactor
 from pdkernel.egress import CallContext
-from pdkernel.egress.gateway_client import GatewayAddress
+from pdkernel.egress.gateway import GatewayAddress
 from pdkernel.engine.account_resolution import restore_proxy_access
 from pdkernel.engine.deliveries import (
     NOT_SENT,

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.redaction import Redactor
 from pdkernel.egress import CallContext, is_loopback
-from pdkernel.egress.gateway_client import open_client
+from pdkernel.egress.gateway import open_client
 from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.engine.dispatch import look_repeatedly
 from pdkernel.engine.http_response import HttpResponse

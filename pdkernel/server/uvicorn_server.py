@@ -473,7 +473,7 @@ def build_tls_context(folder: Path, hosts: list[str], environ: Any) -> tuple[SSL
         The server's TLS context; the authority's certificate file (for `NODE_EXTRA_CA_CERTS`); a bundle with the public roots
         (for `SSL_CERT_FILE`).
     """
-    from pdkernel.egress.tls.certificates import CertificateAuthority
+    from pdkernel.egress.certificates import CertificateAuthority
 
     authority = CertificateAuthority(folder, environ=environ)
     return authority.server_context(*hosts), authority.certificate_file, authority.bundle_file

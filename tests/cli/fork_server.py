@@ -29,7 +29,7 @@ from typing import Any, NoReturn, Self
 
 import pdkernel
 from pdkernel.cli import main
-from pdkernel.egress.sandbox.detection import detect_sandbox
+from pdkernel.egress.sandbox import detect_sandbox
 from pdkernel.journal.sqlite import SqliteBackend
 from pdkernel.storage import Project
 

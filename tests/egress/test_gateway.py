@@ -20,9 +20,9 @@ import pytest
 import trustme
 
 from pdkernel.egress import Gateway
+from pdkernel.egress.certificates import _MAX_CACHED_CONTEXTS, CertificateAuthority, _write_new
 from pdkernel.egress.gateway import NODE_HOOK
-from pdkernel.egress.tls.certificates import _MAX_CACHED_CONTEXTS, CertificateAuthority, _write_new
-from pdkernel.egress.tls.client_hello import hello_is_complete, parse_client_hello
+from pdkernel.egress.protocol_sniff import hello_is_complete, parse_client_hello
 from pdkernel.errors import ProjectError
 from tests.egress.kit import (
     NODE_CLIENTS,

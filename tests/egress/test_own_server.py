@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pdkernel.egress import Gateway
+from pdkernel.egress.certificates import CertificateAuthority
 from pdkernel.egress.message import Request
 from pdkernel.egress.own_server import CALLER_HEADER, OwnServer, StepCaller
-from pdkernel.egress.tls.certificates import CertificateAuthority
 from tests.egress.hosts import gateway_to, host
 from tests.egress.kit import Ledger, Loop, issue_bound_token, knock, read_all, read_until
 

@@ -14,7 +14,7 @@ import pytest
 from pdkernel.common.clock import ManualClock
 from pdkernel.egress.message import Response, close_stream, is_bodyless
 from pdkernel.egress.pending_call import CallResult, PendingCall
-from pdkernel.egress.recorded_call import LargeBody
+from pdkernel.egress.recording import LargeBody
 from pdkernel.egress.responses import UpstreamResult, read_up_to, repeat_response, stream_response
 from pdkernel.egress.send_once import NOT_AGAIN, UNKNOWN, StoredResponse
 from tests.egress.kit import CLIENTS_FOLDER, HOSTS, PYTHON_HOOK, Ledger, OutsideServer, node_paths

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.egress import Gateway
-from pdkernel.egress.sandbox.detection import SandboxKind, can_use_landlock, detect_sandbox
+from pdkernel.egress.sandbox import SandboxKind, can_use_landlock, detect_sandbox
 from tests.egress.kit import Ledger, Loop, OutsideServer, node_paths, program, wait_until
 from tests.egress.sandboxed import HEAD, PLACE, TCP, own_address, python, run_sandboxed
 

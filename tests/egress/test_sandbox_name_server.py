@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pdkernel.egress.sandbox.name_server import NameServer
+from pdkernel.egress.sandbox_name_server import NameServer
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from pdkernel.egress import Gateway, ReceivedRequest, parse_policy
 from pdkernel.egress.outbound_policy import EgressModeError
-from pdkernel.egress.recorded_call import MAX_RECORDED_BODY_BYTES
+from pdkernel.egress.recording import MAX_RECORDED_BODY_BYTES
 from pdkernel.egress.stand_ins import (
     GitHubStandIn,
     GoogleSheetsStandIn,

@@ -17,7 +17,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from pdkernel.common.redaction import Redactor, Secret
 from pdkernel.egress import CallContext, parse_policy
-from pdkernel.egress.tls.certificates import CertificateAuthority
+from pdkernel.egress.certificates import CertificateAuthority
 from pdkernel.engine.deliveries import (
     NOTIFICATION_STEP,
     MailSettings,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.egress.tls.certificates import CertificateAuthority
+from pdkernel.egress.certificates import CertificateAuthority
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON
 from pdkernel.operations.invocation import (

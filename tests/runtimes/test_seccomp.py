@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from pdkernel.egress.sandbox.seccomp_filters import build_notify_filter, build_refuse_filter
+from pdkernel.egress.sandbox_supervisor import build_notify_filter, build_refuse_filter
 from pdkernel.runtimes import seccomp
 from pdkernel.runtimes.seccomp import ALLOW, SYSCALL_TABLES, SyscallTable, build_step_filter
 

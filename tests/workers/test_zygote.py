@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from pdkernel.egress import Gateway
-from pdkernel.egress.sandbox.detection import SandboxKind, can_redirect, can_use_landlock
+from pdkernel.egress.sandbox import SandboxKind, can_redirect, can_use_landlock
 from pdkernel.model import Language
 from pdkernel.runtimes import process_tree
 from pdkernel.runtimes.seccomp import SandboxPlan

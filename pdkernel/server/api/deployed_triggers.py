@@ -20,7 +20,7 @@ from starlette.responses import Response
 from pdkernel.actions import ActionReference
 from pdkernel.actions.action_reference import suggest_step_name
 from pdkernel.common.blocking import run_blocking
-from pdkernel.egress.public_addresses import is_inside
+from pdkernel.egress.outbound_policy import is_inside
 from pdkernel.engine.event_sources import HTTP_INTERFACE, TIMER_INTERFACE, SourceAct, SourceEvent, timer_setting
 from pdkernel.engine.run_context import derive_id
 from pdkernel.errors import PdkernelError

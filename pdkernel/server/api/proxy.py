@@ -23,9 +23,8 @@ from pdkernel.common.blocking import run_blocking
 from pdkernel.common.identity import Account, Credentials
 from pdkernel.common.redaction import Redactor
 from pdkernel.egress import CallContext, OutboundPolicy, connection_owner, is_loopback
-from pdkernel.egress.gateway_client import open_client
-from pdkernel.egress.outbound_policy import is_host_name
-from pdkernel.egress.public_addresses import is_inside
+from pdkernel.egress.gateway import open_client
+from pdkernel.egress.outbound_policy import is_host_name, is_inside
 from pdkernel.egress.refusals import REFUSAL_HEADER
 from pdkernel.engine.account_resolution import list_account_secrets
 from pdkernel.server.access_log import add_access_log_note

@@ -54,8 +54,7 @@ class Notebook:
     def record(self, event: str, *calls: Mapping[str, Any]) -> None:
         """Write recorded calls of *event*: `{"step", "method", "url", "body"}`, each with the response *answer*."""
         from pdkernel.common.redaction import Redactor
-        from pdkernel.egress.recorded_call import CallRedactor
-        from pdkernel.egress.recording import RecordingFile
+        from pdkernel.egress.recording import CallRedactor, RecordingFile
 
         recording = RecordingFile(self.folder / "events" / f"{event}.recorded.jsonl")
         call_redactor, no_secrets = CallRedactor(), Redactor()

@@ -2,16 +2,20 @@
 Answers the operating system's notifications before a sandboxed process connects or sends to an address.
 
 The rules: calls to this machine and to Unix sockets are allowed; TCP to any other host, and to the server whose workflows the steps
-are, is connected to the gateway, which receives the original destination; DNS goes to the sandbox's name server; everything else is refused. For a process that may
-call public addresses only, calls to this machine go to the gateway, too.
+are, is connected to the gateway, which receives the original destination; DNS goes to the
+sandbox's name server; everything else is refused. For a process that may call public addresses only, calls to this machine go to the gateway, too.
 
 The supervisor protects against accidents, not against malicious code: another thread can change an address after the check.
+
+The seccomp filters report or refuse network system calls; `runtimes.seccomp` has the filter of all steps.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import functools
+import ipaddress
 import json
 import os
 import select
@@ -20,10 +24,139 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pdkernel.egress.sandbox.addresses import SocketAddress, is_resolver_socket, is_unix, parse_sockaddr
-from pdkernel.egress.sandbox.name_server import NameServer
-from pdkernel.egress.sandbox.seccomp_filters import SyscallTable
-from pdkernel.runtimes.seccomp import fetch_descriptor
+from pdkernel.egress.outbound_policy import is_loopback
+from pdkernel.egress.sandbox_name_server import NameServer
+from pdkernel.runtimes.seccomp import (
+    ALLOW,
+    AND,
+    ARGUMENTS,
+    JUMP_EQUAL,
+    JUMP_SET,
+    LOAD,
+    SYSCALL_TABLES,
+    Instruction,
+    SyscallTable,
+    build_program,
+    fetch_descriptor,
+    give,
+    load,
+    refuse,
+    when,
+)
+
+__all__ = ["ALLOW", "NOTIFY", "SYSCALL_TABLES", "SyscallTable", "build_notify_filter", "build_refuse_filter"]
+
+NOTIFY = 0x7FC00000
+"""Action: send a notification to the listener."""
+
+_FAST_OPEN = 0x20000000
+_AF_INET, _AF_INET6, _AF_PACKET = 2, 10, 17
+_SOCK_STREAM, _KIND_MASK = 1, 0xF
+_IPPROTO_TCP = 6
+_DENIED = refuse(errno.EACCES)
+
+
+@functools.cache
+def build_notify_filter(table: SyscallTable) -> bytes:
+    """
+    A filter that reports the calls that may reach another machine: connecting, and sending to an address.
+
+    io_uring, which bypasses both, fails with ENOSYS, as all calls of 32-bit programs do.
+    """
+    return build_program(
+        table,
+        [
+            (table.io_uring_setup, [refuse(errno.ENOSYS)]),
+            (table.connect, [give(NOTIFY)]),
+            (table.sendto, [*_if_pointer(4, give(NOTIFY)), give(ALLOW)]),
+            (table.sendmsg, [give(NOTIFY)]),
+            (table.sendmmsg, [give(NOTIFY)]),
+        ],
+    )
+
+
+@functools.cache
+def build_refuse_filter(table: SyscallTable) -> bytes:
+    """
+    A filter that refuses the calls that Landlock does not restrict: internet sockets other than TCP, and connecting by sending.
+
+    Landlock restricts the ports of TCP connections.
+    """
+    tcp = when(_SOCK_STREAM, load(2), *when(0, give(ALLOW)), *when(_IPPROTO_TCP, give(ALLOW)))
+    internet = [load(1), (AND, 0, 0, _KIND_MASK), *tcp, _DENIED]
+    socket = [load(0), *when(_AF_PACKET, _DENIED), *when(_AF_INET, *internet), *when(_AF_INET6, *internet)]
+    return build_program(
+        table,
+        [
+            (table.io_uring_setup, [refuse(errno.ENOSYS)]),
+            (table.socket, [*socket, give(ALLOW)]),
+            (table.sendto, [*_if_pointer(4, _DENIED), give(ALLOW)]),
+            (table.sendmsg, [load(2), (JUMP_SET, 0, 1, _FAST_OPEN), _DENIED, give(ALLOW)]),
+            (table.sendmmsg, [load(3), (JUMP_SET, 0, 1, _FAST_OPEN), _DENIED, give(ALLOW)]),
+        ],
+    )
+
+
+def _if_pointer(argument: int, line: Instruction) -> list[Instruction]:
+    """Execute *line* if the argument, a pointer, is not null."""
+    upper = ARGUMENTS + 8 * argument + 4
+    return [
+        load(argument),
+        (JUMP_EQUAL, 0, 2, 0),
+        (LOAD, 0, 0, upper),
+        (JUMP_EQUAL, 1, 0, 0),
+        line,
+    ]
+
+
+_LOCAL_FAMILIES = frozenset({socket.AF_UNSPEC, socket.AF_UNIX, 16})  # 16: netlink, the kernel's own interface
+_RESOLVERS = (b"/var/run/nscd/socket", b"/run/nscd/socket", b"/run/systemd/resolve/", b"/var/run/systemd/resolve/")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketAddress:
+    """An internet address and port."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address is this machine's."""
+        return is_loopback(self.host)
+
+
+def parse_sockaddr(address: bytes, *, for_datagram: bool = False) -> SocketAddress | None:
+    """
+    The internet address in *address*; None for a local address (Unix socket, netlink) and for a disconnection.
+
+    Args:
+        address: A `sockaddr`.
+        for_datagram: The address is that of a datagram, where Linux takes an unspecified family for IPv4.
+
+    Raises:
+        ValueError: The address family is unknown.
+    """
+    family = int.from_bytes(address[:2], "little")
+    if family == socket.AF_INET or (family == socket.AF_UNSPEC and for_datagram and len(address) >= 8):
+        return SocketAddress(str(ipaddress.IPv4Address(address[4:8])), int.from_bytes(address[2:4], "big"))
+    if family == socket.AF_INET6:
+        six = ipaddress.IPv6Address(address[8:24])
+        return SocketAddress(str(six.ipv4_mapped or six), int.from_bytes(address[2:4], "big"))
+    if family not in _LOCAL_FAMILIES:
+        raise ValueError(f"an address of family {family}")
+    return None
+
+
+def is_unix(address: bytes) -> bool:
+    """Whether *address* is the address of a Unix socket."""
+    return int.from_bytes(address[:2], "little") == socket.AF_UNIX
+
+
+def is_resolver_socket(address: bytes) -> bool:
+    """Whether *address* is the Unix socket of a service that resolves names."""
+    return is_unix(address) and address[2:].startswith(_RESOLVERS)
+
 
 _RECEIVE, _ANSWER, _STILL_VALID = 0xC0502100, 0xC0182101, 0x40082102
 _CONTINUE = 1

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from pdkernel.egress.sandbox.addresses import SocketAddress, is_resolver_socket, is_unix, parse_sockaddr
+from pdkernel.egress.sandbox_supervisor import SocketAddress, is_resolver_socket, is_unix, parse_sockaddr
 
 
 def ipv4(host: str, port: int, family: int = socket.AF_INET) -> bytes:

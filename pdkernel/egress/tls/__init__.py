@@ -1,1 +1,0 @@
-"""TLS of the gateway: its certificates, and parsing of a client's ClientHello."""
