@@ -18,20 +18,21 @@ from typing import NoReturn, Protocol
 from pdkernel.errors import DatabaseUnreachableError, PdkernelError
 from pdkernel.journal import Claim, ClaimedRun, Journal
 
-REAP_INTERVAL_S = 5.0
-"""With one process: seconds until runs of commands and notebooks whose process has ended are noticed."""
 POLL_INTERVAL_S = 0.25
 """Seconds until changes by other processes are noticed."""
-IDLE_INTERVAL_S = 5.0
-"""Seconds between two looks of a watched dispatch while nothing is due and the database does not change."""
 MIN_CANCEL_INTERVAL_S = 0.1
 """Minimum seconds between two reads of which runs in progress are cancelled."""
 UNEXPECTED_RETRY_S = 1.0
 """Minimum seconds until something is tried again that failed by an unexpected error."""
 SWEEP_INTERVAL_S = 1.0
 """With several processes: seconds until runs of dead processes, and runs whose notification was lost, are noticed."""
-LOOKS_PER_ORPHAN_SEARCH = 20
-"""The intervals after which a process looks for its own runs that it does not execute, because an error has ended their task."""
+INTERVALS_PER_SEARCH = 20
+"""
+The intervals after which a process looks for its own runs that it does not execute, because an error has ended their task.
+
+With one process, runs of commands and notebooks whose process has ended are noticed after as many, and a watched dispatch looks after
+as many while nothing is due and the database does not change.
+"""
 MAX_CLAIMS = 100
 """Runs that are claimed at a time, so that requests are answered between them."""
 
@@ -187,12 +188,13 @@ class LocalDispatch:
         """Continue runs; return the seconds until the next look."""
         if self._clock.monotonic() >= self._next_reap:
             await self._journal.reap_dead()
-            self._next_reap = self._clock.monotonic() + REAP_INTERVAL_S
+            self._next_reap = self._clock.monotonic() + INTERVALS_PER_SEARCH * self._interval_s
         await self._release_orphans()
         # after a change it looks twice, because a mark of the last commit may not be due at the first time
         is_idle, self._has_changed = self._is_watched and not self._has_changed, False
         wait_s = await self._continue_due()
-        return min(wait_s, IDLE_INTERVAL_S if is_idle and not self._is_blocked else self._interval_s)
+        idle_s = INTERVALS_PER_SEARCH * self._interval_s
+        return min(wait_s, idle_s if is_idle and not self._is_blocked else self._interval_s)
 
     async def _release_orphans(self) -> None:
         """
@@ -203,7 +205,7 @@ class LocalDispatch:
         """
         if self._clock.monotonic() < self._next_orphan_search:
             return
-        self._next_orphan_search = self._clock.monotonic() + LOOKS_PER_ORPHAN_SEARCH * self._interval_s
+        self._next_orphan_search = self._clock.monotonic() + INTERVALS_PER_SEARCH * self._interval_s
         owned = await self._journal.find_owned()
         executing = set(self._starter.executing_run_ids)
         orphans = frozenset(claim for claim in owned if claim.run_id not in executing)

@@ -37,7 +37,7 @@ INLINE_RETRY_S = 0.25
 EXCLUSIVE_ORIGINS = ("serve",)
 """Origins of which one process may open a file at a time: runs of another would be taken for those of a dead process."""
 
-_ORIGIN_WAIT_S = 2.0
+ORIGIN_WAIT_S = 2.0
 """Seconds in which a killed server's lock is released: a worker that it was just starting shares its files for a moment."""
 
 
@@ -50,6 +50,7 @@ class SqliteBackend:
         liveness: Shows that an executor lives; None locks a file in the folder `executors-NAME` beside the file.
         max_inline_commit_s: While commits take fewer seconds, the event loop commits without a thread.
         inline_retry_s: After slower commits, the event loop commits again after so many seconds.
+        origin_wait_s: Seconds to wait for the end of another process that has the origin.
         permit_migration: Raises an error if tables of an earlier version must not be changed now.
         mark: The mark of the project's journal, or None.
         schema: The tables.
@@ -64,6 +65,7 @@ class SqliteBackend:
         liveness: ExecutorLiveness | None = None,
         max_inline_commit_s: float = MAX_INLINE_COMMIT_S,
         inline_retry_s: float = INLINE_RETRY_S,
+        origin_wait_s: float = ORIGIN_WAIT_S,
         permit_migration: Callable[[], object] = lambda: None,
         mark: JournalMark | None = None,
         schema: Schema = JOURNAL_SCHEMA,
@@ -72,6 +74,7 @@ class SqliteBackend:
         self.max_inline_commit_s = max_inline_commit_s
         self.inline_retry_s = inline_retry_s
         self._path = path
+        self._origin_wait_s = origin_wait_s
         self._permit_migration = permit_migration
         self._mark = mark
         self._schema = schema
@@ -102,7 +105,7 @@ class SqliteBackend:
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_connection)
             if origin in EXCLUSIVE_ORIGINS:
-                _hold_origin(self._liveness, origin, self._path)
+                _hold_origin(self._liveness, origin, self._path, self._origin_wait_s)
                 undo.callback(self._liveness.release, origin)
             # the lock comes before the row, because others take an executor without a lock for dead
             self._liveness.hold(executor_id)
@@ -395,9 +398,9 @@ class ExecutorLocks:
             os.close(descriptor)  # the process that held the lock has removed this file
 
 
-def _hold_origin(liveness: ExecutorLiveness, origin: str, path: Path) -> None:
-    """Become the only executor of *origin*. Raises `RequestError` if another process has it."""
-    ends = time.monotonic() + _ORIGIN_WAIT_S
+def _hold_origin(liveness: ExecutorLiveness, origin: str, path: Path, wait_s: float) -> None:
+    """Become the only executor of *origin*, perhaps after *wait_s* seconds. Raises `RequestError` if another process has it."""
+    ends = time.monotonic() + wait_s
     while True:
         try:
             liveness.hold(origin)

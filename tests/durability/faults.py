@@ -19,6 +19,7 @@ KILL_IN_ROTATION = "tests.durability.faults:kill_in_rotation"
 KILL_AT_RENAME = "tests.durability.faults:kill_at_rename"
 LIMIT_DATABASE = "tests.durability.faults:limit_database"
 SHORTEN_LEASE = "tests.durability.faults:shorten_lease"
+SHORT_PAGES = "tests.durability.faults:short_pages"
 SLOW_COMMITS = "tests.durability.faults:slow_commits"
 SLOW_EVENT = "tests.durability.faults:slow_event"
 SHIFT_CLOCK = "tests.durability.faults:shift_clock"
@@ -128,6 +129,13 @@ def shorten_lease(lease_s: float, beat_s: float, entered: str) -> None:
         return enter(self, executor_id, *args)
 
     PostgresBackend.enter = record  # type: ignore[assignment, method-assign]
+
+
+def short_pages(users: int) -> None:
+    """Let a batch list so many users at a time, so that a test needs few of them: each has a worker of its own."""
+    from pdkernel.operations import batches
+
+    vars(batches)["PAGE_SIZE"] = users
 
 
 def shift_clock(seconds: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.cli.fork_server import ForkServer
-from tests.durability.faults import SHORTEN_LEASE
+from tests.durability.faults import ALL_OF, SHORTEN_LEASE
 from tests.durability.server_process import LIMIT_S, ServerProcess
 from tests.notebook_files import notebook_of
 from tests.ports import free_port
@@ -40,10 +40,11 @@ class Hosts:
         self.servers[0].take_overs = self.take_overs
         return self.servers[0]
 
-    def start(self, server: ServerProcess) -> None:
-        """Start a host with a short lease."""
+    def start(self, server: ServerProcess, lease_s: float = LEASE_S, *faults: Sequence[object]) -> None:
+        """Start a host with a short lease, and with other *faults* as for `faults.all_of`."""
         entered = server.folder / "executor"
-        assert server.start(SHORTEN_LEASE, LEASE_S, BEAT_S, str(entered)), (server.said, server.errors)
+        shorten = (SHORTEN_LEASE, lease_s, lease_s * BEAT_S / LEASE_S, str(entered))
+        assert server.start(ALL_OF, shorten, *faults), (server.said, server.errors)
         self.executor_of[server.port] = entered.read_text()
 
     def executors(self) -> set[str]:
@@ -73,6 +74,8 @@ def hosts_of(
     cells: Sequence[str],
     *,
     options: tuple[str, ...] = (),
+    lease_s: float = LEASE_S,
+    faults: Sequence[Sequence[object]] = (),
     **notebooks: Sequence[str],
 ) -> Iterator[Hosts]:
     """
@@ -84,6 +87,8 @@ def hosts_of(
         urls: The URL of the database for each host.
         cells: The cells of `flow.ipynb`.
         options: More options of `serve`.
+        lease_s: The lease of the hosts.
+        faults: Calls of `faults` in each host.
         notebooks: Other notebooks.
     """
     servers = []
@@ -100,5 +105,5 @@ def hosts_of(
             servers.append(server)
         hosts = Hosts(servers)
         for server in servers:
-            hosts.start(server)
+            hosts.start(server, lease_s, *faults)
         yield hosts

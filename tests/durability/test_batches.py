@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.operations.batches import PAGE_SIZE
 from pdkernel.operations.triggers import enable_triggers
 from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
-from tests.durability.faults import KILL_AT_EVENT
+from tests.durability.faults import ALL_OF, KILL_AT_EVENT, SHORT_PAGES
 from tests.durability.hosts import hosts_of
 from tests.durability.server_process import LIMIT_S, new_project, server_of
 
 HEADER = "%%pdworkflow\nname: Each\ntrigger: {type: schedule, interval_seconds: 86400, for_each: external_user}\n"
-# a Node.js step takes four times as long, and the users need 215 runs
 CELLS = [HEADER, "%%pdstep done\ndef handler(pd):\n    return 1\n"]
-USERS = PAGE_SIZE + 15
+PAGE_SIZE = 20
+USERS = 2 * PAGE_SIZE + 5
 NO_USER_TWICE = "select count(*), count(distinct external_user) from runs"
 DONE = "select 1 from batches where state = 'done'"
 
@@ -47,7 +46,7 @@ def test_a_kill_in_the_middle_loses_and_repeats_no_user(
         new_project(folder, CELLS)
         with Project.open(folder / ".pdkernel") as project:
             let_tick(project, folder, USERS)
-        server.start(KILL_AT_EVENT, side, statement)
+        server.start(ALL_OF, (SHORT_PAGES, PAGE_SIZE), (KILL_AT_EVENT, side, statement))
         server.wait_until_ended()
         server.restart()
         server.wait_for(DONE, limit_s=2 * LIMIT_S)
@@ -59,7 +58,7 @@ def test_a_kill_in_the_middle_loses_and_repeats_no_user(
 
 def test_a_host_that_dies_is_followed_by_another(fork_server: ForkServer, tmp_path: Path, postgres_url: str) -> None:
     """Two hosts make one batch of a tick, and the one that survives records the rest."""
-    with hosts_of(fork_server, tmp_path, [postgres_url] * 2, CELLS) as hosts:
+    with hosts_of(fork_server, tmp_path, [postgres_url] * 2, CELLS, faults=[(SHORT_PAGES, PAGE_SIZE)]) as hosts:
         dying, living = hosts.servers
         with Project.open(dying.folder / ".pdkernel", database_url=postgres_url, key_file=tmp_path / "key") as project:
             let_tick(project, dying.folder, USERS)

@@ -246,8 +246,8 @@ def hosts_behind_proxy(
     log, receives = folder / "steps.log", f"http://127.0.0.1:{receiver.server_port}/"
     with proxy_of(postgres.sockets, url.partition("@/")[2].partition("?")[0]) as proxy:
         urls = [*[url] * others, proxy.url]
-        cells, more = workflow(log, receives), {"child": child(log, receives)}
-        with hosts_of(fork_server, folder, urls, cells, options=("child.ipynb",), **more) as hosts:
+        cells, called = workflow(log, receives), child(log, receives)
+        with hosts_of(fork_server, folder, urls, cells, options=("child.ipynb",), child=called) as hosts:
             with Project.open(folder / "host0" / ".pdkernel", database_url=url, key_file=folder / "key") as project:
                 LocalDirectory(project).add_account(
                     external_user_id="ada", app="slack", credentials={"oauth_access_token": TOKEN}

@@ -43,7 +43,7 @@ def freeze(server: ServerProcess, begun: Sequence[Path], *, whole_machine: bool)
     stopped = [process, *(process.children(recursive=True) if whole_machine else ())]
     for each in stopped:
         each.send_signal(signal.SIGSTOP)
-    time.sleep(4)
+    time.sleep(2.5)
     for each in stopped:
         each.send_signal(signal.SIGCONT)
 

@@ -132,15 +132,16 @@ def test_a_silent_database_interrupts_nothing_of_the_only_host(
 ) -> None:
     """While the database of the only host is silent for two leases, a step goes on, and its run ends in its first attempt."""
     database, log = postgres_url.partition("@/")[2].partition("?")[0], tmp_path / "beats.log"
+    lease_s = LEASE_S / 2  # no other host could take it for dead on a busy machine
     with (
         proxy_of(postgres.sockets, database) as proxy,
-        hosts_of(fork_server, tmp_path, [proxy.url], [FLOW, beating_step(log, 3 * LEASE_S)]) as hosts,
+        hosts_of(fork_server, tmp_path, [proxy.url], [FLOW, beating_step(log, 3 * lease_s)], lease_s=lease_s) as hosts,
     ):
         host = hosts.servers[0]
         assert host.post(host.endpoint, {}).is_accepted
         wait_until(lambda: len(beats_of(log)) > 0)
         proxy.is_held = True
-        time.sleep(2 * LEASE_S)
+        time.sleep(2 * lease_s)
         proxy.cut()
         proxy.heal()
         hosts.wait_until_finished()

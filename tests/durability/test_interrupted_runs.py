@@ -108,7 +108,7 @@ def test_a_run_that_ends_servers_is_given_up_and_the_runs_beside_it_finish(
             wait_until_poisoned(server, poison)
             if deaths == MAX_INTERRUPTIONS:
                 late = accept(server, 1)
-                time.sleep(1)  # in which it would begin if the other run were not alone
+                time.sleep(0.5)  # in which it would begin if the other run were not alone
                 assert late not in {each.run for each in server.begun()}
             server.kill()
             poison.unlink()

@@ -12,7 +12,7 @@ from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import Answer, ServerProcess, new_project, server_of
 
 ONE = "%%pdworkflow\nname: {name}\nsettings: {{concurrency: 1}}\n"
-THROTTLED = "%%pdworkflow\nname: {name}\nsettings: {{throttle: {{limit: 3, interval: 2}}}}\n"
+THROTTLED = "%%pdworkflow\nname: {name}\nsettings: {{throttle: {{limit: 3, interval: 1}}}}\n"
 ENDED = "select 1 where not exists (select 1 from runs where ended is null)"
 TRIGGER = "return pd.flow.trigger('limited', {'n': 1})"
 EVENTS = 6
@@ -118,12 +118,12 @@ def test_starts_are_counted_when_steps_start(fork_server: ForkServer, tmp_path: 
             return server.post(urls[way], {}, **({} if is_stored else {"x_pd_nostore": "1"}))
 
         send_all(send, 27)
-        time.sleep(5)  # more than two periods, in which runs may be claimed
+        time.sleep(2.5)  # more than two periods, in which runs may be claimed
         gate.touch()
         spans = {way: wait_for_spans(server, logs[way], 9) for way in ways}
 
         # a busy machine runs the first line of a step a little later
-        assert {way: most_in_period(each, 1.8) for way, each in spans.items()} == dict.fromkeys(ways, 3)
+        assert {way: most_in_period(each, 0.8) for way, each in spans.items()} == dict.fromkeys(ways, 3)
 
 
 def test_a_throttle_is_used_up_and_never_exceeded(fork_server: ForkServer, tmp_path: Path) -> None:

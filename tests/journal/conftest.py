@@ -140,7 +140,7 @@ class SqliteDatabase:
 
     def backend(self) -> Backend:
         """The backend of one more executor."""
-        return SqliteBackend(self.path, liveness=self._liveness)
+        return SqliteBackend(self.path, liveness=self._liveness, origin_wait_s=0)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of *query*."""

@@ -668,7 +668,7 @@ async def test_runs_of_a_killed_server_continue_in_the_next(path: Path, server: 
     """While a server lives, a second one is refused and no run is reaped; after its kill -9 the next one continues its runs."""
     terminal = Journal.open(SqliteBackend(path))
     with pytest.raises(RequestError, match="Another `pdkernel serve` serves the project"):
-        Journal.open(SqliteBackend(path), origin="serve")
+        Journal.open(SqliteBackend(path, origin_wait_s=0), origin="serve")
     while_living = await terminal.reap_dead()
 
     os.kill(server.pid, signal.SIGKILL)
@@ -709,7 +709,7 @@ async def test_two_journals_of_one_process_see_each_other(path: Path) -> None:
 
     reaped = await other.reap_dead()
     with pytest.raises(RequestError):
-        Journal.open(SqliteBackend(path), origin="serve")
+        Journal.open(SqliteBackend(path, origin_wait_s=0), origin="serve")
     await one.close()
     after = await other.reap_dead()
     await Journal.open(SqliteBackend(path), origin="serve").close()
