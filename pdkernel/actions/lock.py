@@ -1,7 +1,7 @@
 """
 The lock file of pre-built actions: the package version of each action, overridden versions, and the source of each action.
 
-`packages.npm_lock` stores packages and their hashes in the same file. The file is beside the project and is meant to be
+`packages.npm_packages` stores packages and their hashes in the same file. The file is beside the project and is meant to be
 committed, so that every clone runs the same code.
 """
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from pdkernel.packages.npm_command import find_npm
-from pdkernel.packages.pip_settings import map_pip_settings
+from pdkernel.packages.uv_command import map_pip_settings
 from pdkernel.workers.interpreters import find_node
 
 HERE = Path(__file__).parent
