@@ -279,6 +279,7 @@ class Reader:
         given, piped, rest = command.rpartition(" | ")
         typed = _plain_words(given) if piped else []
         words = _plain_words(rest if typed[:1] == ["echo"] else command)
+        words, file = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
         # the variable would decide instead of the notebook's cell; and a replay refuses calls unless it names a policy
         if words[:2] == ["pdkernel", "runs"] or self._has_policy_cell:
             self._monkeypatch.delenv("PDKERNEL_EGRESS", raising=False)
@@ -290,7 +291,10 @@ class Reader:
                 raise done.exception
             self.status = done.exit_code
             self._monkeypatch.setenv("PDKERNEL_EGRESS", _POLICY)
-            return done.output
+            if file is None:
+                return done.output
+            Path(file).write_bytes(done.stdout_bytes)
+            return done.stderr
         script = f'(exit {self.status})\n{command}\nstatus=$?\n{{ pwd; env -0; }} > "{self._state}"\nexit $status'
         ended = subprocess.run(
             ["bash", "-c", script],
@@ -406,8 +410,8 @@ def ensure_newline(text: str) -> str:
 
 
 def _plain_words(command: str) -> list[str]:
-    """The words of a command; none if a shell has to read the command."""
-    if re.search(r"[|<>;&$`*]", re.sub(r"'[^']*'", "", command)):
+    """The words of a command, which may end with `> FILE`; none if a shell has to read the command."""
+    if re.search(r"[|<>;&$`*]", re.sub(r"'[^']*'| > [\w.]+$", "", command)):
         return []
     return shlex.split(command.replace("\\\n", " "))
 
