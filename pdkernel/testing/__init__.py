@@ -18,7 +18,6 @@ failed test shows the timeline of each of its runs. Runs are made by `pdkernel.a
 from __future__ import annotations
 
 from pdkernel.annex.snapshot_tests import SettableClock, TemporaryProject, differs
-from pdkernel.testing.failure_report import pytest_runtest_makereport
 from pdkernel.testing.fixtures import (
     CompareRecords,
     MakeEvent,
@@ -29,6 +28,7 @@ from pdkernel.testing.fixtures import (
     pd_records,
     pd_run,
     pd_runtime_factory,
+    pytest_runtest_makereport,
 )
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""The fixtures of the pytest plugin. Paths in a test are relative to the folder of its file."""
+"""The fixtures of the pytest plugin, and the timelines in the report of a failed test. Paths in a test are relative to its file's folder."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +18,36 @@ from pdkernel.execution import Execution
 from pdkernel.files.source import load_source
 from pdkernel.model import JSON, Workflow
 from pdkernel.operations.records import RecordProof, compare_with_records
+from pdkernel.render import timeline
 from pdkernel.storage import Project, find_project
-from pdkernel.testing.failure_report import record_run
+
+TITLE = "pdkernel timeline"
+_DENIED_CALL_HINT = 'To answer a refused call: pd_run(..., egress="replay=FILE"), "stand-in=URL" or "stand-in=slack".'
+_RUNS = pytest.StashKey[list[tuple[Execution, Workflow]]]()
+
+
+def record_run(item: pytest.Item, execution: Execution, workflow: Workflow) -> None:
+    """Record a run of *item* for its report."""
+    item.stash.setdefault(_RUNS, []).append((execution, workflow))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the timeline of each run to the report of a failed test."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for execution, workflow in item.stash.get(_RUNS, []):
+            responds = workflow.trigger.type == "http"
+            denied = any(call.outcome == "denied" for call in execution.requests)
+            text = timeline.render_text(
+                execution,
+                timeline.TimelineContext(
+                    workflow=workflow, has_response=responds, note=_DENIED_CALL_HINT if denied else None
+                ),
+            )
+            report.sections.append((TITLE, text))
+    return report
+
 
 _MODES_WITH_FILE = ("record", "replay")
 

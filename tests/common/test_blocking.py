@@ -64,8 +64,8 @@ EXCEPTIONS = {
     "kit/session/connect_links.py": "a notebook's timers and polls, whose loop is the kernel's",
     "kit/session/state.py": "writes of a notebook, which the exit of the interpreter waits for",
     "kit/widgets/account_forms.py": "a timer in a notebook, whose loop is the kernel's",
-    "kit/widgets/background_run.py": "a run beside a notebook's cells, whose loop is the kernel's",
-    "kit/widgets/link_button.py": "a timer in a notebook, whose loop is the kernel's",
+    "kit/widgets/form.py": "a run beside a notebook's cells, whose loop is the kernel's",
+    "kit/widgets/buttons.py": "a timer in a notebook, whose loop is the kernel's",
     "workers/interpreters.py": "writes a cache of code, and no caller waits",
 }
 """Modules that start threads otherwise, and why."""

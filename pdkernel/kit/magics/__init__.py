@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdkernel.kit.magics.completion import Vocabulary, has_matchers, register_matchers, unregister_matchers
-from pdkernel.kit.magics.directive_cells import CELL_SOURCES, DirectiveTransformer
+from pdkernel.kit.magics.notebook_context import CELL_SOURCES, DirectiveTransformer
 from pdkernel.model import JSON
 
 __all__ = ["register", "unregister"]
@@ -24,15 +24,12 @@ def register(ip: Any) -> None:
     if has_matchers(ip):
         return
     _debug_kernel_only()
-    from pdkernel.kit.magics.actions import ActionMagics
-    from pdkernel.kit.magics.invoke import InvokeMagics
     from pdkernel.kit.magics.notebook_context import register_comm_target
     from pdkernel.kit.magics.run import RunMagics
     from pdkernel.kit.magics.run_settings import RunSettingsMagics
-    from pdkernel.kit.magics.runs import RunsMagics
-    from pdkernel.kit.magics.serve import ServeMagics
-    from pdkernel.kit.magics.steps import StepMagics
-    from pdkernel.kit.magics.stores import StoreMagics
+    from pdkernel.kit.magics.runs import RunsMagics, StoreMagics
+    from pdkernel.kit.magics.serve import InvokeMagics, ServeMagics
+    from pdkernel.kit.magics.steps import ActionMagics, StepMagics
 
     steps = StepMagics(ip)
     for magics in (

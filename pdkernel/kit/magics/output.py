@@ -1,4 +1,4 @@
-"""Output of magics: text with HTML, live timelines, and errors without a traceback."""
+"""What all magics share: arguments, text with HTML, live timelines, outputs that follow the session, errors without a traceback."""
 
 from __future__ import annotations
 
@@ -6,24 +6,58 @@ import functools
 import re
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from IPython.core.error import UsageError
+from IPython.core.magic_arguments import parse_argstring
 from IPython.display import DisplayHandle, display
 
 from pdkernel.common.clock import Clock
 from pdkernel.errors import PdkernelError, did_you_mean
+from pdkernel.kit.magics.notebook_context import get_cell_metadata, get_session
 from pdkernel.render.markup import RichOutput, escape_control_characters
 
 if TYPE_CHECKING:
     from pdkernel.execution import Execution, RunPause
     from pdkernel.kit.session import Session
     from pdkernel.kit.widgets import PauseButtons
+
+MAX_LIVE_OUTPUTS = 30
+"""Number of outputs that are drawn again; older outputs stay as they are."""
+
+_ATTRIBUTE = "_pdkernel_live_outputs"
+
+
+def parse_arguments(magic: Any, line: str) -> Namespace:
+    """
+    The arguments of *line*, as `magic_arguments` declares them for *magic*; IPython keeps the quotes around a value.
+
+    Raises:
+        UsageError: The line has other arguments.
+    """
+    chosen: Namespace = parse_argstring(magic, line)
+    for name, value in vars(chosen).items():
+        setattr(chosen, name, _remove_quotes(value))
+    return chosen
+
+
+def remove_quotes(text: str) -> str:
+    """*text* without the quotes that the line of a magic needs around blanks."""
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] in ("'", '"') else text
+
+
+def _remove_quotes(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_remove_quotes(each) for each in value]
+    return remove_quotes(value) if isinstance(value, str) else value
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -325,7 +359,6 @@ def offer_proof(shell: Any, session: Session, folder: Path, line: str, *, is_pat
 
 def show_button(shell: Any, button: Any) -> None:
     """Show *button*, and close the buttons of the cell's earlier execution."""
-    from pdkernel.kit.magics.notebook_context import get_cell_metadata
     from pdkernel.kit.widgets.components import close_tree
 
     cell = str(get_cell_metadata(shell).get("cellId"))
@@ -349,3 +382,51 @@ def raise_on_failure(execution: Execution) -> None:
         ran = any(step.status in ("success", "error") for step in execution.steps)
         what = f"Step {failed[-1]} failed" if failed else "The run failed" if ran else "The run did not start"
         raise CellError("Not finished", f"{what}: see the error above.")
+
+
+class LiveOutputs:
+    """The outputs that are drawn again when one session changes."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._outputs: dict[str, Callable[[], None]] = {}
+        session.add_listener(self._draw_again)
+
+    def add(self, key: str, redraw: Callable[[], None]) -> None:
+        """Call *redraw* after every change; replaces an earlier output of the same *key*."""
+        self._outputs.pop(key, None)
+        self._outputs[key] = redraw
+        for old in list(self._outputs)[:-MAX_LIVE_OUTPUTS]:
+            del self._outputs[old]
+
+    def _draw_again(self) -> None:
+        for draw_again in list(self._outputs.values()):
+            with suppress(PdkernelError):  # an invalid workflow is reported by its own cell
+                draw_again()
+
+
+class LiveLine:
+    """A short output that is drawn by *draw*, now and after every change of the session."""
+
+    def __init__(self, draw: Callable[[], RichOutput]) -> None:
+        self._draw = draw
+        self._view = draw()
+        self._handle: DisplayHandle | None = display(self._view, display_id=True)
+
+    def redraw(self) -> None:
+        """Draw the output again if it has changed."""
+        view = self._draw()
+        if view != self._view and self._handle is not None:
+            self._view = view
+            self._handle.update(view)
+
+
+def keep_updated(shell: Any, magic_name: str, redraw: Callable[[], None]) -> None:
+    """Call *redraw*, for the output of *magic_name* in the running cell, after each change of *shell*'s session."""
+    session = get_session(shell)
+    live_outputs = getattr(shell, _ATTRIBUTE, None)
+    if not isinstance(live_outputs, LiveOutputs) or live_outputs.session is not session:
+        live_outputs = LiveOutputs(session)
+        setattr(shell, _ATTRIBUTE, live_outputs)
+    cell = get_cell_metadata(shell).get("cellId") or f"execution {getattr(shell, 'execution_count', 0)}"
+    live_outputs.add(f"{cell} {magic_name}", redraw)

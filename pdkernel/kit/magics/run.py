@@ -11,13 +11,13 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from pdkernel.errors import RequestError
-from pdkernel.kit.magics.arguments import parse_arguments
-from pdkernel.kit.magics.live_output import keep_updated
 from pdkernel.kit.magics.notebook_context import get_session, list_step_kinds
 from pdkernel.kit.magics.output import (
     LiveTimeline,
+    keep_updated,
     offer_proof,
     offer_save_test,
+    parse_arguments,
     raise_on_failure,
     show_errors_as_messages,
     show_message,

@@ -17,13 +17,15 @@ from IPython.display import display
 from pdkernel.common.identity import Environment, check_external_user_id, parse_environment
 from pdkernel.engine.variables import load_variables
 from pdkernel.errors import DefinitionError, RequestError
-from pdkernel.kit.magics.arguments import parse_arguments, remove_quotes
-from pdkernel.kit.magics.live_output import LiveLine, keep_updated
 from pdkernel.kit.magics.notebook_context import get_session, list_step_kinds
 from pdkernel.kit.magics.output import (
+    LiveLine,
     LiveTimeline,
+    keep_updated,
     offer_save_test,
+    parse_arguments,
     raise_on_failure,
+    remove_quotes,
     show_errors_as_messages,
     show_message,
     wait_for_pauses,

@@ -1,4 +1,8 @@
-"""`%pdruns`: the recorded runs of the project, listed, shown, and run again."""
+"""
+What the project has stored: `%pdruns` lists, shows and repeats recorded runs, `%pdstore` shows the data stores.
+
+The records of a store are redacted: a token that a step has put into a store does not appear in the notebook.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.display import display
 
 from pdkernel.errors import RequestError, format_count
-from pdkernel.kit.magics.arguments import parse_arguments
 from pdkernel.kit.magics.notebook_context import get_session
 from pdkernel.kit.magics.output import (
     LiveTimeline,
+    parse_arguments,
     raise_on_failure,
     show_errors_as_messages,
     show_message,
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
     from pdkernel.execution import Execution
     from pdkernel.kit.session import Session
     from pdkernel.operations.run_replay import Replay
+
+MAX_ROWS = 200
+
 
 _ACTS = ("replay", "fork", "cancel", "resume", "remove")
 _FILTERS = ("workflow", "external_user", "environment", "status", "since", "until")
@@ -272,3 +279,52 @@ def _run(
     timeline = LiveTimeline(session, has_own_event=True)
     execution = session.run_recorded(operation, on_change=timeline.update, while_waiting=timeline.tick)
     return wait_for_pauses(shell, session, timeline, execution)
+
+
+@magics_class
+class StoreMagics(Magics):
+    """Show data stores."""
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("name", nargs="?", help="the store to show; without it, list the stores")
+    @argument(
+        "--scratch",
+        action="store_true",
+        help="show the scratch copy, which the steps write unless the outbound policy is live",
+    )
+    @argument("--rows", type=int, default=MAX_ROWS, help=f"number of records to show (default: {MAX_ROWS})")
+    @line_magic
+    @show_errors_as_messages
+    def pdstore(self, line: str) -> None:
+        """List the project's data stores, or show the records of a store: key, value, expires."""
+        from pdkernel.common.redaction import Redactor
+        from pdkernel.engine.account_resolution import collect_secrets
+        from pdkernel.operations.stores import list_stores, view_store
+        from pdkernel.render import stores as stores_view
+
+        chosen = parse_arguments(self.pdstore, line)
+        session = get_session(self.shell)
+        copy, stores = session.scratch_copy, session.project.data_stores
+        is_missing = copy is not None and chosen.name in copy.changed_stores() and not stores.exists(chosen.name)
+        if is_missing and not chosen.scratch:
+            raise RequestError(
+                f"There is no data store {chosen.name!r}: the steps have written a scratch copy.",
+                fix=f"To show the copy: %pdstore {chosen.name} --scratch",
+            )
+        table = copy if chosen.scratch else stores
+        if table is None or (chosen.scratch and chosen.name is None and not list_stores(table)):
+            show_message("The steps have written no scratch copy of a data store.")
+            return
+        if chosen.name is None:
+            found = list_stores(table)
+            display(RichOutput(text=stores_view.render_stores_text(found), html=stores_view.render_stores_html(found)))
+            return
+        redactor = Redactor(collect_secrets(session.project, session.folder))
+        shown = view_store(table, chosen.name, limit=max(chosen.rows, 0), redactor=redactor)
+        display(
+            RichOutput(
+                text=stores_view.render_records_text(shown.name, shown.rows, total=shown.total),
+                html=stores_view.render_records_html(shown.name, shown.rows, total=shown.total),
+            )
+        )

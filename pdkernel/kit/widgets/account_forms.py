@@ -18,6 +18,7 @@ from pdkernel.common.identity import Account, Directory, Environment
 from pdkernel.engine.account_lookup import format_connect_account_command
 from pdkernel.errors import PdkernelError
 from pdkernel.kit.session.connect_links import ConnectLinks
+from pdkernel.kit.widgets.buttons import LinkButton
 from pdkernel.kit.widgets.components import (
     FIELD_MARGIN,
     ROW_LAYOUT,
@@ -36,7 +37,6 @@ from pdkernel.kit.widgets.components import (
     show_message,
     show_message_html,
 )
-from pdkernel.kit.widgets.link_button import LinkButton
 from pdkernel.operations.accounts import connect_account
 from pdkernel.render.apps import app_icon, format_app_name
 

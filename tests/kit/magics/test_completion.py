@@ -9,9 +9,15 @@ from typing import Any, NoReturn
 import pytest
 from IPython.core.completer import provisionalcompleter
 
-from pdkernel.kit.magics.completion import NO_COMPLETION, Vocabulary, complete_cell, register_matchers
+from pdkernel.kit.magics.completion import (
+    MAX_INDEX_ITEMS,
+    MAX_KEY_ITEMS,
+    NO_COMPLETION,
+    Vocabulary,
+    complete_cell,
+    register_matchers,
+)
 from pdkernel.kit.magics.notebook_context import get_session
-from pdkernel.kit.magics.path_completion import MAX_INDEX_ITEMS, MAX_KEY_ITEMS
 from pdkernel.model import JSON
 
 STEPS: dict[str, JSON] = {

@@ -8,7 +8,7 @@ from IPython.utils.capture import capture_output
 
 from pdkernel.event import Event
 from pdkernel.kit.session import Session
-from pdkernel.kit.widgets.output_buttons import StaleStepsButton
+from pdkernel.kit.widgets.buttons import StaleStepsButton
 from tests.kit.widgets.front_end import press, screen
 from tests.render.builders import an_execution
 

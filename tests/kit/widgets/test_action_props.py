@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as ipw
 import pytest
 
-from pdkernel.kit.widgets.action_fields import PropField, format_prop_value, is_shown_prop, parse_prop_value
+from pdkernel.kit.widgets.action_props import PropField, format_prop_value, is_shown_prop, parse_prop_value
 from pdkernel.model import JSON
 from pdkernel.workers import PropDeclaration, PropOption, PropOptionsPage
 

@@ -1,4 +1,4 @@
-"""The picker's button that opens the link page, followed over HTTP as a browser does."""
+"""Buttons for link pages, followed over HTTP as a browser does, for paused runs and for requests to the draft."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ import ipywidgets as ipw
 import pytest
 from IPython.display import display
 from IPython.utils.capture import capture_output
+from msgspec.structs import replace
 
 from pdkernel.common.identity import Environment
+from pdkernel.errors import RequestError
+from pdkernel.event import Event
+from pdkernel.execution import Execution
 from pdkernel.kit.session import Session
-from pdkernel.kit.widgets import UserPicker
-from pdkernel.kit.widgets.link_button import ConsoleLinkButton
+from pdkernel.kit.widgets import EventComposer, PauseButtons, UserPicker
+from pdkernel.kit.widgets.buttons import ConsoleLinkButton, RequestButtons
 from tests.kit.widgets.conftest import Timers
-from tests.kit.widgets.front_end import NEEDS_SLACK, button, everything_in_state, inside, press, screen
+from tests.kit.widgets.front_end import (
+    NEEDS_SLACK,
+    button,
+    enter,
+    everything_in_state,
+    inside,
+    press,
+    screen,
+    type_into,
+)
+from tests.render.builders import an_execution
 from tests.server.link.visitor import SAME_ORIGIN, Page
 
 TOKEN = "xoxb-typed-into-the-page"
@@ -254,3 +268,211 @@ def shown_link(form: Any) -> str:
     shown = [each.value for each in inside(form) if isinstance(each, ipw.HTML)]
     [found] = re.findall(r'class="pd-open" href="([^"]+)"', "".join(shown))
     return html.unescape(str(found))
+
+
+APPROVE = "%%pdstep approve\ndef handler(pd):\n    pd.flow.suspend(3600_000)\n"
+RESUME = "Resume now"
+CANCEL = "Cancel the run"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds."""
+    ends = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def buttons(composer: EventComposer, session: Session) -> PauseButtons:
+    """The buttons of a form whose sent run is paused."""
+    session.record_cell(APPROVE, cell_id="cell-1")
+    press(composer, "Send")
+    until(lambda: RESUME in screen(composer))
+    return composer.pause_buttons
+
+
+def test_a_sent_run_is_resumed_with_data(composer: EventComposer, session: Session, buttons: PauseButtons) -> None:
+    """The form shows the buttons while its run is paused; the JSON that is typed before Enter is the step's `$resume_data`."""
+    while_paused = screen(composer)
+    type_into(buttons.data, '{"approved": true}')
+    enter(buttons.data)
+    composer.wait()
+    result = session.get_result("approve")
+
+    assert RESUME in while_paused
+    assert RESUME not in screen(composer)
+    assert result is not None
+    assert result.exports == {"$resume_data": {"approved": True}}
+    assert "success" in composer.saved_output.text
+
+
+def test_a_paused_run_is_cancelled(composer: EventComposer, buttons: PauseButtons) -> None:
+    """Cancel ends the run, and the form can send again."""
+    press(buttons, CANCEL)
+    composer.wait()
+
+    assert "cancelled" in composer.saved_output.text
+    assert composer.send_button.description == "Send"
+
+
+def test_typed_data_stays_while_the_run_is_paused(session: Session) -> None:
+    """Data that is typed stays when the same pause is drawn again, and is removed at the next one; an ended run has no buttons."""
+    paused = an_execution(status="paused")
+    buttons = PauseButtons(session, paused)
+    type_into(buttons.data, "1")
+    buttons.set_execution(paused)
+    kept = buttons.data.value
+    buttons.set_execution(an_execution(status="paused", attempt=2))
+    emptied = buttons.data.value
+
+    buttons.set_execution(an_execution(status="success"))
+    buttons.cancel_button.click()  # a click that was on its way
+
+    assert (kept, emptied) == ("1", "")
+    assert screen(buttons) == ""
+    assert buttons.message.value == ""
+
+
+def test_a_paused_run_is_stopped(composer: EventComposer, buttons: PauseButtons) -> None:
+    """Stop, too, ends a paused run."""
+    press(composer, "Stop")
+    composer.wait()
+
+    assert "cancelled" in composer.saved_output.text
+    assert RESUME not in screen(composer)
+
+
+def test_invalid_data_is_reported(composer: EventComposer, buttons: PauseButtons) -> None:
+    """Text that is not JSON resumes nothing, and the message names the line and the column."""
+    type_into(buttons.data, "{approved")
+    press(buttons, RESUME)
+
+    assert "$resume_data is not JSON" in screen(buttons)
+    assert RESUME in screen(composer)
+    press(composer, "Stop")
+    composer.wait()
+
+
+def test_waits_can_be_skipped(composer: EventComposer, session: Session) -> None:
+    """With the box checked, a sent run goes on at once, and the form shows the line with the option."""
+    session.record_cell(APPROVE, cell_id="cell-1")
+    composer.skip_waits.value = True
+    press(composer, "Send")
+    composer.wait()
+
+    assert composer.magic_line == "%pdevent --send --skip-waits"
+    assert "suspend for 1 hour: skipped." in composer.saved_output.text
+
+
+@pytest.mark.usefixtures("_shell")
+def test_without_a_kernel_the_line_is_shown(composer: EventComposer, session: Session, buttons: PauseButtons) -> None:
+    """The saved output names the line that resumes the run."""
+    with capture_output() as captured:
+        display(buttons)
+    press(composer, "Stop")
+    composer.wait()
+
+    last = session.last_execution
+    assert last is not None
+    assert captured.outputs[0].data["text/plain"] == f"{RESUME}: %pdruns resume {last.id}"
+
+
+ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
+
+
+@pytest.fixture
+def run(session: Session) -> Execution:
+    """A run started by a POST to /orders."""
+    session.record_cell(ONE, cell_id="c1")
+    session.choose_event(Event({"method": "POST", "path": "/orders", "body": {"n": 1}}))
+    return session.run()
+
+
+def at(run: Execution, second: int, *, path: str = "/orders", user: str | None = None) -> Execution:
+    """*run* as another request, started in the given second."""
+    trigger = replace(run.trigger, event={**run.event, "path": path})
+    begun = f"2026-11-26T10:00:{second:02}.000Z"
+    return replace(run, id=f"run{second}", started_at=begun, trigger=trigger, external_user=user)
+
+
+def test_each_request_has_its_own_button(run: Execution) -> None:
+    """A click uses the request of the button, and shows the equivalent line; a long path is cut."""
+    used: list[str] = []
+
+    def use(run_id: str) -> str:
+        used.append(run_id)
+        return "request abc"
+
+    widget = RequestButtons(use)
+    widget.update([at(run, 1), at(run, 2, path="/refunds", user="ada"), at(run, 3, path=f"/{'x' * 32}")])
+
+    press(widget, "10:00:02.000 POST /refunds as ada")
+
+    assert used == ["run2"]
+    assert f"10:00:03.000 POST /{'x' * 31}…" in screen(widget).splitlines()
+    assert "The test event is now request abc. As a line: %pdserve use run2" in screen(widget)
+
+
+def test_a_button_stays_with_its_request(run: Execution) -> None:
+    """New requests add and remove buttons; the buttons of kept requests are unchanged."""
+    widget = RequestButtons(str)
+    widget.update([at(run, 1), at(run, 2)])
+    first, second = (button(widget, f"10:00:0{number}.000 POST /orders") for number in (1, 2))
+
+    widget.update([at(run, 2), at(run, 3)])
+
+    assert button(widget, "10:00:02.000 POST /orders") is second
+    assert (first.comm is None, second.comm is None) == (True, False)  # a button that left is closed
+    assert screen(widget).splitlines()[1:] == ["10:00:02.000 POST /orders", "10:00:03.000 POST /orders"]
+
+
+def test_a_request_that_comes_back_has_a_new_button(run: Execution) -> None:
+    """A request that left the list and is listed again has a button that works."""
+    used: list[str] = []
+
+    def use(run_id: str) -> str:
+        used.append(run_id)
+        return "request abc"
+
+    widget = RequestButtons(use)
+    for number in (1, 2, 1):
+        widget.update([at(run, number)])
+
+    shown = button(widget, "10:00:01.000 POST /orders")
+    press(widget, "10:00:01.000 POST /orders")
+
+    assert shown.comm is not None
+    assert used == ["run1"]
+
+
+def test_nothing_is_offered_before_the_first_request() -> None:
+    """Without a request there are no buttons."""
+    widget = RequestButtons(str)
+    widget.update([])
+
+    assert screen(widget) == ""
+
+
+def test_a_request_that_is_no_longer_stored(run: Execution) -> None:
+    """An error of a click is shown below the buttons."""
+
+    def none(run_id: str) -> str:
+        raise RequestError(f"There is no run {run_id} among the latest requests.")
+
+    widget = RequestButtons(none)
+    widget.update([at(run, 1)])
+    press(widget, "10:00:01.000 POST /orders")
+
+    assert "There is no run run1 among the latest requests." in screen(widget)
+
+
+@pytest.mark.usefixtures("_shell")
+def test_the_line_form_is_saved() -> None:
+    """A notebook without a kernel shows the line form, as HTML and text."""
+    with capture_output() as shown:
+        display(RequestButtons(str))
+    data = shown.outputs[0].data
+
+    assert data["text/plain"] == "Use as the test event: %pdserve use RUN"
+    assert "%pdserve use RUN" in data["text/html"]
