@@ -1,12 +1,11 @@
 """
 `pdkernel invoke`: call a workflow's endpoint for an external user.
 
-Options of the command and the output of the response. The operations are in `operations.invocation` and `operations.snippets`.
+Options of the command and the output of the response. The operations are in `operations.invocation`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -37,7 +36,6 @@ class InvokeOptions(TypedDict):
     ca_file: Path | None
     timeout: float
     snippets: bool
-    run_them: bool
 
 
 @command(
@@ -49,7 +47,7 @@ class InvokeOptions(TypedDict):
     ),
     exit_statuses={
         0: "a status below 400",
-        1: "a status of 500 or above; with --run: a program failed",
+        1: "a status of 500 or above",
         2: "a status from 400 to 499, or wrong arguments",
         3: "the server does not respond",
     },
@@ -102,7 +100,6 @@ class InvokeOptions(TypedDict):
     help="How long to wait for the response.",
 )
 @cloup.option("--snippets", is_flag=True, help="Print programs that make this call instead: curl, Python, TypeScript.")
-@cloup.option("--run", "run_them", is_flag=True, help="With --snippets: run each program and mark those that succeed.")
 @json_option
 def invoke(state: CliContext, url: str, as_json: bool, **options: Unpack[InvokeOptions]) -> int:
     """
@@ -113,11 +110,9 @@ def invoke(state: CliContext, url: str, as_json: bool, **options: Unpack[InvokeO
     from pdkernel.operations.invocation import explain_missing_token
     from pdkernel.operations.invocation import invoke as send
 
-    if options["run_them"] and not options["snippets"]:
-        raise RequestError("--run has no effect without --snippets.", fix="Add --snippets.")
     call = _call(url, options)
     if options["snippets"]:
-        return _snippets(state, call, options, as_json=as_json)
+        return _print_snippets(state, call, as_json=as_json)
     response = send(call, timeout_s=options["timeout"], ca_file=options["ca_file"])
     if as_json:
         print_json(response.to_json())
@@ -134,34 +129,18 @@ def invoke(state: CliContext, url: str, as_json: bool, **options: Unpack[InvokeO
     return response.exit_status
 
 
-def _snippets(state: CliContext, call: InvokeRequest, options: InvokeOptions, *, as_json: bool) -> int:
-    from pdkernel.operations.snippets import NO_USER_MESSAGE, build_invocation, run_snippets
-    from pdkernel.render.snippets import build_snippets, render_text
+def _print_snippets(state: CliContext, call: InvokeRequest, *, as_json: bool) -> int:
+    from pdkernel.operations.invocation import build_request_snippets
+    from pdkernel.render.snippets import render_text
 
-    if call.external_user_id is None:
-        raise RequestError(NO_USER_MESSAGE, fix="Pass --external-user ID.")
-    invocation = build_invocation(
-        call, external_user_id=call.external_user_id, project_id=state.open_directory().project_id
+    snippets = build_request_snippets(
+        call, project_id=state.open_directory().project_id, fix="Pass --external-user ID."
     )
-    snippets = build_snippets(invocation)
-    if options["run_them"]:
-        snippets = asyncio.run(
-            run_snippets(
-                state.open_project(),
-                invocation,
-                snippets,
-                client=call.client,
-                token=options["token"],
-                ca_file=options["ca_file"],
-                timeout_s=options["timeout"],
-                progress=lambda line: click.echo(line, err=True),
-            )
-        )
     if as_json:
-        print_json([{"kind": e.kind, "code": e.code, "works": e.succeeded, "said": e.problem} for e in snippets])
+        print_json([{"kind": each.kind, "code": each.code, "said": each.problem} for each in snippets])
     else:
         click.echo(render_text(snippets), nl=False)
-    return 1 if any(each.succeeded is False for each in snippets) else 0
+    return 0
 
 
 def _call(url: str, options: InvokeOptions) -> InvokeRequest:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
@@ -23,6 +23,7 @@ from pdkernel.common.identity import PIPEDREAM_API_URL, PIPEDREAM_ENDPOINT_DOMAI
 from pdkernel.errors import InternalError, RequestError, describe_fault
 from pdkernel.event import ENVIRONMENT_HEADER, EXTERNAL_USER_HEADER
 from pdkernel.model import JSON
+from pdkernel.render.snippets import Snippet, SnippetCall, build_snippets
 
 TOKEN_PATH = "/v1/oauth/token"  # noqa: S105  # a path
 TIMEOUT_S = 60.0
@@ -151,6 +152,30 @@ def resolve_token_url(url: str) -> str:
     if (parts.hostname or "").endswith(f".{PIPEDREAM_ENDPOINT_DOMAIN}"):
         return PIPEDREAM_API_URL + TOKEN_PATH
     return f"{parts.scheme}://{parts.netloc}{TOKEN_PATH}"
+
+
+def build_request_snippets(request: InvokeRequest, *, project_id: str, fix: str) -> tuple[Snippet, ...]:
+    """
+    Programs that send *request* for its external user in the project *project_id*. A POST always has a body.
+
+    Raises:
+        RequestError: No external user is chosen; *fix* says how to choose one.
+    """
+    if request.external_user_id is None:
+        raise RequestError("Snippets invoke a workflow for an external user, and none is chosen.", fix=fix)
+    parts = urlsplit(request.url)
+    call = SnippetCall(
+        parts._replace(query="").geturl(),  # the SDK passes the query separately
+        request.external_user_id,
+        request.environment,
+        project_id,
+        {} if request.body is None and request.method == "POST" else request.body,
+        resolve_token_url(request.url).removesuffix(TOKEN_PATH),
+        request.method,
+        (*parse_qsl(parts.query, keep_blank_values=True), *request.query),
+        request.bearer is not None,
+    )
+    return build_snippets(call)
 
 
 def _checked(text: str) -> httpx.URL:

@@ -1,8 +1,7 @@
 """
-Programs that invoke a workflow for an external user: curl, Python, TypeScript with the official SDK 1.x and 3.x.
+Programs that invoke a workflow for an external user: curl, Python, and TypeScript with the official SDK 3.x.
 
 Each program reads the client's id and secret, or the endpoint's own token, from the environment and contains no secret.
-`operations.snippets` runs the programs.
 """
 
 from __future__ import annotations
@@ -25,30 +24,20 @@ from pdkernel.render.markup import (
     join,
     join_lines,
     muted,
-    pill,
     tag,
 )
 
-SnippetKind = Literal["curl", "python", "typescript-1", "typescript-3"]
+SnippetKind = Literal["curl", "python", "typescript-3"]
 CLIENT_ID_VARIABLE, CLIENT_SECRET_VARIABLE = "PIPEDREAM_CLIENT_ID", "PIPEDREAM_CLIENT_SECRET"  # variables' names
 WORKFLOW_TOKEN_VARIABLE = "WORKFLOW_TOKEN"  # noqa: S105  # a variable's name
-QUERY_DROPPED_NOTE = "this SDK drops the query"
 PATH_CHANGED_NOTE = "this SDK changes the path to lower case and drops all characters but letters, digits, -, _ and ."
-SDK_VERSIONS = {"typescript-1": "1.8.0", "typescript-3": "3.1.6"}
-"""The releases of `@pipedream/sdk` for the TypeScript snippets."""
-
 _CHANGED_BY_SDK = re.compile(r"[^a-z0-9_\-./:]")
-"""Characters that `buildWorkflowUrl` of both SDKs changes in a URL (source, 1.8.0 to 3.1.6)."""
-_TITLES: dict[SnippetKind, str] = {
-    "curl": "curl",
-    "python": "Python",
-    "typescript-1": "TypeScript, @pipedream/sdk 1.x",
-    "typescript-3": "TypeScript, @pipedream/sdk 3.x",
-}
+"""Characters that `buildWorkflowUrl` of the SDK changes in a URL (source, 3.1.6)."""
+_TITLES: dict[SnippetKind, str] = {"curl": "curl", "python": "Python", "typescript-3": "TypeScript, @pipedream/sdk 3.x"}
 
 
 @dataclass(frozen=True, slots=True)
-class Invocation:
+class SnippetCall:
     """
     The call that a snippet makes.
 
@@ -83,39 +72,32 @@ class Invocation:
 @dataclass(frozen=True, slots=True)
 class Snippet:
     """
-    A program, and the result of running it.
+    A program.
 
     Attributes:
-        kind: Language and SDK of the program.
+        kind: Language of the program.
         code: Text of the program.
-        succeeded: Whether the program ran and succeeded; None if it was not run.
-        problem: Why the program was not run or failed, or a limitation of the SDK.
+        problem: Why the program makes another call than asked: a limitation of the SDK.
     """
 
     kind: SnippetKind
     code: str
-    succeeded: bool | None = None
     problem: str = ""
 
     @property
     def title(self) -> str:
-        """The title, with ✓ or ✗ if the program was run."""
-        mark = "✓ " if self.succeeded else "✗ " if self.succeeded is False else ""
-        return f"{mark}{_TITLES[self.kind]}"
+        """The language and the SDK."""
+        return _TITLES[self.kind]
 
 
-def build_snippets(call: Invocation) -> tuple[Snippet, ...]:
-    """Build the programs that make *call*, without running them."""
+def build_snippets(call: SnippetCall) -> tuple[Snippet, ...]:
+    """Build the programs that make *call*."""
+    changed = _CHANGED_BY_SDK.search(urlsplit(call.url).path)
     return (
         Snippet("curl", _curl(call)),
         Snippet("python", _python(call)),
-        Snippet("typescript-1", _typescript_1(call), problem=QUERY_DROPPED_NOTE if call.query else _path_problem(call)),
-        Snippet("typescript-3", _typescript_3(call), problem=_path_problem(call)),
+        Snippet("typescript-3", _typescript(call), problem=PATH_CHANGED_NOTE if changed else ""),
     )
-
-
-def _path_problem(call: Invocation) -> str:
-    return PATH_CHANGED_NOTE if _CHANGED_BY_SDK.search(urlsplit(call.url).path) else ""
 
 
 def render_text(snippets: tuple[Snippet, ...]) -> str:
@@ -126,16 +108,14 @@ def render_text(snippets: tuple[Snippet, ...]) -> str:
 
 def render_html(snippets: tuple[Snippet, ...]) -> str:
     """Render the programs as collapsible HTML."""
-    tones = {True: pill("✓ succeeded", "good"), False: pill("✗ failed", "bad"), None: muted("not run")}
     parts = []
     for each in snippets:
-        head = join([tag("strong", _TITLES[each.kind], style="margin-right:8px"), Html(" "), tones[each.succeeded]])
         problem = [Html(" "), muted(each.problem)] if each.problem else []
-        parts.append(collapsible(join([head, *problem]), code_block(each.code)))
+        parts.append(collapsible(join([tag("strong", each.title), *problem]), code_block(each.code)))
     return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-snippets")
 
 
-def _curl(call: Invocation) -> str:
+def _curl(call: SnippetCall) -> str:
     fetched = f"""\
 token=$(curl -fsS {shlex.quote(f"{call.api_url}/v1/oauth/token")} \\
   -H 'Content-Type: application/json' \\
@@ -157,7 +137,7 @@ JSON
     return f"set -euo pipefail\n{'' if call.uses_bearer_token else fetched}{request}\n"
 
 
-def _python(call: Invocation) -> str:
+def _python(call: SnippetCall) -> str:
     base = "" if call.api_url == PIPEDREAM_API_URL else f"    base_url={call.api_url!r},\n"
     client = f"""\
 pd = Pipedream(
@@ -171,7 +151,7 @@ pd = Pipedream(
     token = f"os.environ['{WORKFLOW_TOKEN_VARIABLE}']" if call.uses_bearer_token else "pd.raw_access_token"
     # only `request` of httpx sends a body with any method
     ask = "post(" if call.method == "POST" else f"request(\n    {call.method!r},"
-    body = "" if call.body is None else f"    json={_python_value(call.body)},\n"
+    body = "" if call.body is None else f"    json={call.body!r},\n"
     return f"""\
 import os
 
@@ -191,40 +171,24 @@ print(answer.text)
 """
 
 
-def _typescript_1(call: Invocation) -> str:
-    local = ""
-    if call.api_url != PIPEDREAM_API_URL:
-        host = urlsplit(call.url).hostname or ""
-        local = f"  apiHost: {_js(urlsplit(call.api_url).netloc)},\n  workflowDomain: {_js(host)},\n"
-    who = "" if call.uses_bearer_token else f"\n  {_js(call.external_user_id)},"
-    return f"""\
-import {{ createBackendClient, HTTPAuthType }} from "@pipedream/sdk/server";
-
-const pd = createBackendClient({{
-{local}  environment: {_js(call.environment)},
-  projectId: {_js(call.project_id)},
-  credentials: {{
-    clientId: process.env.{CLIENT_ID_VARIABLE} ?? "",
-    clientSecret: process.env.{CLIENT_SECRET_VARIABLE} ?? "",
-  }},
-}});
-
-const answer = await pd.{"invokeWorkflow" if call.uses_bearer_token else "invokeWorkflowForExternalUser"}(
-  {_js(call.url)},{who}
-  {{
-{_js_request(call)}  }},
-  HTTPAuthType.{"StaticBearer" if call.uses_bearer_token else "OAuth"},
-);
-console.log(answer);
-"""
-
-
-def _typescript_3(call: Invocation) -> str:
+def _typescript(call: SnippetCall) -> str:
     local = ""
     if call.api_url != PIPEDREAM_API_URL:
         host = urlsplit(call.url).hostname or ""
         local = f"  baseUrl: {_js(call.api_url)},\n  workflowDomain: {_js(host)},\n"
-    who = "" if call.uses_bearer_token else f"    externalUserId: {_js(call.external_user_id)},\n"
+    request = f"    method: {_js(call.method)},\n"
+    if call.uses_bearer_token:
+        request += f"""\
+    headers: {{
+      Authorization: `Bearer ${{process.env.{WORKFLOW_TOKEN_VARIABLE}}}`,
+      "X-PD-External-User-ID": {_js(call.external_user_id)},
+      "X-PD-Environment": {_js(call.environment)},
+    }},
+"""
+    else:
+        request = f"    externalUserId: {_js(call.external_user_id)},\n{request}"
+    if call.body is not None:
+        request += f"    body: {_js(call.body, indent=4)},\n"
     # the SDK drops a query in the URL; a repeated name needs a list of values
     several = {name: [value for each, value in call.query if each == name] for name, _ in call.query}
     query = {name: values if len(values) > 1 else values[0] for name, values in several.items()}
@@ -243,35 +207,13 @@ const pd = new PipedreamClient({{
 const answer = await pd.workflows.{"invoke" if call.uses_bearer_token else "invokeForExternalUser"}(
   {{
     urlOrEndpoint: {_js(call.url)},
-{who}{_js_request(call)}  }},{f"{chr(10)}  HTTPAuthType.StaticBearer," if call.uses_bearer_token else ""}
+{request}  }},{f"{chr(10)}  HTTPAuthType.StaticBearer," if call.uses_bearer_token else ""}
   {{ {options} }},
 );
 console.log(answer);
 """
 
 
-def _js_request(call: Invocation) -> str:
-    """Method, body and, for an endpoint with its own token, headers, as properties of a JavaScript object."""
-    parts = [f"    method: {_js(call.method)},\n"]
-    if call.uses_bearer_token:
-        parts.append(
-            "    headers: {\n"
-            f"      Authorization: `Bearer ${{process.env.{WORKFLOW_TOKEN_VARIABLE}}}`,\n"
-            f'      "X-PD-External-User-ID": {_js(call.external_user_id)},\n'
-            f'      "X-PD-Environment": {_js(call.environment)},\n'
-            "    },\n"
-        )
-    if call.body is not None:
-        parts.append(f"    body: {_js(call.body, indent=4)},\n")
-    return "".join(parts)
-
-
 def _js(value: JSON, *, indent: int = 0) -> str:
     written = json.dumps(value, indent=2) if indent and isinstance(value, dict | list) else json.dumps(value)
     return written.replace("\n", "\n" + " " * indent)
-
-
-def _python_value(value: JSON) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name!r}: {_python_value(each)}" for name, each in value.items()) + "}"
-    return repr(value)

@@ -17,6 +17,7 @@ from pdkernel.operations.invocation import (
     InvokeRequest,
     InvokeResponse,
     build_client,
+    build_request_snippets,
     explain_missing_token,
     invoke,
     resolve_token_url,
@@ -288,3 +289,34 @@ def test_a_text_that_is_not_a_url_is_refused(url: str) -> None:
     """Only a complete http or https URL is called."""
     with pytest.raises(RequestError):
         invoke(InvokeRequest(url))
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "sent"),
+    [("POST", None, "'{}'"), ("GET", None, None), ("PUT", None, None), ("POST", [1], "'[1]'")],
+)
+def test_a_snippet_of_a_post_has_a_body(method: str, body: JSON, sent: str | None) -> None:
+    """A POST without a body sends an empty object."""
+    request = InvokeRequest("http://h.test/eo1", external_user_id="ada", body=body, method=method)
+
+    curl = build_request_snippets(request, project_id="proj_1", fix="")[0].code
+
+    assert (f"--data-binary {sent}" in curl) if sent else ("--data-binary" not in curl)
+
+
+def test_the_query_of_a_snippet() -> None:
+    """The query of the URL comes before the query of the request, and the token endpoint is at the origin."""
+    request = InvokeRequest("http://h.test/eo1?a=1&b=", external_user_id="ada", query=[("c", "2")])
+
+    curl, _, typescript = build_request_snippets(request, project_id="proj_1", fix="")
+
+    assert "http://h.test/v1/oauth/token" in curl.code
+    assert "'http://h.test/eo1?a=1&b=&c=2'" in curl.code
+    assert 'queryParams: {"a": "1", "b": "", "c": "2"}' in typescript.code
+
+
+def test_snippets_need_an_external_user() -> None:
+    """Without an external user the error says how to choose one."""
+    with pytest.raises(RequestError, match="none is chosen") as caught:
+        build_request_snippets(InvokeRequest("http://h.test/eo1"), project_id="proj_1", fix="Pick a user.")
+    assert caught.value.fix == "Pick a user."

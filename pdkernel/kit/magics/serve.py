@@ -22,7 +22,6 @@ from pdkernel.kit.magics.notebook_context import get_session
 from pdkernel.kit.magics.output import (
     REFRESH_S,
     CellError,
-    ProgressNote,
     keep_updated,
     parse_arguments,
     schedule_draw,
@@ -249,7 +248,6 @@ class InvokeMagics(Magics):
     @argument("--ca-file", metavar="FILE", help="trust this certificate authority as well")
     @argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="time limit in seconds")
     @argument("--snippets", action="store_true", help="show programs that make this call, instead of calling")
-    @argument("--run", action="store_true", help="with --snippets: run each program and mark those that succeed")
     @line_magic
     @show_errors_as_messages
     def pdinvoke(self, line: str) -> None:
@@ -269,7 +267,7 @@ class InvokeMagics(Magics):
         ca_file = Path(chosen.ca_file).resolve() if chosen.ca_file else None
         call = _call(session, url)
         if chosen.snippets:
-            _show_snippets(session, call, run=chosen.run, ca_file=ca_file, timeout_s=chosen.timeout)
+            _show_snippets(session, call)
             return
         from pdkernel.operations.invocation import explain_missing_token, invoke
 
@@ -361,33 +359,16 @@ def _client() -> ClientCredentials | None:
     return build_client(*map(os.environ.get, ("PDKERNEL_CLIENT_ID", "PDKERNEL_CLIENT_SECRET", "PDKERNEL_TOKEN_URL")))
 
 
-def _show_snippets(session: Session, call: InvokeRequest, *, run: bool, ca_file: Path | None, timeout_s: float) -> None:
-    from pdkernel.operations.snippets import NO_USER_MESSAGE, build_invocation, run_snippets
-    from pdkernel.render import snippets as render_snippets
+def _show_snippets(session: Session, call: InvokeRequest) -> None:
+    from pdkernel.operations.invocation import build_request_snippets
+    from pdkernel.render.snippets import render_html, render_text
 
-    if call.external_user_id is None:
-        raise RequestError(NO_USER_MESSAGE, fix="Pick a user: %pduser ID")
-    invocation = build_invocation(
+    snippets = build_request_snippets(
         replace(call, body=_build_snippet_body(session)),
-        external_user_id=call.external_user_id,
         project_id=session.directory.project_id,
+        fix="Pick a user: %pduser ID",
     )
-    snippets = render_snippets.build_snippets(invocation)
-    if run:
-        with ProgressNote() as progress:
-            snippets = session.call_engine(
-                lambda _: run_snippets(
-                    session.project,
-                    invocation,
-                    snippets,
-                    client=call.client,
-                    token=call.bearer,
-                    ca_file=ca_file,
-                    timeout_s=timeout_s,
-                    progress=progress,
-                )
-            )
-    display(RichOutput(render_snippets.render_text(snippets), render_snippets.render_html(snippets)))
+    display(RichOutput(render_text(snippets), render_html(snippets)))
 
 
 def _view(response: InvokeResponse) -> RichOutput:
