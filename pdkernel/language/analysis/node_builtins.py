@@ -108,7 +108,6 @@ KEY_FUNCTIONS = frozenset(
 IDENTITY_FUNCTIONS = frozenset(
     {"structuredClone", "Promise.all", "Promise.resolve", "Object.freeze", "_.cloneDeep", "cloneDeep", "Object"}
 )
-PATH_GET_FUNCTIONS = frozenset({"_.get", "lodash.get", "get"})
 EXIT_STATEMENTS = frozenset({"return_statement", "throw_statement", "continue_statement", "break_statement"})
 EMPTY_LITERALS = frozenset({"undefined", "null", '""', "''", "``"})
 EQUALITY_OPERATORS = frozenset({"===", "==", "!==", "!="})

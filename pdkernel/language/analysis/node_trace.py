@@ -75,12 +75,7 @@ class NodeStepTracer(StepTracer):
         patterns = [single] if single is not None else get_code_children(get_field(node, "parameters") or node)
         for index, pattern in enumerate(patterns):
             value = arguments[index] if index < len(arguments) else UNTRACKED
-            if pattern.type == "rest_pattern":
-                self.add_use(tuple(atom for rest in arguments[index:] for atom in rest), "escapes")
-            elif pattern.type == "assignment_pattern" and value:
-                self.assign(get_field(pattern, "left"), value)
-            else:
-                self.assign(pattern, value)
+            self.assign(pattern, value)
         body = get_field(node, "body")
         if body is None or body.type == "statement_block":
             self.evaluate(body)
@@ -270,10 +265,6 @@ class NodeStepTracer(StepTracer):
 
     _await_expression = _parenthesized_expression
 
-    def _sequence_expression(self, node: Node) -> ValueSet:
-        values = [self.evaluate(child) for child in get_code_children(node)]
-        return values[-1] if values else UNTRACKED
-
     def _member_expression(self, node: Node) -> ValueSet:
         owner, name = self.evaluate(get_field(node, "object")), get_source(get_field(node, "property"))
         self.set_line(node)
@@ -297,10 +288,6 @@ class NodeStepTracer(StepTracer):
         owner, keys = self.evaluate(get_field(node, "object")), self.evaluate(get_field(node, "index"))
         self.set_line(node)
         chained = get_field(node, "optional_chain") is not None
-        if len(keys) == 1 and isinstance(keys[0], LiteralValue) and isinstance(keys[0].value, str):
-            known = self._platform_member(owner, keys[0].value)
-            if known is not None:
-                return known
         if keys == (PlatformValue("index"),):
             return self.get_item(owner, is_optional=chained)
         if keys and all(isinstance(atom, LiteralValue) and isinstance(atom.value, int) for atom in keys):
@@ -385,8 +372,6 @@ class NodeStepTracer(StepTracer):
                 self._store(pattern, value)
 
     def _destructure(self, pattern: Node, value: ValueSet, *, new: bool) -> None:
-        if not get_code_children(pattern):
-            return
         for child in get_code_children(pattern):
             self.set_line(child)
             if child.type == "shorthand_property_identifier_pattern":
@@ -455,8 +440,8 @@ class NodeStepTracer(StepTracer):
         if sign in words.EQUALITY_OPERATORS or sign in {"in", "instanceof"} or sign in words.NUMERIC_OPERATORS:
             self.evaluate_condition(node)
             return UNTRACKED
-        for side in ("left", "right"):
-            self.add_use(self.evaluate(get_field(node, side)))
+        for side in get_operands(node):
+            self.add_use(self.evaluate(side))
         return UNTRACKED
 
     def _evaluate_logical_value(self, node: Node, sign: str) -> ValueSet:
@@ -507,7 +492,8 @@ class NodeStepTracer(StepTracer):
         if node.type == "binary_expression":
             sign = get_source(get_field(node, "operator"))
             if sign in {"&&", "||"}:
-                return self._test_both(node, is_and=sign == "&&")
+                sides = (partial(self.evaluate_condition, side) for side in get_operands(node))
+                return self.trace_logical(*sides, is_and=sign == "&&")
             if sign in words.EQUALITY_OPERATORS:
                 return self._test_equal(node, sign)
             if sign == "in":
@@ -524,10 +510,6 @@ class NodeStepTracer(StepTracer):
             self.evaluate(node)
             return get_paths(self.evaluate_silently(get_member_object(node))), NO_PATHS
         return self.truth_check(self.evaluate(node)), NO_PATHS
-
-    def _test_both(self, node: Node, *, is_and: bool) -> ConditionPaths:
-        sides = (partial(self.evaluate_condition, get_field(node, side)) for side in ("left", "right"))
-        return self.trace_logical(*sides, is_and=is_and)
 
     def _test_equal(self, node: Node, sign: str) -> ConditionPaths:
         left, right = get_operands(node)
@@ -646,9 +628,6 @@ class NodeStepTracer(StepTracer):
             return self._trace_own_call(node, inner)
         self.set_line(node)
         places = select(owner, PathValue)
-        if name == "hasOwnProperty":
-            self.evaluate_condition(node)
-            return UNTRACKED
         if name in {"keys", "values", "entries"} and places:  # methods of lists only
             items = self.get_item(owner, is_optional=chained)
             pair = (ObjectValue({0: UNTRACKED, 1: items}),)
@@ -750,8 +729,6 @@ class NodeStepTracer(StepTracer):
         if name == "Array.from":
             items = self.get_item(first)
             return (ListValue(self.trace_calls(given[1], [items]) if len(given) > 1 else items),)
-        if name in words.PATH_GET_FUNCTIONS and len(given) > 1 and (found := self._get_by_path(given)) is not None:
-            return found
         if name in words.SCALAR_FUNCTIONS or name.startswith("Math."):
             for value in given:
                 self.add_use(self.expect_type(value, "numeric") if name.startswith("Math.") else value)
@@ -764,19 +741,6 @@ class NodeStepTracer(StepTracer):
         if name == "Object.keys":
             return UNTRACKED
         return (ListValue(found),) if name == "Object.values" else (ListValue((ListValue(found),)),)
-
-    def _get_by_path(self, given: Sequence[ValueSet]) -> ValueSet | None:
-        """The value of `_.get(object, "a.b[0]", default)`; None if the path is not a literal."""
-        keys = given[1]
-        if len(keys) != 1 or not isinstance(keys[0], LiteralValue) or not isinstance(keys[0].value, str):
-            return None
-        value = given[0]
-        segments = keys[0].value.replace("[", ".").replace("]", "").split(".")
-        for index, segment in enumerate(segments):
-            last = index == len(segments) - 1
-            key = LIST_ITEM if segment.isdigit() else segment
-            value = self.get_member(value, key, is_optional=True, default=last and len(given) > 2, chained=True)
-        return union(value, *given[2:])
 
 
 def trace_module(source: str, exports_above: KnownExports | None = None) -> NodeStepTracer:

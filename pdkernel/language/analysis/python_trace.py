@@ -52,8 +52,6 @@ class PythonStepTracer(StepTracer):
         given = function.node.args
         parameters = [*given.posonlyargs, *given.args]
         values = list(arguments)
-        if parameters and parameters[0].arg in {"self", "cls"}:
-            values.insert(0, (PlatformValue("self"),))
         defaults: dict[str, ast.expr | None] = dict(
             zip([p.arg for p in parameters][len(parameters) - len(given.defaults) :], given.defaults, strict=True)
         )
@@ -101,9 +99,6 @@ class PythonStepTracer(StepTracer):
     def _on_augassign(self, node: ast.AugAssign) -> None:
         added = self.evaluate(node.value)
         kept = self.evaluate(node.target) if isinstance(node.target, ast.Name) else UNTRACKED
-        if isinstance(node.op, ast.BitOr) or any(isinstance(atom, ObjectValue | ListValue) for atom in kept):
-            self.add_use(added, "passes_on")
-            return
         self.add_use(added)
         self.add_use(kept)
 
@@ -142,10 +137,6 @@ class PythonStepTracer(StepTracer):
         for alias in node.names if node.module == python_code.LEGACY_HELPER_MODULE else ():
             if alias.name == "steps":
                 self.bind(alias.asname or alias.name, (PathValue(()),), new=True)
-
-    def _on_classdef(self, node: ast.ClassDef) -> None:
-        # methods of classes are not followed
-        self.bind(node.name, UNTRACKED, new=True)
 
     def _on_raise(self, node: ast.Raise) -> None:
         self.add_use(self.evaluate(node.exc))
@@ -237,8 +228,6 @@ class PythonStepTracer(StepTracer):
         value = self.evaluate(node.value)
         if PlatformValue("pd") in value:
             return (PathValue(()),) if node.attr == "steps" else (PlatformValue(f"pd.{node.attr}"),)
-        if any(isinstance(atom, PlatformValue) and atom.name == "self" for atom in value):
-            return self.get_member(value, node.attr)
         self.add_use(exclude(value, FunctionValue))
         return UNTRACKED
 
@@ -315,10 +304,6 @@ class PythonStepTracer(StepTracer):
             return (ListValue(union(*(self._item_of(each) for each in node.elts))),)
         return (ObjectValue({index: self.evaluate(each) for index, each in enumerate(node.elts)}),)
 
-    def _joinedstr(self, node: ast.JoinedStr) -> ValueSet:
-        self._use_children(node)
-        return UNTRACKED
-
     def _lambda(self, node: ast.Lambda) -> ValueSet:
         return (FunctionValue(node, self.scope),)
 
@@ -351,9 +336,6 @@ class PythonStepTracer(StepTracer):
     def _binop(self, node: ast.BinOp) -> ValueSet:
         left, right = self.evaluate(node.left), self.evaluate(node.right)
         self.line = node.lineno
-        if isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant | ast.JoinedStr):
-            self.add_use(right)
-            return UNTRACKED
         for value, other in ((left, node.right), (right, node.left)):
             if isinstance(node.op, ast.Add):
                 types = _get_literal_types(other)
@@ -414,7 +396,8 @@ class PythonStepTracer(StepTracer):
                 there, missing = self.evaluate_condition(operand)
                 return missing, there
             case ast.BoolOp(op=op, values=values):
-                return self._test_all(values, isinstance(op, ast.And))
+                tests = (partial(self.evaluate_condition, each) for each in values)
+                return self.trace_logical(*tests, is_and=isinstance(op, ast.And))
             case ast.Compare():
                 return self._test_comparison(node)
             case ast.Call(func=ast.Name(id="isinstance"), args=[value, _]):
@@ -436,9 +419,6 @@ class PythonStepTracer(StepTracer):
 
         self._evaluate_comprehension(node.generators, act)
         return NO_PATHS.union(*found)
-
-    def _test_all(self, values: Sequence[ast.expr], is_and: bool) -> ConditionPaths:
-        return self.trace_logical(*(partial(self.evaluate_condition, each) for each in values), is_and=is_and)
 
     def _test_comparison(self, node: ast.Compare) -> ConditionPaths:
         left, operator, right = node.left, node.ops[0], node.comparators[0]
@@ -567,8 +547,6 @@ class PythonStepTracer(StepTracer):
         else:
             sent = name in words.TEXT_METHODS or _get_dotted_name(node.func).startswith(words.HTTP_CLIENT_PREFIXES)
             self._pass_arguments(node, "passes_on" if sent else "escapes")
-        if name in {"split", "splitlines", "rsplit"}:
-            return UNTRACKED
         return select(owner, ObjectValue) if name == "update" else UNTRACKED
 
     def _count_on(self, places: tuple[PathValue, ...]) -> None:
@@ -590,13 +568,9 @@ class PythonStepTracer(StepTracer):
 
     def _platform(self, node: ast.Call, owner: ValueSet, name: str) -> ValueSet:
         if PlatformValue("pd") in owner and name == "export" and len(node.args) == 2:
-            names, value = self.evaluate(node.args[0]), self.evaluate(node.args[1])
-            for atom in names:
-                if isinstance(atom, LiteralValue):
-                    self.add_export(str(atom.value), value)
-                    return UNTRACKED
-            self.add_use(value, "passes_on")
-            return UNTRACKED
+            for atom in select(self.evaluate(node.args[0]), LiteralValue):
+                self.add_export(str(atom.value), self.evaluate(node.args[1]))
+                return UNTRACKED
         self._pass_arguments(node, "passes_on")
         return UNTRACKED
 
@@ -606,7 +580,10 @@ class PythonStepTracer(StepTracer):
         self.line = node.lineno
         if name in {"map", "filter"} and len(node.args) == 2:
             items = self.get_item(self.evaluate(node.args[1]))
-            found = self._apply_to_items(self.evaluate(node.args[0]), items)
+            function = self.evaluate(node.args[0])
+            if not select(function, FunctionValue):
+                self.add_use(items)
+            found = self.trace_calls(function, [items])
             return (ListValue(found if name == "map" else items),)
         if name in {"any", "all", "sum"} and len(node.args) == 1:
             items = self.get_item(self.evaluate(node.args[0]))
@@ -619,7 +596,6 @@ class PythonStepTracer(StepTracer):
         if name in words.IDENTITY_FUNCTIONS or name in {"min", "max", "next"}:
             return self._trace_identity_function(node, name)
         if name in {"json.dumps", "dumps"} and node.args:
-            self._evaluate_options(node)
             return (JsonTextValue(self.evaluate(node.args[0])),)
         if name in {"json.loads", "loads", "json.load"} and node.args:
             return self.parse_json(self.evaluate(node.args[0]))
@@ -642,15 +618,6 @@ class PythonStepTracer(StepTracer):
             return
         for value in [*self._arguments(node), *self._evaluate_keywords(node).values()]:
             self.add_use(self.expect_type(value, "number") if name in {"abs", "round"} else value)
-
-    def _evaluate_options(self, node: ast.Call) -> None:
-        for each in node.keywords:
-            self.evaluate(each.value)
-
-    def _apply_to_items(self, function: ValueSet, items: ValueSet) -> ValueSet:
-        if not select(function, FunctionValue):
-            self.add_use(items)
-        return self.trace_calls(function, [items])
 
     def _trace_identity_function(self, node: ast.Call, name: str) -> ValueSet:
         named = self._evaluate_keywords(node)
@@ -716,19 +683,10 @@ def _value_types(patterns: Sequence[ast.pattern]) -> tuple[str, ...]:
 
 
 def _default_type(node: ast.expr) -> tuple[str, ...]:
-    """The types of a value that a default reveals."""
-    match node:
-        case ast.Constant(value=bool()):
-            return ("boolean",)
-        case ast.Constant(value=str(text)) if text:
-            return ("string",)
-        case ast.Constant(value=int() | float()):
-            return ("numeric",)
-        case ast.List():
-            return ("array",)
-        case ast.Dict():
-            return ("object",)
-    return ()
+    """The types of a value that a default reveals; for a number also numeric text."""
+    if isinstance(node, ast.Constant) and node.value == "":
+        return ()
+    return tuple("numeric" if name == "number" else name for name in _get_literal_types(node))
 
 
 def _is_calculation(node: ast.expr) -> bool:
@@ -753,6 +711,8 @@ def _get_literal_types(node: ast.expr) -> tuple[str, ...]:
             return ("number",)
         case ast.List():
             return ("array",)
+        case ast.Dict():
+            return ("object",)
     return ()
 
 
