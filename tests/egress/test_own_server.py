@@ -130,12 +130,14 @@ def test_no_call_reaches_the_own_server_without_the_mark(
         with contextlib.suppress(OSError):
             seen.append(read_until(sock, b"\r\n\r\n"))
             sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            sock.settimeout(1)  # after an upgrade, the connection stays open
             seen.append(read_all(sock))
 
     with host(serve) as port:
         overrides = {("alias.test", port): ("127.0.0.1", port)}
         gateway = loop.run(Gateway.start(tmp_path, host_overrides=overrides, environ={}))
         local_url = f"http://127.0.0.1:{port}"
+        gateway.silence_s = 0.1
         gateway.own_server.announce(
             "https://flows.example" if is_public else local_url, b"a secret", local_url=local_url
         )
@@ -144,7 +146,7 @@ def test_no_call_reaches_the_own_server_without_the_mark(
             with contextlib.suppress(OSError):
                 for piece in pieces:
                     sock.sendall(piece)
-                    time.sleep(0.5)
+                    time.sleep(0.2)
                 sock.shutdown(socket.SHUT_WR)
                 read_all(sock)
         loop.run(gateway.close())

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 MB = 1_000_000
-SIZE = 300 * MB
+SIZE = 160 * MB
 MAX_GROWTH = 100 * MB
 """What the gateway may hold of such a body; without calls that are sent once, it is below 5 MB."""
 
@@ -106,13 +106,13 @@ def measured(plain_outside: OutsideServer, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("language", ["python", "node"])
 def test_large_response_is_not_held(measured: MeasuredGateway, language: str) -> None:
-    """A step receives 300 MB through the gateway, whose memory grows by less than 100 MB."""
+    """A step receives 160 MB through the gateway, whose memory grows by less than 100 MB."""
     assert measured.call(language, "GET", mode="live", down=SIZE) < MAX_GROWTH
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
 def test_large_upload_is_not_held(measured: MeasuredGateway, language: str) -> None:
-    """A step sends 300 MB through the gateway, whose memory grows by less than 100 MB."""
+    """A step sends 160 MB through the gateway, whose memory grows by less than 100 MB."""
     assert measured.call(language, "POST", mode="live", up=SIZE) < MAX_GROWTH
 
 
@@ -130,7 +130,7 @@ def test_large_recorded_bodies_are_not_held(measured: MeasuredGateway, tmp_path:
     line = json.loads(recording.read_text())
     digest = hashlib.sha256(bytes(SIZE)).hexdigest()
     left_out = (
-        f"{{{{left out: it has 300,000,000 bytes (SHA-256 {digest}), and a recording keeps bodies up to 32 MB}}}}"
+        f"{{{{left out: it has 160,000,000 bytes (SHA-256 {digest}), and a recording keeps bodies up to 32 MB}}}}"
     )
     assert line["request"]["body"]["text"] == line["response"]["body"]["text"] == left_out
 

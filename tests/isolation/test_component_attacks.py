@@ -85,7 +85,7 @@ export default {
 SOURCE = """
 export default {
   key: "depot-spy-there", name: "Spy", description: "Attacks.", version: "0.0.1", type: "source",
-  props: { timer: { type: "$.interface.timer", default: { intervalSeconds: 1 } } },
+  props: { http: "$.interface.http" },
   hooks: {
     async deploy() { this.$emit(attack("hook deploy"), { id: "deploy", summary: "hook" }) },
     async activate() { this.$emit(attack("hook activate"), { id: "activate", summary: "hook" }) },
@@ -205,8 +205,9 @@ def test_the_description_of_a_component_reads_nothing_of_the_project(site: Site)
 
 
 def test_a_deployed_trigger_reads_nothing_of_the_project(site: Site) -> None:
-    """Neither in a hook nor in the runs of its timer."""
+    """Neither in a hook nor in a run."""
     made = site.post("/triggers/deploy", id="depot-spy-there", configured_props={})["data"]
+    site.http.post(made["configured_props"]["http"]["endpoint_url"], json={}).raise_for_status()
 
     seen = site.wait_for_events(made["id"], "hook deploy", "run of a source")
 

@@ -254,6 +254,6 @@ def test_memory_limit_holds_in_other_languages(base: Path, name: str) -> None:
 @pytest.mark.parametrize("name", WITHIN)
 def test_memory_within_the_limit_is_allowed(base: Path, name: str) -> None:
     """Steps may use what they need of each kind, run after run: a run does not inherit what the one before it has left."""
-    outcomes = run_steps(base, [a_step(WITHIN[name], "time.sleep(0.1)")] * 8)
+    outcomes = run_steps(base, [a_step(WITHIN[name], "time.sleep(0.1)")] * 4)
 
-    assert [outcome.error for outcome in outcomes] == [None] * 8
+    assert [outcome.error for outcome in outcomes] == [None] * 4
