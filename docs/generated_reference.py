@@ -30,7 +30,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from pdkernel import errors, load_ipython_extension, unload_ipython_extension
 from pdkernel.cli import pdkernel
-from pdkernel.cli.command_help import Command
+from pdkernel.cli.app import Command
 from pdkernel.language.directive import STEP_OPTIONS
 
 ROOT = Path(__file__).parents[1]

@@ -26,9 +26,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.accounts.oauth import OAuthTokens
-from pdkernel.accounts.oauth_providers import ClientAuth, OAuthProvider, register_provider
-from pdkernel.accounts.token_refresh import build_oauth_credentials, store_grant
+from pdkernel.accounts.apps import ClientAuth, OAuthProvider, register_provider
+from pdkernel.accounts.oauth import OAuthTokens, build_oauth_credentials, store_grant
 from pdkernel.storage import Project
 
 CLIENT_ID = "client-of-ours"

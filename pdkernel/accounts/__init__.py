@@ -3,14 +3,9 @@ Directories of external users and accounts: implementations of `identity.Directo
 
     local               a local project: its own tables
     remote              a Connect project at Pipedream
-    client, sdk         requests of `remote` over the official SDK
-    cache               responses that are reused for a few seconds
-    credential_fields   usual names of an app's credentials
-    app_apis            hosts and headers of apps' APIs
-    registered_apps     apps that the user registered in the project
-    oauth_providers     OAuth 2 providers of apps
-    oauth               requests to an OAuth 2 provider
-    token_refresh       access tokens that expire
+    client, sdk         requests of `remote` over the official SDK, and a cache of their responses
+    apps                apps: registrations, names of credentials, OAuth 2 providers, hosts of APIs
+    oauth               requests to an OAuth 2 provider, and access tokens that expire
     webhook_migration   webhooks of sources deployed at Pipedream
 """
 

@@ -12,9 +12,14 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Unpack
 
-from pdkernel.accounts.credential_fields import FIELDS_BY_APP, ComponentFields, guess_credential_fields
-from pdkernel.accounts.registered_apps import check_app_slug, load_registered_apps
-from pdkernel.accounts.token_refresh import is_refresh_due, refresh_credentials
+from pdkernel.accounts.apps import (
+    FIELDS_BY_APP,
+    ComponentFields,
+    check_app_slug,
+    guess_credential_fields,
+    load_registered_apps,
+)
+from pdkernel.accounts.oauth import is_refresh_due, refresh_credentials
 from pdkernel.common.blocking import permit_blocking
 from pdkernel.common.identity import (
     DEFAULT_ENVIRONMENT,

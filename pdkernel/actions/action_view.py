@@ -10,8 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pdkernel.actions.action_reference import ACCOUNTLESS_APPS, suggest_step_name
-from pdkernel.actions.component import Component
+from pdkernel.actions.component import ACCOUNTLESS_APPS, Component, suggest_step_name
 from pdkernel.language.directive import format_step_line
 from pdkernel.model import AppBinding, Step
 from pdkernel.workers import ComponentDescription, PropDeclaration

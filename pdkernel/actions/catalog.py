@@ -8,6 +8,8 @@ The actions that a project can run, from all its sources, by key and version.
 Built-in actions take precedence over the sources that the project has chosen. An action is looked up in each source, in their
 order; if there are several, the lock file names the source of each action. The exact version runs, unless the lock file
 overrides it.
+
+The fields of an app's form are the credentials that its components read from `$auth`, found in their texts without running them.
 """
 
 from __future__ import annotations
@@ -16,28 +18,29 @@ import copy
 import difflib
 import hashlib
 import json
+import os
+import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdkernel.actions.action_reference import ActionReference
-from pdkernel.actions.app_credentials import AppCredentials, iter_modules, order_form_fields
-from pdkernel.actions.builtin_source import can_replace_version, load_builtin_actions
-from pdkernel.actions.component import Component, ComponentKind, filter_components
+from pdkernel.actions.component import ActionReference, Component, ComponentKind, filter_components
 from pdkernel.actions.connect_source import ConnectSource, resolve_connect_login
-from pdkernel.actions.lock import LOCK_NAME, ActionsLock, LockedComponent
 from pdkernel.actions.npm_source import (
     APPS_ON_NPM,
+    LOCK_NAME,
     NPM_SCOPE,
+    ActionsLock,
+    LockedComponent,
     NpmRegistry,
     NpmSource,
     PackageRegistry,
     ProgressCallback,
 )
 from pdkernel.actions.prop_binding import guess_app_bindings, resolve_app_bindings
-from pdkernel.actions.source_lookup import SourceLookup
+from pdkernel.actions.source_lookup import SourceLookup, can_replace_version, load_builtin_actions
 from pdkernel.actions.source_settings import (
     ACCEPT_LICENCE_COMMAND,
     ActionSettings,
@@ -50,6 +53,7 @@ from pdkernel.actions.source_settings import (
 )
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.encode import decode_json, encode_json
+from pdkernel.common.identity import ACCESS_TOKEN_FIELD
 from pdkernel.errors import ActionNotFoundError, ActionVersionError, ConnectSettingsError, LicenceError
 from pdkernel.language.analysis import find_app_bindings
 from pdkernel.model import AppBinding, Step, get_app_slug
@@ -57,6 +61,156 @@ from pdkernel.workers import ComponentDescription, ComponentFile
 
 if TYPE_CHECKING:
     from pdkernel.storage import Login, Project
+
+_SUFFIXES = frozenset({".mjs", ".js", ".cjs", ".ts", ".mts"})
+_OTHER_FOLDERS = frozenset({"node_modules", "dist", "test", "tests"})
+_MAX_BYTES = 4 << 20
+"""The size of an app's modules that are read; the largest app of the platform's registry has a quarter of it."""
+_NAME = r"[A-Za-z_$][\w$]*"
+_COMMENT = re.compile(r"/\*.*?\*/|(?<![:\"'`\\\w])//[^\n]*", re.DOTALL)
+_MEMBER = re.compile(rf"\s*(?:\?\.|!?\.)\s*({_NAME})|\s*!?(?:\?\.)?\[\s*[\"'`]([^\"'`$]+)[\"'`]\s*\]")
+_OWNER = rf"=\s*\(?\s*(?:await\s+)?(?:[\w$.?]+\s*(?:\|\||\?\?)\s*)?(?:{_NAME}(?:\(\))?\s*(?:\?\.|\.)\s*)*\Z"
+_DESTRUCTURED = re.compile(rf"\{{([^{{}}]*)\}}\s*(?::\s*[\w$<>\[\]., ]+)?\s*{_OWNER}")
+_ASSIGNED = re.compile(rf"\b({_NAME})\s*(?::\s*[\w$<>\[\]., ]+)?\s*{_OWNER}")
+_RETURNED = re.compile(rf"(?:return|=>)\s*\(?\s*(?:{_NAME}\s*(?:\?\.|\.)\s*)*\Z")
+_METHOD = re.compile(rf"\b({_NAME})\s*(?:\(\)\s*(?::[^{{;]+)?\{{|:\s*\(\)\s*=>)")
+_LISTED = re.compile(rf"(?:Object\.keys|console\.\w+)\([\s(]*(?:{_NAME}\s*(?:\?\.|\.)\s*)*\Z")
+_NESTED = re.compile(r"\s*:\s*\{([^{}]*)\}")
+_MAX_STEPS = 200
+_CONTEXT_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialReads:
+    """
+    What an app's components read from `$auth`.
+
+    Attributes:
+        fields: The names of the credentials, in the order of the texts.
+        unclear: The uses of `$auth` as a whole, whose fields are not known: the path of the text and its line.
+    """
+
+    fields: tuple[str, ...]
+    unclear: tuple[tuple[str, int], ...] = ()
+
+
+class AppCredentials:
+    """Reads what the modules in an app's folder read from `$auth`; a folder is read again after a change."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[object, CredentialReads]] = {}
+
+    def find(self, folder: Path) -> CredentialReads:
+        """The reads of the modules in *folder*, those of the app's own module first; none without a folder."""
+        modules = sorted(iter_modules(folder), key=lambda path: (".app." not in path.name, path))
+        marks = [(path, (facts := path.stat()).st_mtime_ns, facts.st_size) for path in modules]
+        known = self._known.get(folder)
+        if known is None or known[0] != marks:
+            known = self._known[folder] = (marks, _read(folder, modules))
+        return known[1]
+
+
+def order_form_fields(reads: CredentialReads) -> tuple[str, ...]:
+    """The fields of a form: the access token first, then the others in the order in which the app reads them."""
+    return tuple(sorted(reads.fields, key=lambda name: name != ACCESS_TOKEN_FIELD))
+
+
+def _read(folder: Path, modules: list[Path]) -> CredentialReads:
+    texts, size = {}, 0
+    for path in modules:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        size += len(text)
+        if size > _MAX_BYTES:
+            break
+        if "auth" in text.lower():
+            texts[path.relative_to(folder).as_posix()] = text
+    return find_credential_reads(texts)
+
+
+def iter_modules(folder: Path) -> Iterator[Path]:
+    """The modules in *folder*; a link is not followed."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _OTHER_FOLDERS]
+        for name in names:
+            path = Path(place, name)
+            if path.suffix in _SUFFIXES and path.is_file() and not path.is_symlink():
+                yield path
+
+
+def find_credential_reads(texts: Mapping[str, str]) -> CredentialReads:
+    """Find the fields of `$auth` that the modules of one app, *texts* by path, read. The app's own module comes first."""
+    plain = {path: _COMMENT.sub(_blank, text) for path, text in texts.items()}
+    fields: dict[str, None] = {}
+    unclear: dict[tuple[str, int], None] = {}
+    waiting: list[tuple[str, str | None]] = [(r"\$auth\b", None)]
+    done: set[tuple[str, str | None]] = set()
+    while waiting and len(done) < _MAX_STEPS:
+        expression, only_in = source = waiting.pop(0)
+        if source in done:
+            continue
+        done.add(source)
+        for path, text in plain.items():
+            if only_in in (None, path):
+                for found in re.finditer(expression, text):
+                    names, other = _read_use(text, found.start(), found.end(), path)
+                    fields |= dict.fromkeys(names)
+                    if other is None:
+                        unclear[path, text.count("\n", 0, found.start()) + 1] = None
+                    else:
+                        waiting += other
+    return CredentialReads(tuple(fields), tuple(unclear))
+
+
+def _read_use(text: str, start: int, end: int, path: str) -> tuple[list[str], list[tuple[str, str | None]] | None]:
+    """
+    Read one use of the credentials at *start* to *end* of *text*.
+
+    Returns:
+        The fields that it names, and the expressions that stand for the credentials after it, each with the only text in which it
+        does; None if the use is unclear.
+    """
+    member = _MEMBER.match(text, end)
+    if member is not None:
+        return [member[1] or member[2]], []
+    before = text[max(0, start - _CONTEXT_CHARS) : start]
+    if text[start] == "$" and not before.rstrip().endswith("."):  # a variable: in a pattern, in a call, or in prose
+        nested = _NESTED.match(text, end)
+        return _read_pattern(nested[1], path) if nested is not None else ([], [])
+    if _LISTED.search(before):
+        return [], []
+    destructured = _DESTRUCTURED.search(before)
+    if destructured is not None:
+        return _read_pattern(destructured[1], path)
+    assigned = _ASSIGNED.search(before)
+    if assigned is not None:
+        return [], [(_build_variable(assigned[1]), path)]
+    if _RETURNED.search(before):
+        method = [*_METHOD.finditer(before)]
+        if method:
+            return [], [(rf"(?<=\.){re.escape(method[-1][1])}\(\)", None)]
+    return [], None
+
+
+def _read_pattern(pattern: str, path: str) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """The fields of a destructuring *pattern*, and its rest as another expression."""
+    names: list[str] = []
+    rest: list[tuple[str, str | None]] = []
+    for part in filter(None, (part.strip() for part in pattern.split(","))):
+        if part.startswith("..."):
+            rest.append((_build_variable(part[3:].strip()), path))
+        elif (name := re.match(rf"[\"']?({_NAME})", part)) is not None:
+            names.append(name[1])
+    return names, rest
+
+
+def _build_variable(name: str) -> str:
+    """The expression for uses of the variable *name*, and not for its assignment or a key of that name."""
+    return rf"(?<![\w$])(?:(?<!\.)|(?<=\.\.\.)){re.escape(name)}\b(?!\s*(?::|=[^=]|\}}\s*=[^=]))"
+
+
+def _blank(comment: re.Match[str]) -> str:
+    """The line breaks of *comment*, so that lines keep their numbers."""
+    return "\n" * comment[0].count("\n")
 
 
 _MAX_SUGGESTIONS = 3

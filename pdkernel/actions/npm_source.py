@@ -1,8 +1,9 @@
 """
-Components on npm: packages `@pipedream/APP`, installed into the project when a step uses one of their components.
+Components on npm: packages `@pipedream/APP`, installed into the project when a step uses one of their components, and the lock file.
 
 A package version contains one version of each component. An index of the examined package versions is stored on disk, so that
-the next search needs no network.
+the next search needs no network. The lock file has the package version and the source of each action; it is beside the project and meant
+to be committed, so that every clone runs the same code. `packages.npm_packages` stores packages and their hashes in the same file.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pdkernel.actions.action_reference import ActionReference, version_sort_key
 from pdkernel.actions.component import (
+    ActionReference,
     Component,
     ComponentHeader,
     ComponentKind,
@@ -25,8 +26,8 @@ from pdkernel.actions.component import (
     build_component_file,
     iter_component_modules,
     parse_header,
+    version_sort_key,
 )
-from pdkernel.actions.lock import LOCK_COMMENT, ActionsLock, LockedComponent
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.encode import decode_json, encode_json
 from pdkernel.errors import (
@@ -38,9 +39,100 @@ from pdkernel.errors import (
     ProjectError,
 )
 from pdkernel.model import get_app_slug
-from pdkernel.packages import LockedSet, NpmPackages, NpmSpec
+from pdkernel.packages import LockedSet, NpmLock, NpmPackages, NpmSpec
 from pdkernel.packages.npm_command import NpmFailedError, explain_failure, run_npm
 from pdkernel.workers import find_node
+
+LOCK_NAME = "pdkernel-actions.lock.json"
+LOCK_COMMENT = (
+    "Versions and hashes of the packages that contain pre-built actions, and overridden versions of actions. Written by "
+    "pdkernel; commit this file."
+)
+_PACKAGES = "actions"
+_OVERRIDES_KEY = "instead"
+_SOURCES = "sources"
+
+
+@dataclass(frozen=True)
+class LockedComponent:
+    """
+    A component with its exact version and packages.
+
+    Attributes:
+        uses: `KEY@VERSION` of the component.
+        requested_version: As in `Component`.
+        package: For a component from npm, the version of its package.
+        packages: For a component from npm, its package with all dependencies.
+        source: If the workflow has several sources, the one with the component, as in the lock file.
+    """
+
+    uses: str
+    requested_version: str | None = None
+    package: str | None = None
+    packages: LockedSet | None = None
+    source: str | None = None
+
+
+class ActionsLock:
+    """The lock file at *path*; it is read again after a change."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = NpmLock(path, about=LOCK_COMMENT)
+
+    @property
+    def path(self) -> Path:
+        """The path of the lock file."""
+        return self._file.path
+
+    @property
+    def version_overrides(self) -> Mapping[str, str]:
+        """The version that runs, by the `KEY@VERSION` that it replaces, or by KEY for steps without a version. Raises `ProjectError`."""
+        return self._read_section(_OVERRIDES_KEY)
+
+    def override_version(self, reference: str, version: str) -> None:
+        """Store that *version* runs for steps that use *reference* (`KEY[@VERSION]`). Raises `ActionSourceError`."""
+        self._put(_OVERRIDES_KEY, reference, version)
+
+    def find_newest_version(self, key: str) -> str | None:
+        """The newest version of the action *key* that has a locked package, or None."""
+        found = [
+            version
+            for name, at, version in (each.rpartition("@") for each in self._read_section(_PACKAGES))
+            if name == key
+        ]
+        return max(found, key=version_sort_key, default=None)
+
+    def get_package_version(self, reference: str) -> str | None:
+        """The locked version of the package that contains *reference* (`KEY@VERSION`), or None."""
+        return self._read_section(_PACKAGES).get(reference)
+
+    def lock_package_version(self, reference: str, package_version: str) -> None:
+        """Store *package_version* as the version of the app's package for *reference*. Raises `ActionSourceError`."""
+        if self.get_package_version(reference) != package_version:
+            self._put(_PACKAGES, reference, package_version)
+
+    def get_source(self, reference: str) -> str | None:
+        """The locked source of *reference* (`KEY@VERSION`): `npm`, `connect`, or the path of a folder; or None."""
+        return self._read_section(_SOURCES).get(reference)
+
+    def lock_source(self, reference: str, source: str) -> None:
+        """Store *source* as the source of *reference*. Raises `ActionSourceError`."""
+        if self.get_source(reference) != source:
+            self._put(_SOURCES, reference, source)
+
+    def _read_section(self, name: str) -> dict[str, str]:
+        section = self._file.load_extra().get(name)
+        return {str(key): str(value) for key, value in section.items()} if isinstance(section, dict) else {}
+
+    def _put(self, name: str, key: str, value: str) -> None:
+        try:
+            self._file.set_extra(name, lambda: {**self._read_section(name), key: value})
+        except OSError as fault:
+            raise ActionSourceError(
+                f"Cannot write {self.path}: {(fault.strerror or type(fault).__name__).lower()}.",
+                fix="Make the file writable: pdkernel stores the versions of actions in it.",
+            ) from None
+
 
 ProgressCallback = Callable[[str], None]
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
-from pdkernel.actions.component import Component, find_declared_apps
+from pdkernel.actions.component import ACCOUNTLESS_APPS, Component, find_declared_apps
 from pdkernel.errors import ActionPropsError, did_you_mean
 from pdkernel.language.analysis import UNKNOWN_APP, merge_app_bindings
 from pdkernel.language.expression import add_missing_braces

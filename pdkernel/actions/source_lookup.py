@@ -1,25 +1,169 @@
 """
-The look-up of actions in the sources that a project or a workflow has chosen, in their order.
+The look-up of actions in the sources that a project or a workflow has chosen, in their order; the built-in actions; a folder of components.
 
-If there are several sources, the lock file names the source of each action, and that source comes first.
+If there are several sources, the lock file names the source of each action, and that source comes first. The built-in actions reimplement
+the documented and observed behaviour of the platform's actions and share no code with them. A folder has the layout of a components
+checkout (`components/APP/actions/NAME/NAME.mjs`, and `sources`); its packages are not installed by pdkernel.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pdkernel.actions.action_reference import ActionReference
-from pdkernel.actions.component import Component
+from pdkernel.actions.component import (
+    ActionReference,
+    Component,
+    ComponentKind,
+    build_component,
+    build_component_file,
+    iter_component_modules,
+    parse_header,
+)
 from pdkernel.actions.connect_source import ConnectSource
-from pdkernel.actions.folder_source import FolderSource
-from pdkernel.actions.lock import ActionsLock
-from pdkernel.actions.npm_source import NpmSource, ProgressCallback, build_not_installed_error
-from pdkernel.actions.source_settings import ActionSettings, SourceSetting, build_licence_error, format_tried_sources
+from pdkernel.actions.npm_source import ActionsLock, NpmSource, ProgressCallback, build_not_installed_error
+from pdkernel.actions.source_settings import (
+    ActionSettings,
+    SourceSetting,
+    build_licence_error,
+    find_components_folder,
+    format_tried_sources,
+)
 from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import ActionNotFoundError, LicenceError
+from pdkernel.model import get_app_slug
+
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+BUILTIN_SOURCE_LABEL = "built in"
+_LIMITATIONS_BY_APP = {
+    "email": "sent by SMTP if the project's settings name a server, else only shown",
+}
+"""The limitations of built-in actions, by app."""
+
+
+@functools.cache
+def load_builtin_actions() -> Mapping[str, Component]:
+    """The built-in actions, by key."""
+    found = {}
+    for path in sorted(BUILTIN_FOLDER.glob("*.mjs")):
+        header = parse_header(path.read_text(encoding="utf-8"))
+        if header is not None:
+            found[header.key] = Component(
+                key=header.key,
+                version=header.version,
+                app=None,
+                name=header.name,
+                description=header.description,
+                source=BUILTIN_SOURCE_LABEL,
+                file=build_component_file(header, path, "builtin"),
+                kind=header.kind,
+                limitations=_LIMITATIONS_BY_APP.get(header.key.partition("-")[0], ""),
+            )
+    return found
+
+
+def can_replace_version(component: Component, version: str | None) -> bool:
+    """
+    Whether the built-in *component* can run for a step that uses *version* of the action.
+
+    The platform keeps the names of props within a major version. If a step sets a prop that the built-in action does not have,
+    the run is refused before its first step.
+    """
+    # parity[built-in-versions]: the platform runs the exact version; a built-in action runs for its whole major version
+    return version is None or version.partition(".")[0] == component.version.partition(".")[0]
+
+
+_KEY = re.compile(r"""(?:^|[{,])\s*["']?key["']?\s*:\s*["'`]([^"'`\s]+)["'`]""", re.MULTILINE)
+
+
+class FolderSource:
+    """
+    The components of one folder.
+
+    Args:
+        folder: The folder of components, or the parent of a folder `components`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = find_components_folder(folder) or folder
+        self._keys: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
+        self._cache: dict[str, tuple[Mapping[Path, tuple[int, int]], Mapping[str, Component]]] = {}
+
+    def list_apps(self, kind: ComponentKind | None = None) -> list[str]:
+        """The apps with components, or with a folder for components of *kind*."""
+        kinds = (f"{kind}s",) if kind else ("actions", "sources")
+        try:
+            with os.scandir(self._folder) as entries:
+                names = sorted(entry.name for entry in entries)
+        except OSError:
+            return []
+        return [name for name in names if any(os.path.isdir(f"{self._folder}/{name}/{each}") for each in kinds)]  # noqa: PTH112 - thousands
+
+    def list_keys(self) -> Mapping[str, str]:
+        """The app of each key that a module in the folder names, without parsing the modules; some may not be components."""
+        modules = {path: app for app in self.list_apps() for path in iter_component_modules(self._folder / app)}
+        known, self._keys = self._keys, {}
+        found: dict[str, str] = {}
+        for path, app in modules.items():
+            facts = path.stat()
+            mark = (facts.st_mtime_ns, facts.st_size)
+            cached = known.get(path)
+            if cached is None or cached[0] != mark:
+                cached = mark, tuple(_KEY.findall(path.read_text(encoding="utf-8", errors="replace")))
+            self._keys[path] = cached
+            for key in cached[1]:
+                found.setdefault(key, app)
+        return found
+
+    def find_app_folder(self, app: str) -> Path | None:
+        """The folder of *app*, or None."""
+        folder = self._folder / app
+        return folder if folder.is_dir() else None
+
+    def find_component(self, key: str) -> Component | None:
+        """
+        The component *key*, or None.
+
+        A private component `@WORKSPACE/NAME` has the key NAME or `@WORKSPACE/NAME` in its module, in the folder of any app.
+        """
+        found = self.load_components(get_app_slug(key)).get(key) if not key.startswith("@") else None
+        if found is not None:
+            return found
+        keys = self.list_keys()
+        for name in (key, key.rpartition("/")[2]) if key.startswith("@") else (key,):
+            found = self.load_components(keys[name]).get(name) if name in keys else None
+            if found is not None:
+                return replace(found, key=key)
+        return None
+
+    def load_components(self, app: str) -> Mapping[str, Component]:
+        """The components of *app*, by key."""
+        app_folder = self._folder / app
+        if not app_folder.is_dir():
+            return {}
+        modules = {}
+        for path in iter_component_modules(app_folder):
+            facts = path.stat()
+            modules[path] = (facts.st_mtime_ns, facts.st_size)
+        known = self._cache.get(app)
+        if known is not None and known[0] == modules:
+            return known[1]
+        found = {}
+        for path in modules:
+            header = parse_header(path.read_text(encoding="utf-8", errors="replace"))
+            if header is not None:
+                component = build_component(
+                    header,
+                    source=f"folder {self._folder.name}/{app}",
+                    file=build_component_file(header, path, "folder"),
+                )
+                found[header.key] = replace(component, app=app)  # the key of a private component names no app
+        self._cache[app] = (modules, found)
+        return found
 
 
 @dataclass(frozen=True)

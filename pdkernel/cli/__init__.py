@@ -1,36 +1,27 @@
 """
 The `pdkernel` command: arguments, output and exit statuses.
 
-    app               the command group, common options, error handling
-    command_help      sections, examples and exit statuses in the help
+    app               the command group, common options, help, error handling
     terminal          questions, colors, JSON, and files that options name
+    run_output        what the commands that run a workflow share
 
 Each other module holds one command or one group of commands, and imports heavy modules when it runs.
 """
 
-from pdkernel.cli import (
+from pdkernel.cli import (  # noqa: F401 - each module adds its commands
     accounts,
     actions,
-    apps,
-    batches,
-    check,
     clients,
-    demo,
     doctor,
     export,
     import_workflows,
     invoke,
-    lab,
-    login,
     migrate,
     migrate_record,
     new,
-    packages,
     project,
-    replay,
     run,
     runs,
-    secrets,
     serve,
     shape,
     sources,
@@ -39,37 +30,7 @@ from pdkernel.cli import (
 )
 from pdkernel.cli.app import pdkernel
 
-__all__ = ["COMMAND_MODULES", "main", "pdkernel"]
-
-COMMAND_MODULES = (
-    actions,
-    apps,
-    batches,
-    clients,
-    export,
-    import_workflows,
-    migrate,
-    migrate_record,
-    invoke,
-    login,
-    packages,
-    accounts,
-    run,
-    runs,
-    replay,
-    serve,
-    shape,
-    check,
-    project,
-    secrets,
-    sources,
-    new,
-    demo,
-    lab,
-    doctor,
-    stores,
-    triggers,
-)
+__all__ = ["main", "pdkernel"]
 
 
 def main() -> None:

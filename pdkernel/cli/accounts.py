@@ -1,22 +1,25 @@
 """
-`pdkernel users` and `pdkernel accounts`: external users and their accounts.
+`pdkernel users`, `accounts` and `apps`: external users, their accounts, and the OAuth clients that connect accounts.
 
-Reads credentials from a prompt, a file or standard input. `storage` stores them.
+Credentials and client secrets are read from a prompt, a file, standard input or the environment. `storage` stores them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import cloup
 
+from pdkernel.cli.actions import open_catalog
 from pdkernel.cli.app import RUN, CliContext, command, environment_option, group, json_option, yes_option
-from pdkernel.cli.terminal import confirm, print_json, print_text
+from pdkernel.cli.terminal import confirm, print_json, print_text, read_hidden
 from pdkernel.errors import RequestError, format_count
 
 if TYPE_CHECKING:
@@ -219,7 +222,7 @@ def add_account(
     The first account of an external user creates the user.
     """
     from pdkernel.common.identity import check_external_user_id, parse_environment
-    from pdkernel.operations.accounts import connect_account
+    from pdkernel.operations.users import connect_account
 
     if own == (external_user is not None):
         raise RequestError(
@@ -291,3 +294,140 @@ def format_account(account: Account) -> str:
     owner = "your own" if account.external_user_id is None else f"{account.external_user_id} in {account.environment}"
     broken = "" if account.healthy else "  no longer works: connect it again"
     return f"{account.id}  {account.app}  {owner}  {account.name}".rstrip() + broken
+
+
+@group(section=RUN)
+def apps() -> None:
+    """List and register apps whose accounts workflows use."""
+
+
+@command(
+    apps,
+    name="add",
+    examples=(
+        "pdkernel apps add acme --field api_key --field subdomain",
+        "pdkernel apps add acme --oauth-authorize-url URL --oauth-token-url URL --oauth-client-id 4f2a",
+    ),
+)
+@cloup.argument("slug")
+@cloup.option("--field", "fields", metavar="NAME", multiple=True, help="Name of a credential in accounts of the app.")
+@cloup.option("--oauth-authorize-url", metavar="URL", help="Authorization endpoint, for accounts connected by OAuth 2.")
+@cloup.option("--oauth-token-url", metavar="URL", help="Token endpoint of the app.")
+@cloup.option(
+    "--oauth-client-id", metavar="ID", help="Id of your OAuth client at the app; the command asks for the secret."
+)
+@cloup.option("--oauth-scope", "scopes", metavar="SCOPE", multiple=True, help="A scope to request; repeatable.")
+@cloup.option(
+    "--oauth-client-auth", "client_auth", type=click.Choice(["post", "basic"]), default="post",
+    help="How the client's secret is sent: in the body (post, the default) or by HTTP Basic.",
+)  # fmt: skip
+@cloup.option("--oauth-public", "public", is_flag=True, help="The OAuth client has no secret.")
+@json_option
+def add_app(
+    state: CliContext,
+    slug: str,
+    fields: tuple[str, ...],
+    oauth_authorize_url: str | None,
+    oauth_token_url: str | None,
+    oauth_client_id: str | None,
+    scopes: tuple[str, ...],
+    client_auth: Literal["post", "basic"],
+    public: bool,
+    as_json: bool,
+) -> int:
+    """
+    Register an app.
+
+    An app has the credentials that --field names, or an OAuth client that connects its accounts. The command asks for the
+    OAuth client's secret, or reads it from standard input or PDKERNEL_OAUTH_CLIENT_SECRET.
+    """
+    from pdkernel.accounts.apps import OAuthProvider, register_app, register_provider
+    from pdkernel.server.link.connect_page import CALLBACK_PATH
+
+    oauth_options = (oauth_authorize_url, oauth_token_url, oauth_client_id)
+    if not any(oauth_options):
+        register_app(state.open_project(), slug, fields)
+        if as_json:
+            print_json({"app": slug, "fields": list(fields)})
+        else:
+            click.echo(f"An account of {slug} holds {', '.join(fields)}.")
+        return 0
+    if oauth_authorize_url is None or oauth_token_url is None or oauth_client_id is None or fields:
+        raise RequestError(
+            "OAuth 2 needs --oauth-authorize-url, --oauth-token-url and --oauth-client-id, without --field.",
+            fix=f"pdkernel apps add {shlex.quote(slug)} --oauth-authorize-url URL --oauth-token-url URL --oauth-client-id ID",
+        )
+    secret = None if public else _client_secret()
+    provider = OAuthProvider(oauth_authorize_url, oauth_token_url, oauth_client_id, secret, scopes, client_auth)
+    register_provider(state.open_project(), slug, provider)
+    if as_json:
+        print_json({"app": slug, "oauth_client_id": oauth_client_id, "scopes": list(scopes), "callback": CALLBACK_PATH})
+    else:
+        click.echo(f"Accounts of {slug} are connected through {oauth_authorize_url}.")
+        click.echo(f"Register this redirect URL at the app, after your server's base URL: {CALLBACK_PATH}")
+    return 0
+
+
+def _client_secret() -> str:
+    secret = os.environ.get("PDKERNEL_OAUTH_CLIENT_SECRET")
+    if secret is None:
+        secret = read_hidden("OAuth client secret")
+    if not secret:
+        raise RequestError(
+            "The OAuth client's secret is empty.", fix="For a client without a secret, pass --oauth-public."
+        )
+    return secret
+
+
+@command(apps, name="list", examples=("pdkernel apps list --json",))
+@json_option
+def list_apps(state: CliContext, as_json: bool) -> int:
+    """
+    List apps with the fields of their credentials.
+
+    These are the apps of accounts, the apps of actions, and registered apps.
+    """
+    from pdkernel.accounts.apps import find_provider, list_provider_apps, load_registered_apps
+    from pdkernel.common.identity import ACCESS_TOKEN_FIELD
+
+    project, directory = state.open_project(), state.open_directory()
+    known = (
+        {account.app for account in directory.accounts()}
+        | set(load_registered_apps(project))
+        | list_provider_apps(project)
+    )
+    known |= set(open_catalog(state).list_apps())
+    rows: list[dict[str, Any]] = []
+    for app in sorted(known):
+        provider = find_provider(project, app)
+        if provider is None:
+            rows.append({"app": app, "fields": list(directory.credential_fields(app))})
+        else:
+            rows.append({"app": app, "fields": [ACCESS_TOKEN_FIELD], "oauth_authorize_url": provider.authorize_url})
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            signs_in = f" (OAuth 2 at {row['oauth_authorize_url']})" if "oauth_authorize_url" in row else ""
+            click.echo(f"{row['app']}  {', '.join(row['fields'])}{signs_in}")
+        if not rows:
+            click.echo("No apps yet. Add one: pdkernel apps add SLUG --field NAME")
+    return 0
+
+
+@command(apps, name="webhook-key", examples=("pdkernel apps webhook-key",))
+@json_option
+def webhook_key(state: CliContext, as_json: bool) -> int:
+    """
+    Print the key that signs webhooks.
+
+    It signs the webhooks of Connect tokens; the signature is in the header x-pd-signature.
+    """
+    from pdkernel.server.webhooks import get_signing_key
+
+    key = get_signing_key(state.open_project())
+    if as_json:
+        print_json({"signing_key": key})
+    else:
+        click.echo(key)
+    return 0

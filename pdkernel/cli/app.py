@@ -1,5 +1,5 @@
 """
-The command group: sections of the help, common options, completion in a shell, the project, and the report of an error.
+The command group: common options, sections and examples of the help, completion, the project, and the report of an error.
 
 Exit statuses: 0 success or exited, 1 a step failed, 2 refused before any step, 3 internal error, 4 paused.
 """
@@ -10,16 +10,17 @@ import errno
 import functools
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import cloup
 from click.shell_completion import get_completion_class
 
-from pdkernel.cli.command_help import Group, Section
 from pdkernel.cli.terminal import escape_text, is_interactive, print_json, print_text
 from pdkernel.common.version import VERSION
 from pdkernel.errors import PdkernelError, RequestError, format_count
@@ -29,8 +30,79 @@ if TYPE_CHECKING:
     from pdkernel.storage import Project
 
 
+EXIT_STATUSES: Mapping[int, str] = {
+    0: "success",
+    2: "refused: the request or the workflow is wrong",
+    3: "pdkernel failed",
+}
+"""The exit statuses of a command that does not run steps."""
+
+RUN_EXIT_STATUSES: Mapping[int, str] = {
+    0: "success, or a step ended the workflow",
+    1: "a step failed, or the run was cancelled",
+    2: "refused before any step: the request or the workflow is wrong",
+    3: "pdkernel failed",
+    4: "the run is paused",
+}
+"""The exit statuses of a command that runs steps."""
+
+
+class Section(cloup.Section):
+    """A section of the help; *order* lists its commands."""
+
+    def __init__(self, title: str, *order: str) -> None:
+        super().__init__(title)
+        self._order = order
+
+    def list_commands(self) -> list[tuple[str, click.Command]]:
+        """The commands in the order of the section."""
+        return sorted(super().list_commands(), key=lambda each: self._order.index(each[0]))
+
+
+class Command(cloup.Command):
+    """
+    A command whose help ends with examples and exit statuses.
+
+    Args:
+        examples: Command lines, each of them complete.
+        exit_statuses: The meaning of each exit status; empty for a group.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str] = (),
+        exit_statuses: Mapping[int, str] = EXIT_STATUSES,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        self.exit_statuses = exit_statuses
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples and the exit statuses."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"{'':>{formatter.current_indent}}{line}\n" for line in self.examples))
+        if self.exit_statuses:
+            with formatter.section("Exit status"):
+                formatter.write_dl([(str(status), meaning) for status, meaning in sorted(self.exit_statuses.items())])
+
+
+class Group(cloup.Group, Command):
+    """A group of `Command`."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, exit_statuses: Mapping[int, str] = MappingProxyType({}), **kwargs: Any) -> None:
+        super().__init__(*args, exit_statuses=exit_statuses, **kwargs)
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MIN_BYTES = 16 * _UNITS["M"]
 MAX_ERROR_LINES = 15
 HELP_WIDTH = 110
 
@@ -236,6 +308,24 @@ def egress_option() -> Callable[[F], F]:
         help="Outbound calls: live, deny, allow=HOST,..., record=FILE, replay=FILE, stand-in=URL|slack,github,... "
         "(also PDKERNEL_EGRESS; default: that of the notebook's %pdegress cell, else live).",
     )
+
+
+def parse_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """
+    Return the number of bytes of a size such as `512M`, `1.5G` or `2GiB`: the callback of an option.
+
+    Raises:
+        click.BadParameter: *value* is not a size, or less than 16 MB, which nothing can work with.
+    """
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is not a size. Write a number with a unit, such as 512M or 4G.")
+    size = int(float(found[1]) * _UNITS[found[2].upper()])
+    if size < _MIN_BYTES:
+        raise click.BadParameter(f"{value!r} is less than {_MIN_BYTES // _UNITS['M']}M.")
+    return size
 
 
 @cloup.group(

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from pdkernel.cli.app import TEST, CliContext, command, environment_option, json_option
-from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.app import EXIT_STATUSES, TEST, CliContext, command, environment_option, json_option
 from pdkernel.cli.terminal import print_json, print_text
 from pdkernel.common.version import VERSION
 from pdkernel.errors import PdkernelError

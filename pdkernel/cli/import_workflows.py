@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
-from pdkernel.cli.app import MIGRATE, CliContext, command, json_option
-from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.app import EXIT_STATUSES, MIGRATE, CliContext, command, json_option
 from pdkernel.cli.terminal import is_interactive, print_json, print_text
 from pdkernel.errors import PdkernelError
 
@@ -139,7 +138,6 @@ def _progress(number: int, count: int, source: Path) -> None:
 
 
 def _print(done: Sequence[ImportResult]) -> None:
-    from pdkernel.operations.importer import import_report
 
     for one in done:
         if one.error is not None:
@@ -157,7 +155,7 @@ def _print(done: Sequence[ImportResult]) -> None:
             if rewrite.left:
                 print_text(f"  To rewrite in {rewrite.step}:\n{rewrite.left}")
         if len(done) == 1:
-            click.echo(import_report.render_text(one.report), nl=False)
+            click.echo(one.report.render_text(), nl=False)
         else:
             for line in _summarize_report(one.report):
                 print_text(f"  {line}")
@@ -253,8 +251,8 @@ class ImportPrompts:
         return int(click.prompt(words, default=highest, type=click.IntRange(1, highest), err=True))
 
     def _create(self, question: AccountQuestion) -> str:
-        from pdkernel.operations.accounts import connect_account
         from pdkernel.operations.runs import split_names
+        from pdkernel.operations.users import connect_account
 
         names = click.prompt("Names of its credentials, separated by commas", default="oauth_access_token", err=True)
         credentials = [(name, click.prompt(name, hide_input=True, err=True)) for name in split_names(names)]

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from pdkernel.cli.app import MIGRATE, CliContext, F, command, environment_option, group, json_option
-from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.app import EXIT_STATUSES, MIGRATE, CliContext, F, command, environment_option, group, json_option
 from pdkernel.cli.terminal import print_json, print_text
 from pdkernel.errors import ConnectSettingsError, PdkernelError, RequestError, format_count
 
 if TYPE_CHECKING:
-    from pdkernel.accounts.workflow_api import WorkflowApi
-    from pdkernel.annex.migration.data_dump import DumpPlan, DumpResult
-    from pdkernel.annex.migration.events import SavedEvents
+    from pdkernel.accounts.sdk import WorkflowApi
+    from pdkernel.annex.migration.data_dump import DumpPlan, DumpResult, SavedEvents
     from pdkernel.annex.migration.report import ReportSettings
     from pdkernel.annex.migration.sources import MigrationSource
     from pdkernel.operations.records import RecordProof
@@ -191,9 +189,8 @@ def plan(
     its pre-built actions, the last day on which Pipedream's runs can be recorded, and a day to move. Workflows that others call move
     first.
     """
-    from pdkernel.annex.migration.move_plan import render_calendar, render_csv, render_text
     from pdkernel.annex.migration.pages import render_plan_page
-    from pdkernel.annex.migration.plan import build_plan
+    from pdkernel.annex.migration.plan import build_plan, render_calendar, render_csv, render_text
     from pdkernel.annex.migration.sources import read_sources
 
     found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
@@ -262,8 +259,7 @@ def _folder(source: MigrationSource) -> Path:
 
 
 def _open_api(state: CliContext, org_id: str | None) -> WorkflowApi:
-    from pdkernel.accounts.sdk import Sdk
-    from pdkernel.accounts.workflow_api import WorkflowApi
+    from pdkernel.accounts.sdk import Sdk, WorkflowApi
 
     login = state.open_project().login.load(os.environ)
     if login is None:
@@ -399,7 +395,7 @@ def events(state: CliContext, sources: tuple[str, ...], folder: Path | None, org
     workflow, and of those that a workflow emitted; it has no list of requests to endpoints that did not fail. Each
     event becomes events/NAME.json, with masked headers. A second call adds only new events.
     """
-    from pdkernel.annex.migration.events import fetch_events, find_source_ids, save_events
+    from pdkernel.annex.migration.data_dump import fetch_events, find_source_ids, save_events
     from pdkernel.annex.migration.sources import read_sources
     from pdkernel.operations.events import EventLibrary
 

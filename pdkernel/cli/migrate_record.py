@@ -12,10 +12,8 @@ from urllib.parse import urlsplit
 import click
 import cloup
 
-from pdkernel.cli.app import CliContext, command, json_option
-from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.app import EXIT_STATUSES, CliContext, command, json_option, parse_size
 from pdkernel.cli.migrate import migrate
-from pdkernel.cli.size_param import parse_size
 from pdkernel.cli.terminal import print_json, print_text
 from pdkernel.errors import RequestError, format_count
 
@@ -124,7 +122,7 @@ def _build_settings(
     until: str | None,
     redact: tuple[str, ...],
 ) -> RecordSettings:
-    from pdkernel.annex.migration.receiver import get_write_token
+    from pdkernel.annex.migration.collection import get_write_token
     from pdkernel.annex.migration.record_steps import LAST_DAY, RecordSettings, parse_path
 
     if sink is None:
@@ -173,8 +171,7 @@ def _add(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    from pdkernel.annex.migration.record_branch import ADD_BRANCH, open_branch
-    from pdkernel.annex.migration.record_steps import add_steps, estimate, plan_steps
+    from pdkernel.annex.migration.record_steps import ADD_BRANCH, add_steps, estimate, open_branch, plan_steps
 
     results = [plan_steps(each, settings)[0] for each in folders]
     count = sum(each.refusal is None for each in results)
@@ -209,8 +206,7 @@ def _add(
 
 
 def _remove(root: Path, branch: str | None, *, no_branch: bool, as_json: bool) -> int:
-    from pdkernel.annex.migration.record_branch import REMOVE_BRANCH, open_branch
-    from pdkernel.annex.migration.record_steps import find_folders, remove_steps
+    from pdkernel.annex.migration.record_steps import REMOVE_BRANCH, find_folders, open_branch, remove_steps
 
     folders = find_folders(root)
     opened = None if no_branch else open_branch(root, branch or REMOVE_BRANCH)
@@ -300,7 +296,7 @@ def receive(state: CliContext, port: int, max_size: int, as_json: bool) -> int:
     """
     import asyncio
 
-    from pdkernel.annex.migration.receiver import RECORDS_PATH, build_receiver
+    from pdkernel.annex.migration.collection import RECORDS_PATH, build_receiver
     from pdkernel.server.uvicorn_server import listen, local_url
 
     def report(why: str) -> None:
@@ -357,8 +353,7 @@ def collect(state: CliContext, origin: str | None, rules: tuple[tuple[str, str, 
     and the fixture `pd_records` compare the workflows here with them. A run that a step or an error ended early has no end.
     """
     from pdkernel.annex.migration.collection import collect as collect_entries
-    from pdkernel.annex.migration.collection import fetch_entries, read_dump
-    from pdkernel.annex.migration.receiver import get_read_token
+    from pdkernel.annex.migration.collection import fetch_entries, get_read_token, read_dump
     from pdkernel.annex.proof.recorded_runs import open_records
 
     project = state.open_project()

@@ -1,23 +1,28 @@
 """
-`pdkernel env` and `pdkernel project`: variables and settings of the project.
+`pdkernel project`, `env`, `secrets`, `login` and `logout`: settings, variables, secret props and the Connect project.
 
-Values of variables are read from a prompt or standard input and never printed.
+Secret values are read from a prompt, standard input, a file or the environment, and never printed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
 import cloup
 
-from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
-from pdkernel.cli.terminal import confirm, print_json, read_hidden
+from pdkernel.cli.app import PROJECT, CliContext, command, environment_option, group, json_option, yes_option
+from pdkernel.cli.terminal import confirm, print_json, print_text, read_hidden
 from pdkernel.errors import RequestError
+
+if TYPE_CHECKING:
+    from pdkernel.storage import Login
 
 TEXT_SETTINGS = ("mail_to", "mail_server", "mail_user", "error_notification")
 """Settings with a plain text value."""
@@ -107,8 +112,6 @@ def restore_project(state: CliContext, yes: bool, as_json: bool) -> int:
 @json_option
 def show_project(state: CliContext, as_json: bool) -> int:
     """Show the project's id, folder, settings and login."""
-    from pdkernel.cli.login import encode_login
-
     opened = state.open_project()
     login = opened.login.load(os.environ)
     value = {
@@ -229,3 +232,249 @@ def _set_actions(state: CliContext, values: tuple[str, ...], accept_licence: boo
     else:
         click.echo(f"Source of actions that are not built in: {format_sources(sources)}.")
     return 0
+
+
+@group(section=PROJECT)
+def secrets() -> None:
+    """
+    Give the values of secret props.
+
+    Pipedream writes a secret prop to Git as {_enc: ...}, which only Pipedream can read. Give its value once: it is encrypted in
+    the project, passed to its step only, redacted like a credential, and never exported.
+    """
+
+
+@command(
+    secrets,
+    name="set",
+    examples=(
+        "pdkernel secrets set sync/notify-p_Ab12Cd3 notify api_key",
+        "pdkernel secrets set notify.ipynb notify headers.Authorization <token.txt",
+    ),
+)
+@cloup.argument("source", type=click.Path(path_type=Path))
+@cloup.argument("step")
+@cloup.argument("prop")
+@json_option
+def set_secret(state: CliContext, source: Path, step: str, prop: str, as_json: bool) -> int:
+    """
+    Set PROP of STEP to a value from a prompt or standard input.
+
+    SOURCE is a notebook or a workflow's folder. PROP may be a path into an object or a list: headers.Authorization.
+    """
+    from pdkernel.files.source import load_source
+    from pdkernel.operations.environment import set_secret_prop
+
+    workflow = load_source(source, unanswered="keep").workflow
+    name = set_secret_prop(state.open_project(), workflow, step, prop, lambda: read_hidden(f"{step}.{prop}"))
+    if as_json:
+        print_json({"name": name, "step": step, "prop": prop, "set": True})
+    else:
+        click.echo(f"Set {prop} of step {step}.")
+    return 0
+
+
+@command(secrets, name="list", examples=("pdkernel secrets list sync/ --json",))
+@cloup.argument("source", required=False, type=click.Path(path_type=Path))
+@json_option
+def list_secrets(state: CliContext, source: Path | None, as_json: bool) -> int:
+    """
+    List secret props of SOURCE, or all that have a value.
+
+    SOURCE is a notebook, a workflow's folder, or a folder of them. Values are not shown.
+    """
+    stored = state.open_project().variables.list_secret_props()
+    if source is None:
+        if as_json:
+            print_json([{"name": name, "set": True} for name in stored])
+        else:
+            print_text("\n".join(stored) or "No secrets. To give a value: pdkernel secrets set SOURCE STEP PROP")
+        return 0
+    rows = _collect_rows(state, source)
+    if as_json:
+        print_json(rows)
+        return 0
+    for row in rows:
+        line = f"{row['source']}  {row['step']}.{row['prop']}"
+        quoted = shlex.quote(str(row["source"]))
+        command_line = f"pdkernel secrets set {quoted} {row['step']} {shlex.quote(row['prop'])}"
+        print_text(f"{line}  set" if row["set"] else f"{line}  NOT SET: {command_line}")
+    if not rows:
+        click.echo("No secret props.")
+    return 0
+
+
+@command(secrets, name="remove", examples=("pdkernel secrets remove notify.api_key --yes",))
+@cloup.argument("name")
+@yes_option
+@json_option
+def remove_secret(state: CliContext, name: str, yes: bool, as_json: bool) -> int:
+    """
+    Remove the value NAME.
+
+    NAME is a name that `pdkernel secrets list` shows, or STEP.PROP.
+    """
+    from pdkernel.operations.environment import find_stored_secret
+
+    project = state.open_project()
+    found = find_stored_secret(project, name)
+    confirm(f"Remove the value of {found}", yes=yes)
+    project.variables.remove(found)
+    if as_json:
+        print_json({"name": found, "removed": True})
+    else:
+        click.echo(f"Removed the value of {found}.")
+    return 0
+
+
+def _collect_rows(state: CliContext, source: Path) -> list[dict[str, Any]]:
+    """The secret props of every workflow in *source*; a workflow that cannot be read is reported and left out."""
+    from pdkernel.engine.variables import load_variables
+    from pdkernel.errors import PdkernelError
+    from pdkernel.files.source import find_sources, load_source
+    from pdkernel.language.analysis import find_secret_props
+
+    rows: list[dict[str, Any]] = []
+    places = find_sources(source)
+    for place in places:
+        try:
+            opened = load_source(place, unanswered="keep")
+            variables = load_variables(state.open_project(), opened.folder)
+        except PdkernelError as error:
+            if len(places) == 1:
+                raise
+            state.print_note(f"Cannot read {place}: {error}")
+            continue
+        rows += [
+            {
+                "source": str(place),
+                "workflow": opened.workflow.name,
+                "step": prop.step,
+                "prop": prop.prop,
+                "name": prop.key,
+                "set": prop.find_value(variables) is not None,
+            }
+            for prop in find_secret_props(opened.workflow)
+        ]
+    return rows
+
+
+_SECRET_LOCATIONS = {"keyring": "in this machine's keyring", "project": "in the project, encrypted"}
+
+
+@command(
+    name="login",
+    section=PROJECT,
+    examples=("pdkernel login", "pdkernel login --client-id 4f2a --client-secret @secret.txt --project-id proj_1a2b3c"),
+)
+@cloup.option("--client-id", metavar="ID", help="Id of an OAuth client of your workspace.")
+@cloup.option("--client-secret", metavar="@FILE|-", help="Source of the client's secret; default: a prompt.")
+@cloup.option("--project-id", metavar="proj_...", help="The Connect project.")
+@environment_option()
+@cloup.option("--base-url", metavar="URL", help="Base URL of the API; default: Pipedream's.")
+@json_option
+def login(state: CliContext, as_json: bool, **given: str | None) -> int:
+    """
+    Use the external users and accounts of a Connect project.
+
+    Steps still run on this machine. Missing options are read from PDKERNEL_CLIENT_ID, PDKERNEL_CLIENT_SECRET, PDKERNEL_PROJECT_ID,
+    PDKERNEL_PROJECT_ENVIRONMENT and PDKERNEL_BASE_URL, or the same with PIPEDREAM_, else from a prompt.
+    """
+    table = state.open_project().login
+    new_login = _login(given)
+    _check_login(new_login)
+    location = table.save(new_login)
+    if as_json:
+        print_json({**encode_login(new_login), "secret": location})
+    else:
+        click.echo(f"Users and accounts are now those of {new_login.project_id} at {new_login.base_url}.")
+        click.echo(
+            f"The client's secret is stored {_SECRET_LOCATIONS[location]}. To return to the local project: pdkernel logout"
+        )
+    return 0
+
+
+@command(name="logout", section=PROJECT, examples=("pdkernel logout",))
+@json_option
+def logout(state: CliContext, as_json: bool) -> int:
+    """Use the external users and accounts of the local project.
+
+    Removes the stored login.
+    """
+    removed = state.open_project().login.remove()
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        click.echo(
+            "Logged out: users and accounts are the local project's." if removed else "The project was not logged in."
+        )
+    return 0
+
+
+def encode_login(login: Login) -> dict[str, Any]:
+    """A login as JSON, without its secret."""
+    return {
+        "project_id": login.project_id,
+        "client_id": login.client_id,
+        "environment": login.environment,
+        "base_url": login.base_url,
+    }
+
+
+def _login(given: dict[str, str | None]) -> Login:
+    from pdkernel.common.identity import PIPEDREAM_API_URL, parse_environment
+    from pdkernel.storage.login import Login, check_base_url, read_environment, read_setting
+
+    environment = given["environment"]
+    return Login(
+        client_id=_require_value("client_id", "Client id", given["client_id"] or read_setting(os.environ, "CLIENT_ID")),
+        client_secret=_secret(given["client_secret"])
+        or _require_value("client_secret", "Client secret", None, hidden=True),
+        project_id=_require_value(
+            "project_id", "Project id", given["project_id"] or read_setting(os.environ, "PROJECT_ID")
+        ),
+        environment=parse_environment(environment) if environment else read_environment(os.environ),
+        base_url=check_base_url(given["base_url"] or read_setting(os.environ, "BASE_URL") or PIPEDREAM_API_URL),
+    )
+
+
+def _secret(given: str | None) -> str | None:
+    """Read the secret from the source *given*, else from the environment."""
+    from pdkernel.storage.login import read_setting
+
+    if given is None:
+        return read_setting(os.environ, "CLIENT_SECRET")
+    if given == "-":
+        return sys.stdin.readline().rstrip("\n")
+    if not given.startswith("@"):
+        raise RequestError(
+            "A secret on a command line is visible to other users of this machine.",
+            fix="Leave out --client-secret for a prompt, pass --client-secret @FILE, or set PDKERNEL_CLIENT_SECRET.",
+        )
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as fault:
+        why = getattr(fault, "strerror", None) or "the file is not text"
+        raise RequestError(
+            f"Cannot read the client's secret from {given[1:]}: {why}.",
+            fix="Pass a text file, or leave out --client-secret for a prompt.",
+        ) from None
+
+
+def _require_value(name: str, prompt: str, value: str | None, *, hidden: bool = False) -> str:
+    if not value and sys.stdin.isatty():
+        value = click.prompt(prompt, hide_input=hidden)
+    if not value:
+        raise RequestError(
+            f"The {prompt.lower()} is missing.",
+            fix=f"Pass --{name.replace('_', '-')}{' @FILE' if hidden else ''}, or set PDKERNEL_{name.upper()}.",
+        )
+    return value.strip()
+
+
+def _check_login(login: Login) -> None:
+    """Request one account, so that a wrong login is reported before it is stored."""
+    from pdkernel.accounts.sdk import Sdk
+
+    sdk = Sdk(login)
+    sdk.call(lambda client: client.accounts.list(limit=1, request_options=sdk.build_request_options(login.environment)))

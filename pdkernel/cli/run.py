@@ -18,9 +18,15 @@ import click
 import cloup
 import msgspec
 
-from pdkernel.cli.app import RUN, CliContext, command, egress_option, environment_option, json_option
-from pdkernel.cli.command_help import RUN_EXIT_STATUSES
-from pdkernel.cli.run_output import open_engine, print_execution, print_next_command, resolve_exit_status, watch_run
+from pdkernel.cli.app import RUN, RUN_EXIT_STATUSES, CliContext, command, egress_option, environment_option, json_option
+from pdkernel.cli.run_output import (
+    open_engine,
+    print_execution,
+    print_next_command,
+    print_progress,
+    resolve_exit_status,
+    watch_run,
+)
 from pdkernel.cli.terminal import print_json, read_body, read_input
 from pdkernel.errors import RequestError, format_count
 from pdkernel.model import FOR_EACH_USER
@@ -201,7 +207,6 @@ async def _run_all(
 
 async def _run_batch(state: CliContext, source: Path, options: RunOptions, *, as_json: bool) -> int:
     """Run once for each user who has the accounts, print a line for each run and the summary; return the exit status."""
-    from pdkernel.cli.run_batch import print_progress
     from pdkernel.common.identity import ALL_USERS, parse_environment
     from pdkernel.files.source import load_source
     from pdkernel.model import ForEach

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -176,3 +176,16 @@ def print_execution(
         ),
     )
     click.echo(color_statuses(text), nl=False)
+
+
+def print_progress(state: CliContext, *, is_shown: bool) -> Callable[[Execution], None]:
+    """Return a function that prints a line on standard error for each run that has ended."""
+
+    def print_run(execution: Execution) -> None:
+        if not is_shown or state.quiet:
+            return
+        error = f": {execution.error.message}" if execution.error is not None else ""
+        line = f"{execution.external_user}  {execution.status}  {execution.id}{error}"
+        click.echo(color_statuses(line.splitlines()[0]), err=True)
+
+    return print_run

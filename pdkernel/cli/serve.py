@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 import click
 import cloup
 
-from pdkernel.cli.app import SERVE, CliContext, command, json_option
-from pdkernel.cli.size_param import parse_size
+from pdkernel.cli.app import SERVE, CliContext, command, json_option, parse_size
 from pdkernel.cli.terminal import is_interactive, print_text
 from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import RequestError

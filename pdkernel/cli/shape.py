@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 import cloup
 
-from pdkernel.cli.app import TEST, CliContext, CommandLineError, command, json_option
-from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.app import EXIT_STATUSES, TEST, CliContext, CommandLineError, command, json_option
 from pdkernel.cli.terminal import print_json, print_text, read_input
 
 if TYPE_CHECKING:

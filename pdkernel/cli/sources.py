@@ -16,6 +16,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import (
+    EXIT_STATUSES,
     TEST,
     CliContext,
     command,
@@ -25,7 +26,6 @@ from pdkernel.cli.app import (
     json_option,
     yes_option,
 )
-from pdkernel.cli.command_help import EXIT_STATUSES
 from pdkernel.cli.run import choose_run_policy
 from pdkernel.cli.terminal import confirm, print_json, print_text, read_input
 from pdkernel.errors import RequestError
@@ -145,7 +145,7 @@ def _request(state: CliContext, path: Path, options: PollOptions) -> tuple[Sourc
     from pdkernel.engine.event_sources import SourceAct
     from pdkernel.event import parse_json
     from pdkernel.files.source import load_source
-    from pdkernel.operations.sources import build_source_request
+    from pdkernel.operations.triggers import build_source_request
 
     opened = load_source(path)
     hook = options["hook"]
@@ -194,7 +194,7 @@ def _json(result: SourceResult, saved: list[Path]) -> dict[str, Any]:
 
 
 def _print(result: SourceResult, saved: list[Path], workflow: Path) -> None:
-    from pdkernel.operations.sources import describe_events
+    from pdkernel.operations.triggers import describe_events
 
     for log in result.record.logs:
         print_text(log.text, nl=False, err=log.stream == "stderr")

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from pdkernel.cli.app import PROJECT, CliContext, command, group, json_option, yes_option
-from pdkernel.cli.command_help import EXIT_STATUSES
+from pdkernel.cli.app import EXIT_STATUSES, PROJECT, CliContext, command, group, json_option, yes_option
 from pdkernel.cli.terminal import confirm, print_json, read_input
 from pdkernel.errors import RequestError, format_count
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pdkernel.actions import Catalog, Component, ConnectSource, LockedComponent
-from pdkernel.actions.action_reference import ActionReference
+from pdkernel.actions.component import ActionReference
 from pdkernel.actions.prop_binding import BoundStep, bind_step, resolve_app_bindings
 from pdkernel.egress import OutboundPolicy, is_loopback
 from pdkernel.engine.account_lookup import user_required_error

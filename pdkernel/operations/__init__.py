@@ -1,9 +1,7 @@
 """
 What a person can ask for, written once: interfaces parse the arguments, call an operation and print its result.
 
-    accounts     connecting an account
-    action_forms options and dynamic props for the forms of actions
-    actions      the search for pre-built actions, and their descriptions
+    actions      pre-built actions: the search, their descriptions, and the data of their forms
     batches      runs of a workflow for each of several external users
     environment  environment variables
     events       saved events, the shape of events, and their check against a workflow's contract
@@ -17,8 +15,9 @@ What a person can ask for, written once: interfaces parse the arguments, call an
     runs         requests for runs: steps, external users, pins; options of saved tests
     shared_engine an engine that the runs of one program share
     snippets     programs that call an endpoint, and their runs
-    sources      event sources that trigger workflows
+    triggers     triggers that fire while a server runs, and event sources
     stores       views of data stores
+    users        external users: the connection of an account, and the search
     readiness/   whether workflows can run for external users, without running code
     importer/    synced folders as notebooks
 

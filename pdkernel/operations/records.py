@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from pdkernel.annex.proof.record_report import RecordProof
+from pdkernel.annex.proof.report import RecordProof
 from pdkernel.common.identity import Directory
 from pdkernel.errors import RequestError
 from pdkernel.files.source import WorkflowSource

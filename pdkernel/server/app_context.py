@@ -15,7 +15,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.files.source import RefusedSource, WorkflowSource
-from pdkernel.operations.action_forms import ActionForms
+from pdkernel.operations.actions import ActionForms
 from pdkernel.server.passthrough import PipedreamPassthrough
 from pdkernel.storage import Project
 

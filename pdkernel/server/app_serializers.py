@@ -10,9 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pdkernel.accounts.credential_fields import FIELDS_BY_APP
-from pdkernel.accounts.oauth_providers import find_provider, list_provider_apps
-from pdkernel.accounts.registered_apps import load_registered_apps
+from pdkernel.accounts.apps import FIELDS_BY_APP, find_provider, list_provider_apps, load_registered_apps
 from pdkernel.common.identity import ACCESS_TOKEN_FIELD
 from pdkernel.engine.run_context import derive_id
 from pdkernel.render.apps import build_app_icon_url, format_app_name, format_credential_name

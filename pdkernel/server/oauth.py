@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message
 
-from pdkernel.accounts.oauth_providers import format_origin
+from pdkernel.accounts.apps import format_origin
 from pdkernel.common.blocking import run_blocking
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state

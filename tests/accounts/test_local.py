@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.accounts.registered_apps import register_app
+from pdkernel.accounts.apps import register_app
 from pdkernel.common.clock import ManualClock, SequentialIds
 from pdkernel.common.identity import Account, Directory, ExternalUser, WouldBlockError
 from pdkernel.errors import RequestError

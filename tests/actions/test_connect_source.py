@@ -20,7 +20,7 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ActionSourceError, ConnectSettingsError, OutboundCallRefusedError, StepError
 from pdkernel.execution import Execution
 from pdkernel.model import Step
-from pdkernel.operations.action_forms import ActionForms, FormRequest
+from pdkernel.operations.actions import ActionForms, FormRequest
 from pdkernel.storage import Login, Project
 from pdkernel.workers import StepRecorder
 from tests.actions.connect_server import ACTION, ACTION_PROPS, CLIENT, PROJECT, TOKEN, ConnectServer, connect_api

@@ -10,9 +10,8 @@ from typing import Any
 
 import httpx
 
-from pdkernel.accounts import LocalDirectory, oauth_providers
-from pdkernel.accounts.oauth_providers import register_provider
-from pdkernel.accounts.registered_apps import register_app
+from pdkernel.accounts import LocalDirectory
+from pdkernel.accounts.apps import OAuthProvider, register_app, register_provider
 from pdkernel.storage import Project
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
 from tests.serve_process import serving
@@ -62,7 +61,7 @@ def link_site(folder: Path, *words: str) -> Iterator[Site]:
     with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
         register_app(project, "my_crm", ["subdomain", "api_key"])
         authorize, token = f"{provider.url}/authorize", f"{provider.url}/token"
-        register_provider(project, "my_mail", oauth_providers.OAuthProvider(authorize, token, CLIENT_ID, CLIENT_SECRET))
+        register_provider(project, "my_mail", OAuthProvider(authorize, token, CLIENT_ID, CLIENT_SECRET))
         client = project.oauth_clients.create("tests")
         with serving(folder, *words) as (printed, _):
             asked = {"client_id": client.client.id, "client_secret": client.secret, "grant_type": "client_credentials"}

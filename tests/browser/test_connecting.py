@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from pdkernel.accounts import LocalDirectory, oauth_providers
-from pdkernel.accounts.oauth_providers import register_provider
-from pdkernel.accounts.registered_apps import register_app
+from pdkernel.accounts import LocalDirectory
+from pdkernel.accounts.apps import OAuthProvider, register_app, register_provider
 from pdkernel.storage import Project
 from tests.browser.harness import LINK_SERVER, LabPage
 from tests.oauth_provider import CLIENT_ID, CLIENT_SECRET, oauth_provider
@@ -67,7 +66,7 @@ def notebook(page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
     with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
         register_app(project, "my_crm", ["subdomain", "api_key"])
         endpoints = (f"{provider.url}/authorize", f"{provider.url}/token")
-        register_provider(project, "my_mail", oauth_providers.OAuthProvider(*endpoints, CLIENT_ID, CLIENT_SECRET))
+        register_provider(project, "my_mail", OAuthProvider(*endpoints, CLIENT_ID, CLIENT_SECRET))
         LocalDirectory(project).delete_user("ada", "development")
         page.new_notebook(
             [f"%load_ext pdkernel\n{LINK_SERVER}\n%pduser ada", STEP, "%pduser"], name=f"{FOLDER}/work.ipynb"

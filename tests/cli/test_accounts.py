@@ -1,11 +1,10 @@
-"""`pdkernel users, accounts, env, project`."""
+"""`pdkernel users`, `accounts` and `apps`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from pdkernel.accounts.apps import find_provider
 from pdkernel.storage import Project
 from tests.cli.conftest import Ended, Shell
 from tests.notebook_files import notebook_of
@@ -207,101 +206,6 @@ def test_an_owner_is_required(pdkernel: Shell, args: list[str]) -> None:
     assert "The owner of the account is missing" in ended.stderr
 
 
-@pytest.mark.parametrize("stdin", ["value-1", "value-1\n", "value-1\r\n", "value-1\n\n"])
-def test_variable_has_no_line_break(pdkernel: Shell, stdin: str) -> None:
-    """A value from standard input is stored without the line breaks at its end, which `echo` and editors write."""
-    pdkernel("env", "set", "API_KEY", stdin=stdin)
-
-    with Project.open(pdkernel.folder / ".pdkernel") as project:
-        assert project.variables.values() == {"API_KEY": "value-1"}
-
-
-def test_variable_is_encrypted_and_never_shown(pdkernel: Shell) -> None:
-    """A variable's value is in no output, and in no file as plain text."""
-    assert pdkernel("env", "set", "API_KEY", stdin="value-that-is-hidden").status == 0
-
-    listed = pdkernel("env", "list", "--json")
-
-    assert listed.json == [{"name": "API_KEY"}]
-    files = [path for path in Path(pdkernel.folder).rglob("*") if path.is_file()]
-    assert files
-    assert not any(b"value-that-is-hidden" in path.read_bytes() for path in files)
-
-
-def test_value_on_the_command_line_is_refused(pdkernel: Shell) -> None:
-    """`env set NAME=VALUE` is refused: other users can read a command line."""
-    ended = pdkernel("env", "set", "API_KEY=value-that-is-hidden")
-
-    assert ended.status == 2
-    assert "value-that-is-hidden" not in ended.stderr
-
-
-def test_the_plan_is_shown(pdkernel: Shell) -> None:
-    """`project show` shows the plan that `project set plan free` has set."""
-    pdkernel("project", "set", "plan", "free")
-
-    assert pdkernel("project", "show", "--json").json["plan"] == "free"
-
-
-@pytest.mark.parametrize(
-    ("setting", "values", "problem"),
-    [
-        ("plan", ["gold"], "'gold' is not a plan"),
-        ("plan", ["free", "business"], "plan has one value"),
-        ("error_notification", ["me"], "is neither a URL nor an e-mail address"),
-        ("error_notification", ["ftp://h.test/x"], "is neither a URL nor an e-mail address"),
-        ("error_notification", ["https://"], "is neither a URL nor an e-mail address"),
-    ],
-)
-def test_a_wrong_setting_is_refused(pdkernel: Shell, setting: str, values: list[str], problem: str) -> None:
-    """A value that the setting cannot have is refused, and not stored."""
-    before = pdkernel("project", "show", "--json").json
-
-    refused = pdkernel("project", "set", setting, *values)
-
-    assert (refused.status, problem in refused.stderr) == (2, True)
-    assert pdkernel("project", "show", "--json").json == before
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("error_notification", "https://h.test/x"), ("error_notification", "me@h.test"), ("mail_to", "me@h.test")],
-)
-def test_a_setting_is_set_and_reset(pdkernel: Shell, setting: str, value: str) -> None:
-    """A setting is shown until an empty value resets it."""
-    said = pdkernel("project", "set", setting, value)
-    shown = pdkernel("project", "show")
-    reset = pdkernel("project", "set", setting, "")
-
-    assert (said.stdout, reset.stdout) == (f"{setting} is {value}.\n", f"{setting} is not set.\n")
-    assert f"{setting}: {value}\n" in shown.stdout
-    assert "users and accounts: of this project" in shown.stdout
-    assert setting not in pdkernel("project", "show", "--json").json
-
-
-def test_a_removed_variable_is_gone(pdkernel: Shell) -> None:
-    """`env remove` removes the variable; an unknown one is refused without a question."""
-    pdkernel("env", "set", "KEY", stdin="value-of-key")
-
-    assert pdkernel("env", "remove", "KEY", "--yes", "--json").json == {"name": "KEY", "removed": True}
-    assert pdkernel("env", "list").stdout.startswith("No environment variables.")
-    unknown = pdkernel("env", "remove", "KEY")
-    assert (unknown.status, "There is no environment variable 'KEY'" in unknown.stderr) == (2, True)
-
-
-def test_data_stores_are_opened_to_connect_tokens(pdkernel: Shell) -> None:
-    """`project set connect_data_stores` takes names separated by commas, and `project show` lists them until they are removed."""
-    ended = pdkernel("project", "set", "connect_data_stores", "orders, carts,orders")
-    shown = pdkernel("project", "show").stdout
-    listed = pdkernel("project", "show", "--json").json["connect_data_stores"]
-    pdkernel("project", "set", "connect_data_stores", "")
-
-    assert ended.stdout == "Data stores that Connect tokens may use: carts, orders.\n"
-    assert "connect_data_stores: carts, orders\n" in shown
-    assert listed == ["carts", "orders"]
-    assert "connect_data_stores" not in pdkernel("project", "show", "--json").json
-
-
 def test_every_command_has_help(pdkernel: Shell) -> None:
     """`--help` works for every command and subcommand, and shows how to start."""
     for words in (
@@ -318,35 +222,6 @@ def test_every_command_has_help(pdkernel: Shell) -> None:
         ended = pdkernel(*words, "--help")
         assert ended.status == 0
         assert "Usage: pdkernel" in ended.stdout
-
-
-def test_an_empty_value_is_refused(pdkernel: Shell) -> None:
-    """`env set` with empty input changes nothing."""
-    pdkernel("env", "set", "KEY", stdin="value-of-key")
-
-    refused = pdkernel("env", "set", "KEY", stdin="")
-
-    assert refused.status == 2
-    assert "is empty" in refused.stderr
-    assert pdkernel("env", "list", "--json").json == [{"name": "KEY"}]
-
-
-@pytest.mark.parametrize("address", ["x:y:z", "host:", "host:0", "host:99999", "a b", "me@host", "smtp://host", ":25"])
-def test_a_wrong_mail_server_is_refused(pdkernel: Shell, address: str) -> None:
-    """A mail server is HOST or HOST:PORT; another text is not stored."""
-    refused = pdkernel("project", "set", "mail_server", address)
-
-    assert refused.status == 2
-    assert "is not the address of a mail server" in refused.stderr
-    assert "mail_server" not in pdkernel("project", "show", "--json").json
-
-
-@pytest.mark.parametrize("address", ["localhost", "smtp.example.com:587", "[::1]:25"])
-def test_mail_servers(pdkernel: Shell, address: str) -> None:
-    """A host with or without a port is stored."""
-    pdkernel("project", "set", "mail_server", address)
-
-    assert pdkernel("project", "show", "--json").json["mail_server"] == address
 
 
 def test_runs_of_a_removed_user_are_removed_on_postgres(pdkernel: Shell, postgres_url: str) -> None:
@@ -366,3 +241,86 @@ def test_runs_of_a_removed_user_are_removed_on_postgres(pdkernel: Shell, postgre
 
     assert (len(before), removed["runs"]) == (1, 1)
     assert run("runs", "list", "--json").json == run("accounts", "list", "--json").json == []
+
+
+OAUTH = (
+    "--oauth-authorize-url", "https://crm.example.com/authorize", "--oauth-token-url", "https://crm.example.com/token",
+    "--oauth-client-id", "client-1",
+)  # fmt: skip
+
+
+def test_a_provider_is_added(pdkernel: Shell) -> None:
+    """The secret comes from standard input and is never shown, nor readable in the project."""
+    options = ("--oauth-scope", "read", "--oauth-client-auth", "basic")
+    added = pdkernel("apps", "add", "my_crm", *OAUTH, *options, stdin="s-0123456789\n")
+    shown = pdkernel("project", "show", "--json")
+
+    assert added.status == 0
+    assert "Register this redirect URL at the app, after your server's base URL: /_static/connect/callback" in (
+        added.stdout
+    )
+    assert shown.json["oauth_apps"]["my_crm"]["scopes"] == ["read"]
+    kept = b"".join(path.read_bytes() for path in pdkernel.folder.rglob("*") if path.is_file())
+    assert "s-0123456789" not in added.stdout + added.stderr + shown.stdout
+    assert b"s-0123456789" not in kept
+    with Project.open(pdkernel.folder / ".pdkernel") as project:
+        provider = find_provider(project, "my_crm")
+    assert provider is not None
+    assert (provider.client_secret, provider.client_auth) == ("s-0123456789", "basic")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (OAUTH[:4], "OAuth 2 needs --oauth-authorize-url"),
+        ((*OAUTH, "--field", "token"), "without --field"),
+        (("--oauth-authorize-url", "http://crm.example.com", *OAUTH[2:]), "must begin with https://"),
+        ((*OAUTH[:2], "--oauth-token-url", "crm", *OAUTH[4:]), "--oauth-token-url is not a URL"),
+        ((), "The app my_crm has no credential fields."),
+    ],
+)
+def test_a_wrong_provider_is_refused(pdkernel: Shell, words: tuple[str, ...], problem: str) -> None:
+    """The error names the option."""
+    ended = pdkernel("apps", "add", "my_crm", *words, stdin="s-0123456789\n")
+
+    assert (ended.status, problem in ended.stderr) == (2, True)
+
+
+def test_a_client_without_a_secret(pdkernel: Shell) -> None:
+    """A public client is added without a question for a secret; an empty secret is an error."""
+    public = pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
+    empty = pdkernel("apps", "add", "my_crm", *OAUTH)
+
+    assert public.status == 0
+    assert (empty.status, "secret is empty" in empty.stderr) == (2, True)
+
+
+def test_an_app_with_a_provider_is_listed(pdkernel: Shell) -> None:
+    """The list shows the fields of its accounts and the address of the sign-in."""
+    pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
+
+    shown, listed = pdkernel("apps", "list"), pdkernel("apps", "list", "--json")
+
+    assert shown.stdout == "my_crm  oauth_access_token (OAuth 2 at https://crm.example.com/authorize)\n"
+    assert listed.json == [
+        {"app": "my_crm", "fields": ["oauth_access_token"], "oauth_authorize_url": "https://crm.example.com/authorize"}
+    ]
+
+
+def test_apps_of_accounts_are_listed(pdkernel: Shell) -> None:
+    """The list has registered apps and those of accounts, with the fields of their credentials."""
+    pdkernel("apps", "add", "acme", "--field", "api_key", "--field", "subdomain")
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "depot", "--credential", "token=a")
+
+    rows = {row["app"]: row["fields"] for row in pdkernel("apps", "list", "--json").json}
+
+    assert (rows["acme"], rows["depot"]) == (["api_key", "subdomain"], ["token"])
+    assert "acme  api_key, subdomain\n" in pdkernel("apps", "list").stdout
+
+
+def test_the_webhooks_key(pdkernel: Shell) -> None:
+    """The key of the webhooks is created once."""
+    first, second = pdkernel("apps", "webhook-key", "--json"), pdkernel("apps", "webhook-key")
+
+    assert first.json["signing_key"].startswith("whsec_")
+    assert second.stdout.strip() == first.json["signing_key"]

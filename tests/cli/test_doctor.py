@@ -1,8 +1,7 @@
-"""`pdkernel new`, `demo` and `doctor`."""
+"""`pdkernel doctor`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -11,132 +10,9 @@ import pytest
 from pdkernel.cli.doctor import find_platform_python
 from tests.cli.conftest import Shell
 from tests.notebook_files import pin_steps
-from tests.private_pytest import run_pytest
 
 READS = '%%pdstep send --app slack\nimport os\ndef handler(pd):\n    return os.environ["CHANNEL"]\n'
 TOKEN = "xoxb-planted-in-a-test"
-
-
-def everything_in(folder: Path) -> dict[str, bytes]:
-    """The content of every file by path, without the local project."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and ".pdkernel" not in path.parts
-    }
-
-
-@pytest.mark.parametrize("name", ["hello", "hello.ipynb", "deep/er/hello"])
-def test_new_makes_a_notebook_an_event_and_a_test(pdkernel: Shell, name: str) -> None:
-    """`new` creates the three files, lists them and the next commands; the run and the test succeed at once."""
-    ended = pdkernel("new", name)
-
-    notebook = Path(name.removesuffix(".ipynb") + ".ipynb")
-    event = (notebook.parent / "events" / "issues-opened.json").as_posix()
-    test = (notebook.parent / "tests" / "test_hello.py").as_posix()
-    assert ended.status == 0
-    assert sorted(everything_in(pdkernel.folder)) == sorted([notebook.as_posix(), event, test])
-    assert f"Run it:  pdkernel run {notebook} --event {event}" in ended.lines
-    assert f"Test it: pytest {test}" in ended.lines
-    assert f"Open it: pdkernel lab {notebook}" in ended.lines
-    assert pdkernel("run", str(notebook), "--event", event).status == 0
-    assert run_pytest(pdkernel.fork_server, pdkernel.folder / notebook.parent) == {"passed": 1}
-
-
-def test_new_writes_a_valid_notebook(pdkernel: Shell) -> None:
-    """The notebook has pdkernel's kernel and no outputs, and Jupyter can open it."""
-    pdkernel("new", "hello")
-
-    notebook = json.loads((pdkernel.folder / "hello.ipynb").read_text())
-
-    assert notebook["metadata"]["kernelspec"]["name"] == "pdkernel"
-    assert [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["outputs"]] == []
-
-
-@pytest.mark.parametrize(
-    ("file", "workflow", "test"),
-    [
-        ("open-issue_to slack", "Open issue to slack", "test_open_issue_to_slack.py"),
-        ("true", "My workflow", "test_true.py"),
-        ("a: b", "My workflow", "test_a_b.py"),
-    ],
-)
-def test_new_names_the_workflow_after_the_file(pdkernel: Shell, file: str, workflow: str, test: str) -> None:
-    """The workflow and the test have the file's name, as far as the name is valid."""
-    pdkernel("new", file)
-
-    cells = json.loads((pdkernel.folder / f"{file}.ipynb").read_text())["cells"]
-    source = "".join("".join(cell["source"]) for cell in cells)
-
-    assert [path.name for path in (pdkernel.folder / "tests").iterdir()] == [test]
-    assert f"name: {workflow}\n" in source
-    assert f"# {workflow}\n" in source
-
-
-def test_new_overwrites_nothing(pdkernel: Shell) -> None:
-    """A second `new` is refused with status 2 and changes no byte; an existing event is unchanged."""
-    (pdkernel.folder / "events").mkdir()
-    pdkernel.write("events/issues-opened.json", '{"mine": true}')
-    first = pdkernel("new", "hello")
-    pdkernel.write("hello.ipynb", "my own work")
-    before = everything_in(pdkernel.folder)
-
-    again = pdkernel("new", "hello.ipynb")
-    (pdkernel.folder / "hello.ipynb").rename(pdkernel.folder / "kept")
-    of_the_test = pdkernel("new", "hello")
-    (pdkernel.folder / "kept").rename(pdkernel.folder / "hello.ipynb")
-
-    assert first.status == 0
-    assert before["events/issues-opened.json"] == b'{"mine": true}'
-    assert again.status == 2
-    assert "hello.ipynb already exists; no file was written." in again.stderr
-    assert (of_the_test.status, "test_hello.py already exists; no file" in of_the_test.stderr) == (2, True)
-    assert everything_in(pdkernel.folder) == before
-
-
-def test_new_names_the_test_that_cannot_be_written(pdkernel: Shell) -> None:
-    """A file in the place of the folder of tests is named without a traceback."""
-    pdkernel.write("tests", "")
-
-    ended = pdkernel("new", "hello")
-
-    assert ended.status == 2
-    assert "Cannot create tests/test_hello.py: File exists (tests)." in ended.stderr
-
-
-@pytest.mark.parametrize("name", ["closed/hello", "file/hello"])
-def test_new_in_an_unwritable_folder(pdkernel: Shell, name: str) -> None:
-    """A read-only folder, or a file in its place, is named without a traceback."""
-    pdkernel.write("file", "")
-    (pdkernel.folder / "closed").mkdir(mode=0o500)
-
-    ended = pdkernel("new", name, before=["tests.privileges:drop_override"])
-
-    assert ended.status == 2
-    assert f"Cannot create {name}.ipynb" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_demo_requires_an_empty_folder(pdkernel: Shell) -> None:
-    """`demo --keep` refuses a file or a folder with content before it does anything."""
-    (pdkernel.folder / "full").mkdir()
-    pdkernel.write("full/file", "")
-
-    refused = [pdkernel("demo", "--keep", name) for name in ("full", "full/file")]
-
-    assert [ended.status for ended in refused] == [2, 2]
-    assert all("no file was written" in ended.stderr for ended in refused)
-    assert sorted(everything_in(pdkernel.folder)) == ["full/file"]
-
-
-def test_demo_ends_with_a_failed_run(pdkernel: Shell) -> None:
-    """If the run of the demo fails, its reason is shown, the status is 1, and no further step follows."""
-    ended = pdkernel("demo", "--keep", "demo", PATH=str(pdkernel.folder / "nothing"))
-
-    assert ended.status == 1
-    assert "bash is not on PATH" in ended.stdout
-    assert "5. The event's shape" not in ended.stdout
-    assert (pdkernel.folder / "demo" / "quickstart.ipynb").is_file()
 
 
 def test_doctor_describes_the_machine(pdkernel: Shell) -> None:

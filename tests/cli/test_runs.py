@@ -1,4 +1,4 @@
-"""`pdkernel runs`."""
+"""`pdkernel runs`, and `pdkernel run --for-each external_user`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import getpass
 import json
 import re
 import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Shell
 from tests.cli.fork_server import ForkServer
+from tests.cli.test_migrate_record import wait_for
+from tests.notebook_files import notebook_of
 
 GREET = (
     "%%pdworkflow\nname: Greet\n",
-    '%%pdstep greet\ndef handler(pd):\n    return pd.steps["trigger"]["event"]["body"]["name"]\n',
+    '%%pdstep read\ndef handler(pd):\n    return pd.steps["trigger"]["event"]["body"]["name"]\n',
+    '%%pdstep greet\ndef handler(pd):\n    return "Hello, " + pd.steps["read"]["$return_value"]\n',
 )
+EDITED = (*GREET[:2], GREET[2].replace("Hello", "Welcome"))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,7 @@ def test_the_list_as_text(three_runs: Shell) -> None:
 
     assert lines[0] == "3 runs"
     assert re.fullmatch(r"  ✗ error    \w{27}  [-\d]+ [:\d]+ UTC  .*\bm?s +- +Greet", lines[1])
-    assert lines[2] == "      greet: KeyError: 'name'"
+    assert lines[2] == "      read: KeyError: 'name'"
     assert "grace (production)" in lines[3]
 
 
@@ -174,7 +182,7 @@ def test_a_failed_run_names_the_command_that_shows_it(pdkernel: Shell) -> None:
     shown = pdkernel(*command[1].split())
 
     assert (failed.status, shown.status) == (1, 0)
-    assert "! The run was not completed: greet: KeyError: 'name'" in shown.stdout
+    assert "! The run was not completed: read: KeyError: 'name'" in shown.stdout
     assert pdkernel("run", notebook, "--body", "{}", "--json").stderr == ""
     assert "runs show" not in pdkernel("run", notebook, "--body", '{"name": "Ada"}').stderr
 
@@ -242,3 +250,251 @@ def test_runs_are_removed(shell: Shell) -> None:
     assert rest == ["ada", "grace"]
     assert by_filter.json == {"removed": 2}
     assert users(shell) == []
+
+
+def find(shell: Shell, status: str) -> str:
+    """The id of the oldest run with *status*."""
+    run_id: str = shell("runs", "list", "--status", status, "--json").json[-1]["id"]
+    return run_id
+
+
+def test_a_run_is_replayed_with_the_edited_notebook(shell: Shell) -> None:
+    """The replay runs the notebook as it is now, as the user of the run, and names the definition on standard error."""
+    first = find(shell, "success")
+    shell.notebook(*EDITED, name="greet.ipynb")
+    replayed = shell("runs", "replay", first, "--json")
+    as_text = shell("runs", "replay", first, "--external-user", "grace")
+
+    assert (replayed.status, replayed.json["status"], replayed.json["external_user"]) == (0, "success", "ada")
+    assert replayed.json["replay_of"] == first
+    assert replayed.json["steps"][1]["exports"] == {"$return_value": "Welcome, Ada"}
+    assert f"Run {first} again with the current workflow of greet.ipynb, here." in as_text.stderr
+    assert "external user grace" in as_text.stdout
+    assert f"replay of {first}" in as_text.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "policy"),
+    [
+        ((), "", {"policy": "deny", "origin": "replay"}),
+        ((), "stand-in=github", {"policy": "stand-in=github", "origin": "PDKERNEL_EGRESS"}),
+        (("--egress", "stand-in=slack"), "live", {"policy": "stand-in=slack", "origin": "--egress"}),
+    ],
+)
+def test_replay_and_fork_take_a_policy(
+    shell: Shell, args: tuple[str, ...], environ: str, policy: dict[str, str]
+) -> None:
+    """The record has the policy that was named: by the option, else by the variable, else calls are refused."""
+    first = find(shell, "success")
+
+    replayed = shell("runs", "replay", first, "--json", *args, PDKERNEL_EGRESS=environ)
+    forked = shell("runs", "fork", first, "--from", "greet", "--json", *args, PDKERNEL_EGRESS=environ)
+
+    assert [each.json["outbound_policy"] for each in (replayed, forked)] == [policy] * 2
+
+
+def test_send_and_a_policy_exclude_each_other(shell: Shell) -> None:
+    """Both name the policy of the replay: the command asks for one of them."""
+    ended = shell("runs", "replay", find(shell, "success"), "--send", "--egress", "live")
+
+    assert ended.status == 2
+    assert "--send and --egress exclude each other" in ended.stderr
+
+
+def test_a_fork_runs_the_given_source(shell: Shell) -> None:
+    """A fork runs the recorded definition, or the given source, from one step, with pins from files."""
+    first, failed = find(shell, "success"), find(shell, "error")
+    edited = shell.notebook(*EDITED, name="edited.ipynb")
+    pin = shell.write("read.json", '"Grace"')
+
+    def last(*args: str) -> object:
+        return shell("runs", "fork", *args, "--json").json["steps"][-1]["exports"]["$return_value"]
+
+    unknown = shell("runs", "fork", first, "--from", "nope")
+    assert last(first, "--from", "greet") == "Hello, Ada"
+    assert last(first, edited, "--from", "greet") == "Welcome, Ada"
+    assert last(failed, "--from", "greet", "--pin", f"read={pin}") == "Hello, Grace"
+    assert (unknown.status, "Known: read, greet." in unknown.stderr) == (2, True)
+
+
+def test_selected_runs_are_listed_first(shell: Shell) -> None:
+    """Filters without `--yes` only list what would run; with it they run, and the status is that of the worst run."""
+    before = len(shell("runs", "list", "--json").json)
+    plan = shell("runs", "replay", "--workflow", "Greet")
+    plan_json = shell("runs", "replay", "--status", "error", "--json").json
+    unchanged = len(shell("runs", "list", "--json").json)
+    replayed = shell("runs", "replay", "--workflow", "Greet", "--yes", "--json")
+
+    assert (plan.status, before, unchanged) == (0, 3, 3)
+    assert plan.stdout.startswith("3 runs\n")
+    assert "No run was started" in plan.stdout
+    assert plan_json["dry_run"] is True
+    assert [(each["workflow"], each["definition"], each["in_server"]) for each in plan_json["runs"]] == [
+        ("Greet", "current", False)
+    ]
+    assert (replayed.status, [each["status"] for each in replayed.json]) == (1, ["success", "success", "error"])
+
+
+def test_an_interrupt_ends_all_replays(pdkernel: Shell) -> None:
+    """An interrupted command cancels the replay in progress, and starts no other."""
+    up, gate = pdkernel.folder / "up", pdkernel.folder / "gate"
+    notebook = pdkernel.notebook(
+        f"%%pdstep wait\nimport os, time\ndef handler(pd):\n    open({str(up)!r}, 'a').close()\n"
+        f"    while os.path.exists({str(gate)!r}):\n        time.sleep(0.02)\n"
+    )
+    ids = [pdkernel("run", notebook, "--body", "{}", "--json").json["id"] for _ in range(2)]
+    up.unlink()
+    gate.touch()
+
+    with pdkernel.start("runs", "replay", *ids, "--json") as replaying:
+        ends = time.monotonic() + 60
+        while not up.exists() and time.monotonic() < ends:
+            time.sleep(0.02)
+        replaying.send_signal(signal.SIGINT)
+        printed, _ = replaying.communicate(timeout=60)
+
+    assert [(each["replay_of"], each["status"]) for each in json.loads(printed)] == [(ids[0], "cancelled")]
+    assert replaying.returncode == 1
+
+
+def test_what_cannot_be_replayed_is_refused(shell: Shell) -> None:
+    """An unknown run, a missing choice and an invalid source are status 2; a key that does not fit is status 3."""
+    first = find(shell, "success")
+    unknown, nothing = shell("runs", "replay", "nope"), shell("runs", "replay")
+    shell.notebook("%%pdworkflow\nname: [\n", name="greet.ipynb")
+    broken = shell("runs", "replay", first)
+    selected = shell("runs", "replay", "--status", "success", "--yes")
+    as_json = shell("runs", "replay", "--status", "success", "--yes", "--json")
+    plan = shell("runs", "replay", "--status", "success", "--json")
+    other = shell.folder / "other"
+    shell("project", "show", "--project", str(other / ".pdkernel"))
+    shutil.copy(next((other / ".pdkernel").glob("*key*")), shell.folder / ".pdkernel")
+    wrong_key = shell("runs", "replay", first)
+
+    assert (unknown.status, nothing.status, broken.status, wrong_key.status) == (2, 2, 2, 3)
+    assert "There is no run 'nope'" in unknown.stderr
+    assert "No run is named" in nothing.stderr
+    assert (selected.status, first in selected.stderr) == (2, True)
+    assert (as_json.status, as_json.json, first in as_json.stderr) == (2, [], True)
+    assert (plan.status, plan.json["runs"], plan.stderr) == (0, [], "")
+    assert [(each["id"], each["error"]["code"]) for each in plan.json["refused"]] == [(first, "directive")]
+    assert "key" in wrong_key.stderr
+
+
+STEP = """\
+%%pdstep notify --app slack
+def handler(pd):
+    if pd.inputs["slack"]["$auth"]["token"] == "bad-token":
+        raise ValueError("no such channel")
+    return 1
+"""
+HEADER = "%%pdworkflow\nname: Report\ntrigger: {type: schedule, interval_seconds: 60}"
+
+
+@pytest.fixture
+def report(pdkernel: Shell) -> Path:
+    """A scheduled workflow and three external users: one fails, and one has no Slack account."""
+    for user, app, token in (("ada", "slack", "good-token"), ("bob", "slack", "bad-token"), ("eve", "github", "other")):
+        connect(pdkernel, user, app, token)
+    path = pdkernel.folder / "report.ipynb"
+    notebook_of(path, HEADER, STEP)
+    return path
+
+
+def connect(pdkernel: Shell, user: str, app: str, token: str) -> None:
+    """Connect an account."""
+    added = pdkernel("accounts", "add", "--external-user", user, "--app", app, "--credential", f"token={token}")
+    assert added.status == 0, added.stderr
+
+
+def test_each_user_with_the_accounts_has_a_run(pdkernel: Shell, report: Path) -> None:
+    """A line for each run is progress, the summary has the numbers, the cause and what is missing; the status is 1."""
+    ended = pdkernel("run", report.name, "--for-each", "external_user")
+
+    assert ended.status == 1
+    assert "3 users: 1 succeeded, 1 failed, 1 skipped" in ended.stdout
+    assert "no such channel" in ended.stdout
+    assert "eve  has no Slack account" in ended.stdout
+    assert {line.split()[0] for line in ended.stderr.splitlines() if "success" in line or "error" in line} == {
+        "ada",
+        "bob",
+    }
+
+
+def test_the_summary_as_json(pdkernel: Shell, report: Path) -> None:
+    """The JSON has every user; `runs batch` and `runs batches` print the same, and lists of runs have the filter."""
+    summary = pdkernel("run", report.name, "--for-each", "external_user", "--external-users", "ada,eve", "--json").json
+    shown = pdkernel("runs", "batch", summary["id"], "--json").json
+    (listed,) = pdkernel("runs", "batches", "--json").json
+    runs = pdkernel("runs", "list", "--batch", summary["id"], "--json").json
+
+    assert summary == shown == listed
+    assert (summary["users"], summary["succeeded"], summary["failed"]) == (2, 1, [])
+    assert summary["skipped"] == [{"external_user": "eve", "missing": ["slack"]}]
+    assert [(run["external_user"], run["batch"]) for run in runs] == [("ada", summary["id"])]
+
+
+def test_only_failed_runs_are_retried(pdkernel: Shell, report: Path) -> None:
+    """Those of a command run again in the command; then nothing is left to retry."""
+    batch = pdkernel("run", report.name, "--for-each", "external_user", "--json").json["id"]
+    connect(pdkernel, "bob", "slack", "good-token")
+    retried = pdkernel("runs", "retry", "--batch", batch, "--json")
+    again = pdkernel("runs", "retry", "--batch", batch)
+    runs = pdkernel("runs", "list", "--batch", batch, "--json").json
+
+    assert retried.status == 0
+    assert (retried.json["batch"]["succeeded"], retried.json["batch"]["retries"]) == (2, 1)
+    assert (again.status, "has no failed runs" in again.stderr) == (2, True)
+    assert sorted(run["external_user"] for run in runs) == ["ada", "bob", "bob"]
+
+
+def test_a_batch_whose_command_was_killed_has_ended(pdkernel: Shell) -> None:
+    """Other commands show that it was interrupted, and the failed run can be retried."""
+    connect(pdkernel, "ada", "slack", "good-token")
+    connect(pdkernel, "bob", "slack", "good-token")
+    waiting = "%%pdstep notify --app slack\ndef handler(pd):\n    import time\n    time.sleep(300)"
+    path = pdkernel.folder / "report.ipynb"
+    notebook_of(path, HEADER, waiting)
+    command = pdkernel.start("run", path.name, "--for-each", "external_user")
+    assert wait_for(lambda: [each["in_progress"] for each in list_batches(pdkernel)] == [2])
+    command.kill()
+    command.communicate(timeout=60)
+    notebook_of(path, HEADER, STEP)
+
+    (killed,) = list_batches(pdkernel)
+    retried = pdkernel("runs", "retry", "--batch", killed["id"], "--json")
+
+    assert (killed["state"], killed["in_progress"], len(killed["failed"])) == ("done", 0, 2)
+    assert "ended before all its runs did" in killed["problem"]
+    assert (retried.status, retried.json["batch"]["succeeded"]) == (0, 2), retried.stderr
+    assert retried.json["batch"]["problem"] == killed["problem"]
+
+
+def list_batches(pdkernel: Shell) -> list[dict[str, Any]]:
+    """The batches of the project."""
+    found: list[dict[str, Any]] = pdkernel("runs", "batches", "--json").json
+    return found
+
+
+def test_options_that_name_one_user_are_refused(pdkernel: Shell, report: Path) -> None:
+    """The command runs for several users."""
+    ended = pdkernel("run", report.name, "--for-each", "external_user", "--external-user", "ada")
+
+    assert (ended.status, "--for-each runs for several external users" in ended.stderr) == (2, True)
+
+
+def test_an_unknown_batch_is_refused(pdkernel: Shell) -> None:
+    """The error names the command that lists them."""
+    ended = pdkernel("runs", "batch", "batch_gone")
+
+    assert (ended.status, "pdkernel runs batches" in ended.stderr) == (2, True)
+
+
+def test_a_batch_or_a_run_is_cancelled(pdkernel: Shell, report: Path) -> None:
+    """Of an ended batch nothing is left; a command with neither an ID nor a batch is refused."""
+    batch = pdkernel("run", report.name, "--for-each", "external_user", "--json").json["id"]
+    ended = pdkernel("runs", "cancel", "--batch", batch, "--json")
+    neither = pdkernel("runs", "cancel")
+
+    assert (ended.status, ended.json) == (0, {"cancelled": 0})
+    assert (neither.status, "--batch ID" in neither.stderr) == (2, True)

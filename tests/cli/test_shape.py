@@ -1,4 +1,4 @@
-"""`pdkernel shape SOURCE --contract`: the contract, and checks of events."""
+"""`pdkernel shape`: paths and schema of events, and the contract of a workflow."""
 
 from __future__ import annotations
 
@@ -260,3 +260,47 @@ def test_a_folder_of_events_has_one_shape(pdkernel: Shell) -> None:
     assert "300 events: 2 fields always there" in shown.stdout
     assert '{*}            300 keys, such as "u_0", "u_1", "u_2", object' in shown.stdout
     assert (refused.status, "x.json is not an event" in refused.stderr) == (2, True)
+
+
+def test_shape_names_every_path(pdkernel: Shell) -> None:
+    """Each path of an event has a line with its type and a sample; secret-bearing headers are masked."""
+    event = pdkernel.write("e.json", '{"headers": {"authorization": "Bearer abc"}, "body": {"rows": [{"id": 1}]}}')
+
+    ended = pdkernel("shape", event)
+
+    lines = [" ".join(line.split()) for line in ended.lines]
+    assert ended.status == 0
+    assert 'authorization string: "***"' in lines
+    assert "id integer: 1" in lines
+    assert "Bearer abc" not in ended.stdout
+
+
+def test_shape_as_json_is_a_list_of_paths(pdkernel: Shell) -> None:
+    """`--json` prints one row for each path, over all given events, and `--schema` their JSON Schema."""
+    one = pdkernel.write("one.json", '{"body": {"a": 1}}')
+    two = pdkernel.write("two.json", '{"body": {"a": "x", "b": null}}')
+
+    ended = pdkernel("shape", one, two, "--json")
+
+    rows = {row["path"]: row for row in ended.json}
+    assert {path.removeprefix("steps.trigger.event") for path in rows} >= {".body", ".body.a", ".body.b"}
+    assert "integer" in json.dumps(rows["steps.trigger.event.body.a"])
+    assert "string" in json.dumps(rows["steps.trigger.event.body.a"])
+    schema = pdkernel("shape", one, two, "--schema").json
+    assert schema["properties"]["body"]["properties"]["a"]["type"] == ["integer", "string"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(["nowhere.json"], "Cannot read nowhere.json"), (["bad.json"], "line 1, column"), (["list.json"], "list.json")],
+)
+def test_shape_of_an_invalid_event(pdkernel: Shell, args: list[str], words: str) -> None:
+    """A file that is missing, not JSON or not an event is refused with status 2."""
+    pdkernel.write("bad.json", "{")
+    pdkernel.write("list.json", "[1]")
+
+    ended = pdkernel("shape", *args)
+
+    assert ended.status == 2
+    assert words in ended.stderr
+    assert len(ended.lines) <= 15

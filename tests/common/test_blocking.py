@@ -50,7 +50,7 @@ THREADS = {
 EXCEPTIONS = {
     "common/blocking.py": "the function itself",
     "accounts/oauth.py": "a time limit for a whole response, of a caller that blocks",
-    "accounts/user_search.py": "a few requests at once, of a caller that blocks",
+    "accounts/remote.py": "a few requests at once, of a caller that blocks",
     "egress/sandbox.py": "a sandbox concerns a thread, which then ends; its caller blocks",
     "journal/lease.py": "the lease is renewed also while the loop is busy",
     "journal/reader.py": "the one thread of a connection, which `run_blocking_in` uses",

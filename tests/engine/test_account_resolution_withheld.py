@@ -20,7 +20,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Delivery, Execution
 from pdkernel.model import Step, Trigger
-from pdkernel.operations.action_forms import ActionForms, FormRequest
+from pdkernel.operations.actions import ActionForms, FormRequest
 from pdkernel.storage import Project
 from tests.accounts.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream
 from tests.builders import a_step, a_workflow, an_event, node_step, python_step

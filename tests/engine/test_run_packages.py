@@ -17,7 +17,7 @@ import pytest
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import Catalog
-from pdkernel.actions.lock import LOCK_NAME
+from pdkernel.actions.npm_source import LOCK_NAME
 from pdkernel.common.clock import ManualClock
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_packages import PackageLock, PackageLocks, PreparedPackages

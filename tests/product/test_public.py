@@ -52,7 +52,7 @@ def test_importing_the_package_is_light() -> None:
     assert imported_by("import pdkernel").isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["pdkernel.kernel", "pdkernel.cli.lab"])
+@pytest.mark.parametrize("module", ["pdkernel.kernel", "pdkernel.cli.new"])
 def test_starting_points_are_light(module: str) -> None:
     """The modules that a program starts with load none of the heavy libraries."""
     assert imported_by(f"import {module}").isdisjoint(set(HEAVY) - {"click"})

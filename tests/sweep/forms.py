@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdkernel.actions.app_credentials import AppCredentials, order_form_fields
+from pdkernel.actions.catalog import AppCredentials, order_form_fields
 from pdkernel.workers import find_node
 
 _READS = Path(__file__).with_name("form_reads.mjs")

@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
-from pdkernel.annex.proof import record_report as records
-from pdkernel.annex.proof.record_report import RecordProof
+from pdkernel.annex.proof.report import RecordProof
 from pdkernel.common.encode import JsonStruct
 from pdkernel.errors import format_count
 from pdkernel.render.markup import Tone, escape_control_characters
@@ -282,7 +281,7 @@ def render_text(report: MigrationReport) -> str:
         lines += [f"       - {subject}" for subject in step.subjects]
         lines += [f"         {command}" for command in step.commands]
     for proof in report.records:
-        lines += ["", *records.render_text(proof).splitlines()]
+        lines += ["", *proof.render_text().splitlines()]
     for row in report.workflows:
         lines += ["", f"{row.name} ({row.source}): {STATE_LABELS[row.state][0]}"]
         if row.ready:

@@ -17,9 +17,8 @@ from pdkernel.annex.migration.migration_report import (
     format_summary,
     iter_groups,
 )
-from pdkernel.annex.migration.move_plan import MovePlan, render_table
-from pdkernel.annex.proof.record_report import RecordProof, summarize
-from pdkernel.annex.proof.record_report import render_html as render_records
+from pdkernel.annex.migration.plan import MovePlan, render_table
+from pdkernel.annex.proof.report import RecordProof
 from pdkernel.render.markup import Html, inline_code, join, join_lines, pill, tag
 
 
@@ -46,7 +45,7 @@ def render_record_page(proof: RecordProof, created_at: str) -> str:
     """Render one workflow compared with its recorded runs as one HTML page."""
     title = f"{proof.workflow}: here and at Pipedream"
     note = tag("p", f"pdkernel migrate report --records, {created_at}", class_="note")
-    return _build_page(title, [tag("h1", title), render_records(proof), note])
+    return _build_page(title, [tag("h1", title), proof.render_html(), note])
 
 
 def render_plan_page(plan: MovePlan) -> str:
@@ -65,7 +64,7 @@ def _html_records(report: MigrationReport) -> list[Html]:
     if not report.records:
         return []
     entries = [
-        tag("li", tag("a", proof.workflow, href=name_record_page(proof)), tag("p", " ".join(summarize(proof))))
+        tag("li", tag("a", proof.workflow, href=name_record_page(proof)), tag("p", " ".join(proof.summarize())))
         for proof in report.records
     ]
     return [tag("h2", "Compared with Pipedream"), tag("ul", *entries)]

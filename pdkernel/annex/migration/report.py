@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 
 from pdkernel.actions import Catalog
-from pdkernel.annex.migration.items import find_items
+from pdkernel.annex.migration.items import UNNAMED_STORE, Surroundings, find_invoked, find_items
 from pdkernel.annex.migration.migration_report import (
     DELETION_DAY,
     SHUTDOWN_DAY,
@@ -20,7 +20,6 @@ from pdkernel.annex.migration.migration_report import (
     WorkflowMigration,
 )
 from pdkernel.annex.migration.sources import MigrationSource
-from pdkernel.annex.migration.step_items import UNNAMED_STORE, Surroundings, find_invoked
 from pdkernel.common.clock import Clock, format_iso
 from pdkernel.common.identity import Account, Directory, Environment
 from pdkernel.errors import PdkernelError

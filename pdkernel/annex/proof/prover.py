@@ -9,27 +9,40 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pdkernel.annex.proof.cases import ProofCase, find_cases
-from pdkernel.annex.proof.definition_comparison import compare_workflows
-from pdkernel.annex.proof.directory_cache import cache_directory
-from pdkernel.annex.proof.excluded_steps import (
-    add_dependents,
-    describe_unrecorded_call,
-    find_unavailable_actions,
-    has_unrecorded_call,
+from pdkernel.annex.proof.comparison import (
+    RunDifferences,
+    compare_runs,
+    compare_workflows,
+    is_refused_before_start,
+    separate_flaky,
 )
-from pdkernel.annex.proof.exported_folder import (
+from pdkernel.annex.proof.record_comparison import RecordTarget, compare_records, find_recorded_id
+from pdkernel.annex.proof.recorded_runs import RECORDS_FOLDER, open_records
+from pdkernel.annex.proof.report import (
+    RUN_ENDED_EARLIER,
+    WHOLE_RUN,
+    CaseVerdict,
+    Difference,
+    Proof,
+    RecordProof,
+    StepVerdict,
+)
+from pdkernel.annex.proof.side_runner import (
     NO_SIDECAR_NOTE,
     ExportedFolder,
+    ProofCase,
+    ProofRunner,
+    ProofSide,
+    SideRun,
+    add_dependents,
+    cache_directory,
+    describe_unrecorded_call,
+    find_cases,
+    find_unavailable_actions,
+    has_unrecorded_call,
     normalize_for_run,
     read_exported_folder,
 )
-from pdkernel.annex.proof.record_comparison import RecordTarget, compare_records, find_recorded_id
-from pdkernel.annex.proof.record_report import RecordProof
-from pdkernel.annex.proof.recorded_runs import RECORDS_FOLDER, open_records
-from pdkernel.annex.proof.report import RUN_ENDED_EARLIER, WHOLE_RUN, CaseVerdict, Difference, Proof, StepVerdict
-from pdkernel.annex.proof.run_comparison import RunDifferences, compare_runs, is_refused_before_start, separate_flaky
-from pdkernel.annex.proof.side_runner import ProofRunner, ProofSide, SideRun
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.common.identity import Directory

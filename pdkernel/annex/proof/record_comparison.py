@@ -25,15 +25,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pdkernel.annex.proof.cases import ProofCase
-from pdkernel.annex.proof.directory_cache import cache_directory
-from pdkernel.annex.proof.excluded_steps import find_unavailable_actions, has_unrecorded_call
-from pdkernel.annex.proof.exported_folder import normalize_for_run
-from pdkernel.annex.proof.record_report import RecordedPlace, RecordedStep, RecordProof, RecordVerdict
+from pdkernel.annex.proof.comparison import MISSING, ValueDifference, find_differences, is_refused_before_start
 from pdkernel.annex.proof.recorded_runs import OMITTED, RecordArchive, RecordedRun
-from pdkernel.annex.proof.run_comparison import is_refused_before_start
-from pdkernel.annex.proof.side_runner import ProofRunner, ProofSide, SideRun
-from pdkernel.annex.proof.value_differences import MISSING, ValueDifference, find_differences
+from pdkernel.annex.proof.report import RecordedPlace, RecordedStep, RecordProof, RecordVerdict
+from pdkernel.annex.proof.side_runner import (
+    ProofCase,
+    ProofRunner,
+    ProofSide,
+    SideRun,
+    cache_directory,
+    find_unavailable_actions,
+    has_unrecorded_call,
+    normalize_for_run,
+)
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.common.identity import Directory, parse_environment

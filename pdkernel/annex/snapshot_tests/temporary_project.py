@@ -1,31 +1,190 @@
 """
 A local project for one test: empty at first, in its own folder, isolated from the user's project.
 
-Adds users, accounts and variables, and runs workflows. `runtime_factory` holds the resources that projects share.
+Adds users, accounts and variables, and runs workflows. Many projects share the worker processes, the gateway and the thread of a
+`RuntimeFactory`. A `SettableClock` follows the machine's clock until a test sets it; only time stamps of pdkernel follow it, because steps run
+in other processes.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.annex.snapshot_tests.runtime_factory import RuntimeFactory
-from pdkernel.common.clock import RANDOM_IDS, IdGenerator
-from pdkernel.common.identity import Account, parse_environment
-from pdkernel.egress import parse_policy
+from pdkernel.common.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, SteadyClock
+from pdkernel.common.identity import Account, Directory, parse_environment
+from pdkernel.common.loop_thread import LoopThread
+from pdkernel.common.safe_files import PROJECT_FOLDER_NAME
+from pdkernel.egress import Gateway, parse_policy
+from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.engine.variables import check_variables
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.files.source import WorkflowSource, load_source
 from pdkernel.model import JSON, Workflow
 from pdkernel.operations.runs import build_run_request, pin_steps
+from pdkernel.runtimes.file_tree import remove_tree
 from pdkernel.storage import Project, find_project
 from pdkernel.storage.data_stores import DataStoreTable
+from pdkernel.workers import WorkerPool, make_scratch_folder
+
+
+class SettableClock(SteadyClock):
+    """The time of runs and accounts: real at first, fixed after `set` until `reset`. It is set on purpose, so it is followed at once."""
+
+    def __init__(self, machine: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(machine)
+        self._fixed: datetime | None = None
+        self._moved = 0.0
+
+    def now(self) -> datetime:
+        """The wall time, aware, in UTC."""
+        return super().now() if self._fixed is None else self._fixed
+
+    def monotonic(self) -> float:
+        """Monotonic seconds: the machine's, plus all seconds from `advance`."""
+        return super().monotonic() + self._moved
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for *seconds*; if the time is fixed, advance the clock at once instead."""
+        if self._fixed is None:
+            await super().sleep(seconds)
+        else:
+            self.advance(seconds)
+
+    def set(self, at: datetime | str) -> None:
+        """
+        Fix the time.
+
+        Args:
+            at: An aware datetime, or its ISO text (`2026-11-24T10:00:00Z`).
+
+        Raises:
+            RequestError: *at* has no time zone or is not a time.
+        """
+        try:
+            moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+        except ValueError:
+            raise RequestError(f"{at!r} is not a time.", fix="Write a time like 2026-11-24T10:00:00Z.") from None
+        if moment.tzinfo is None:
+            raise RequestError(f"{at} has no time zone.", fix="Append Z for UTC.")
+        self._fixed = moment.astimezone(UTC)
+
+    def advance(self, seconds: float) -> None:
+        """Advance the clock by *seconds*; this also fixes a clock that was not set."""
+        self._fixed = self.now() + timedelta(seconds=seconds)
+        self._moved += seconds
+
+    def reset(self) -> None:
+        """Follow the machine's clock again."""
+        self._fixed = None
+
+
+T = TypeVar("T")
+
+
+class RuntimeFactory:
+    """
+    Creates engines that share worker processes; starts the first process with the first run.
+
+    Attributes:
+        clock: The clock of all time stamps.
+    """
+
+    def __init__(self) -> None:
+        self.clock = SettableClock()
+        self._loop = LoopThread()
+        self._folder: Path | None = None
+        self._gateway: Gateway | None = None
+        self._pools: dict[Path, WorkerPool] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run *coroutine* in the event loop thread, from any thread, and wait for its result."""
+        return self._loop.run(coroutine)
+
+    def create_runtime(
+        self,
+        project: Project,
+        directory: Directory,
+        *,
+        packages_folder: Path | None,
+        environ: Mapping[str, str],
+        ids: IdGenerator = RANDOM_IDS,
+    ) -> WorkflowEngine:
+        """
+        Create an engine for *project* on the shared processes; the caller closes the engine.
+
+        Args:
+            project: The project with the journal.
+            directory: Users and accounts of the project.
+            packages_folder: The project folder (`.../.pdkernel`) with packages and compiled steps; None for a shared one.
+            environ: Environment variables with settings of package registries.
+            ids: Generates ids of runs.
+        """
+        return self.run_sync(self._create_engine(project, directory, packages_folder, environ, ids))
+
+    def close(self) -> None:
+        """Stop every worker process."""
+        self.run_sync(self._close())
+        self._loop.close()
+        if self._folder is not None:
+            remove_tree(self._folder)
+            self._folder = None
+
+    async def _create_engine(
+        self,
+        project: Project,
+        directory: Directory,
+        packages: Path | None,
+        environ: Mapping[str, str],
+        ids: IdGenerator,
+    ) -> WorkflowEngine:
+        if self._folder is None or self._gateway is None:
+            self._folder = make_scratch_folder("pdkernel-test-")
+            self._gateway = await Gateway.start(self._folder, clock=self.clock)
+        folder = packages or self._folder / PROJECT_FOLDER_NAME
+        if folder not in self._pools:
+            self._pools[folder] = WorkerPool(
+                gateway=self._gateway,
+                max_active_runs=1,
+                go_cache=go_programs(folder, environ),
+                access=step_access(folder, self._gateway.certificate_files),
+            )
+        return await WorkflowEngine.start(
+            project,
+            directory,
+            clock=self.clock,
+            ids=ids,
+            gateway=self._gateway,
+            workers=self._pools[folder],
+            packages=StepPackages.for_project(folder, environ),
+        )
+
+    async def _close(self) -> None:
+        for pool in self._pools.values():
+            await pool.close()
+        self._pools.clear()
+        if self._gateway is not None:
+            await self._gateway.close()
+            self._gateway = None
+
 
 RunListener = Callable[[Execution, Workflow], None]
 

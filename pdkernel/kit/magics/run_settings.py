@@ -305,7 +305,7 @@ class RunSettingsMagics(Magics):
 
 
 def _connect_sandbox_account(session: Session, app: str) -> None:
-    from pdkernel.operations.accounts import connect_sandbox_account
+    from pdkernel.operations.users import connect_sandbox_account
 
     user = session.external_user_id or ""
     if connect_sandbox_account(session.directory, app, external_user_id=user, environment=session.environment):
@@ -316,15 +316,15 @@ def _connect_sandbox_account(session: Session, app: str) -> None:
 
 def _user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
     """The accounts of *user* for the workflow, and the picked user if this has changed since."""
-    from pdkernel.operations.readiness import app_accounts as accounts
     from pdkernel.operations.readiness import check_app_accounts
+    from pdkernel.operations.readiness.requirements import render_accounts_html, render_accounts_text
 
     apps = check_app_accounts(
         session.workflow, directory=session.directory, catalog=session.catalog, user=user, environment=environment
     )
     view = RichOutput(
-        text=accounts.render_text(apps, external_user=user, environment=environment),
-        html=accounts.render_html(apps, external_user=user, environment=environment),
+        text=render_accounts_text(apps, external_user=user, environment=environment),
+        html=render_accounts_html(apps, external_user=user, environment=environment),
     )
     if (session.external_user_id, session.environment) == (user, environment):
         return view
@@ -432,7 +432,7 @@ def describe_outbound_policy(policy: OutboundPolicy) -> str:
 
 def _show_emitted_events(ran: SourceResult) -> None:
     """Show the source's logs, events and error; does not raise, because events before a failure count."""
-    from pdkernel.operations.sources import describe_events
+    from pdkernel.operations.triggers import describe_events
 
     for log in ran.record.logs:
         show_message(log.text.rstrip("\n"))

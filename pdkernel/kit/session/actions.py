@@ -10,13 +10,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pdkernel.accounts.registered_apps import load_registered_apps
-from pdkernel.actions.action_reference import suggest_step_name as suggest_builder_name
+from pdkernel.accounts.apps import load_registered_apps
+from pdkernel.actions.component import suggest_step_name as suggest_builder_name
 from pdkernel.engine.variables import load_variables
 from pdkernel.errors import RequestError
 from pdkernel.model import JSON, Step
-from pdkernel.operations.action_forms import ActionForms, FormRequest
-from pdkernel.operations.actions import ActionSearch, ProgressListener, describe_action, search_actions
+from pdkernel.operations.actions import (
+    ActionForms,
+    ActionSearch,
+    FormRequest,
+    ProgressListener,
+    describe_action,
+    search_actions,
+)
 
 if TYPE_CHECKING:
     from pdkernel.actions import Component

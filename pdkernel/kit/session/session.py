@@ -545,7 +545,7 @@ class Session:
             RequestError: The workflow's trigger is not a source, or another run is in progress.
             PdkernelError: The source cannot run.
         """
-        from pdkernel.operations.sources import build_source_request
+        from pdkernel.operations.triggers import build_source_request
 
         event, source = self.event if on_event else None, self.source
         check_header(source.workflow)

@@ -37,7 +37,7 @@ from pdkernel.kit.widgets.components import (
     show_message,
     show_message_html,
 )
-from pdkernel.operations.accounts import connect_account
+from pdkernel.operations.users import connect_account
 from pdkernel.render.apps import app_icon, format_app_name
 
 DEFAULT_CREDENTIAL_NAME = "api_key"

@@ -14,7 +14,7 @@ from functools import partial
 import ipywidgets as ipw
 
 from pdkernel.actions import Component
-from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
+from pdkernel.actions.component import ACCOUNTLESS_APPS
 from pdkernel.errors import PdkernelError, StepNameError, format_count
 from pdkernel.kit.session import Session, actions
 from pdkernel.kit.widgets.action_props import (

@@ -18,7 +18,7 @@ from typing import Any
 import ipywidgets as ipw
 
 from pdkernel.actions import Component
-from pdkernel.actions.action_reference import ACCOUNTLESS_APPS
+from pdkernel.actions.component import ACCOUNTLESS_APPS
 from pdkernel.common.identity import Account
 from pdkernel.errors import PdkernelError, format_count
 from pdkernel.kit.session import Session, actions

@@ -32,16 +32,16 @@ from pdkernel.files.notebook import MAX_CELLS_BYTES, METADATA_KEY
 from pdkernel.files.source import WORKFLOW_FILE, iter_workflow_paths
 from pdkernel.language.analysis.old_code import find_old_uses, format_old_uses, modernize
 from pdkernel.model import Workflow
-from pdkernel.operations.importer.account_questions import AccountAnswer, AccountQuestion
-from pdkernel.operations.importer.import_report import ImportReport
+from pdkernel.operations.importer.import_report import ImportReport, build_import_report
 from pdkernel.operations.importer.notebook_texts import (
+    AccountAnswer,
+    AccountQuestion,
     AskTrigger,
     ImportSource,
     NotebookTexts,
     build_notebook_texts,
     read_for_import,
 )
-from pdkernel.operations.importer.requirements_report import build_import_report
 
 NOTEBOOK_SUFFIX = ".ipynb"
 ImportState = Literal["new", "unchanged", "replaced"]

@@ -1,12 +1,43 @@
-"""The report about an imported workflow, as data, text and Markdown; without credentials."""
+"""
+The report about an imported workflow: its requirements on this machine before its first run, found without running code.
+
+As data, text and Markdown, without credentials.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
+from pdkernel.actions import ActionReference, Catalog
+from pdkernel.actions.npm_source import APPS_ON_NPM
+from pdkernel.actions.source_settings import ACCEPT_LICENCE_COMMAND
 from pdkernel.common.encode import JsonStruct
+from pdkernel.errors import (
+    ActionNotFoundError,
+    ActionVersionError,
+    EntryPointError,
+    ExpressionError,
+    LicenceError,
+    RequestError,
+)
+from pdkernel.files.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
+from pdkernel.language.analysis import (
+    check_workflow,
+    find_app_bindings,
+    find_order_warnings,
+    find_secret_props,
+    find_step_packages,
+    find_step_requirements,
+    iter_sources,
+)
+from pdkernel.language.analysis.old_code import OLD_VERSION, find_old_uses
+from pdkernel.language.analysis.step_references import find_step_variables
+from pdkernel.language.directive import describe_emitters
+from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
 from pdkernel.render.markup import escape_control_characters
 
 
@@ -115,24 +146,22 @@ class ImportReport(JsonStruct, frozen=True):
         """App props whose account is not known yet."""
         return tuple(use for use in self.accounts if use.account == "unanswered")
 
+    def render_text(self) -> str:
+        """Render the report as text: headings, and a line for each item."""
+        text: list[str] = []
+        for heading, lines in _parts(self):
+            text += [f"  {heading}", *(f"    - {line.replace('`', '')}" for line in lines)]
+        return escape_control_characters("".join(f"{line}\n" for line in text))
 
-def render_text(report: ImportReport) -> str:
-    """Render the report as text: headings, and a line for each item."""
-    text: list[str] = []
-    for heading, lines in _parts(report):
-        text += [f"  {heading}", *(f"    - {line.replace('`', '')}" for line in lines)]
-    return escape_control_characters("".join(f"{line}\n" for line in text))
-
-
-def render_markdown(report: ImportReport) -> str:
-    """Render the report as Markdown for the first cell of the notebook."""
-    parts = ["## Requirements of this workflow"]
-    for heading, lines in _parts(report):
-        parts.append("\n".join([f"**{heading}**", "", *(f"- {line}" for line in lines)]))
-    parts.append(
-        "This list shows the workflow at its import. `pdkernel doctor` on this notebook shows the current state."
-    )
-    return "\n\n".join(parts)
+    def render_markdown(self) -> str:
+        """Render the report as Markdown for the first cell of the notebook."""
+        parts = ["## Requirements of this workflow"]
+        for heading, lines in _parts(self):
+            parts.append("\n".join([f"**{heading}**", "", *(f"- {line}" for line in lines)]))
+        parts.append(
+            "This list shows the workflow at its import. `pdkernel doctor` on this notebook shows the current state."
+        )
+        return "\n\n".join(parts)
 
 
 def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
@@ -141,7 +170,7 @@ def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
         ("Cannot run", [f"{_code(item.name)} {_line(item.why)}" for item in report.cannot]),
         ("Accounts", [_account(use) for use in report.accounts]),
         ("Data stores", [_store(use) for use in report.stores]),
-        ("Triggers", [_trigger(use) for use in report.triggers]),
+        ("Triggers", [_describe_trigger(use) for use in report.triggers]),
         ("Pre-built actions", [f"{_code(use.step)}: {_code(use.uses)}, {_line(use.source)}" for use in report.actions]),
         ("Environment variables", [_variable(use) for use in report.variables]),
         ("Secret props, of which Git holds only encrypted values", [_secret(use) for use in report.secrets]),
@@ -170,7 +199,7 @@ def _store(use: StoreUse) -> str:
     return f"{name}: {', '.join(map(_code, use.props))}{way if (use.name or '').startswith('ds_') else ''}"
 
 
-def _trigger(use: TriggerUse) -> str:
+def _describe_trigger(use: TriggerUse) -> str:
     name = f"{_code(use.id)}, {use.type}" if use.id else use.type
     return f"{name}: {_line(use.settings)}" + (" (assumed, because Git does not store it)" if use.assumed else "")
 
@@ -199,3 +228,225 @@ def _code(words: str) -> str:
     line = " ".join(words.split())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
+
+
+ChoicesByStep = Mapping[str, Mapping[str, AccountChoice]]
+
+
+def build_import_report(
+    workflow: Workflow,
+    catalog: Catalog,
+    *,
+    choices: ChoicesByStep | None = None,
+    assumed_triggers: Collection[str] = (),
+    notes: tuple[str, ...] = (),
+) -> ImportReport:
+    """
+    The report on *workflow*.
+
+    Args:
+        workflow: The workflow to run.
+        catalog: The catalog of pre-built actions.
+        choices: Account choices by step and prop; without a choice the step's own account is reported.
+        assumed_triggers: Ids of triggers whose settings are assumed.
+        notes: Additional sentences.
+    """
+    readable, faults = _drop_unreadable_props(workflow)
+    actions = tuple(_action(step, catalog) for step in workflow.steps if step.uses)
+    cannot = (*_find_blockers(workflow, actions), *faults)
+    accounts = tuple(_accounts(workflow, choices or {}))
+    stopped = {item.name for item in cannot} | {use.step for use in accounts if use.account == UNANSWERED}
+    enabled = [step.name for step in workflow.steps if not step.disabled]
+    return ImportReport(
+        workflow=workflow.name,
+        ready=tuple(name for name in enabled if name not in stopped),
+        disabled=tuple(step.name for step in workflow.steps if step.disabled),
+        actions=actions,
+        accounts=accounts,
+        variables=_variables(readable),
+        secrets=tuple(SecretUse(prop.step, prop.prop) for prop in find_secret_props(workflow)),
+        stores=_stores(workflow),
+        triggers=tuple(_trigger(trigger, assumed_triggers) for trigger in workflow.triggers),
+        packages=_packages(workflow),
+        gone=find_order_warnings(readable),
+        cannot=cannot,
+        notes=(*notes, *_describe_settings(workflow)),
+    )
+
+
+def _describe_settings(workflow: Workflow) -> Iterator[str]:
+    """Sentences about what a workflow's triggers and settings mean outside of Pipedream."""
+    if not workflow.triggers:
+        yield "The workflow has no trigger, so it has no endpoint: other workflows start it with `$.flow.trigger`."
+    network = workflow.settings.get("network")
+    if isinstance(network, str):
+        yield (
+            f"On Pipedream, outbound calls leave through the network `{network}` (a VPC). To send them through a proxy: "
+            f"`pdkernel serve --via {shlex.quote(network)}=http://HOST:PORT`."
+        )
+    for name in workflow.settings:
+        if name not in SETTING_RULES:
+            yield f"The setting `{name}` is unknown: it is kept for exports, and has no effect on runs."
+
+
+def _drop_unreadable_props(workflow: Workflow) -> tuple[Workflow, list[UnsupportedItem]]:
+    """*workflow* without the props of steps that have an unreadable expression; and these steps."""
+    faults: list[UnsupportedItem] = []
+    steps: list[Step] = []
+    for step in workflow.steps:
+        try:
+            find_step_variables(step)
+            steps.append(step)
+        except ExpressionError as fault:
+            faults.append(UnsupportedItem(step.name, f"has a prop that cannot be read: {_sentence(fault.message)}"))
+            steps.append(replace(step, props={}))
+    return replace(workflow, steps=tuple(steps)), faults
+
+
+def _sentence(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _action(step: Step, catalog: Catalog) -> ActionSource:
+    reference = step.uses or ""
+    try:
+        uses = ActionReference.parse(reference)
+    except RequestError:
+        return ActionSource(step.name, reference, "not the key of an action", runs=False)
+    try:
+        found = catalog.resolve(uses.key, uses.version)
+    except LicenceError:
+        return ActionSource(
+            step.name,
+            reference,
+            f"possibly on npm, after you accept the licence: {ACCEPT_LICENCE_COMMAND}",
+            runs=False,
+        )
+    except ActionNotFoundError as fault:
+        remote = catalog.find_remote_sources(uses)
+        if remote:
+            name = "npm, resolved at the first run" if remote[0].source == "npm" else "run by Pipedream Connect"
+            return ActionSource(step.name, reference, name)
+        if isinstance(fault, ActionVersionError):
+            return ActionSource(
+                step.name, reference, f"available in another version only: {_sentence(fault.message)}", runs=False
+            )
+        if uses.is_private:
+            return ActionSource(
+                step.name,
+                reference,
+                f"a private component whose code is missing. {_sentence(fault.fix).partition(' Or ')[0]}",
+                runs=False,
+            )
+        way = f"; possibly on npm: {ACCEPT_LICENCE_COMMAND}" if uses.app in APPS_ON_NPM else ""
+        return ActionSource(step.name, reference, f"not in any source of this project{way}", runs=False)
+    instead = f", in version {found.version}" if found.version != uses.version else ""
+    return ActionSource(step.name, reference, f"{found.source}{instead}")
+
+
+def _find_blockers(workflow: Workflow, actions: tuple[ActionSource, ...]) -> Iterator[UnsupportedItem]:
+    disabled = {step.name for step in workflow.steps if step.disabled}
+    for action in actions:
+        if not action.runs and action.step not in disabled:
+            yield UnsupportedItem(action.step, f"uses {action.uses}, {action.source}")
+    for step in workflow.steps:
+        if step.is_code_missing:
+            yield UnsupportedItem(step.name, "has no code: its entry file is missing")
+        elif not step.disabled and step.language == "node" and not step.uses and _is_old(step):
+            yield UnsupportedItem(step.name, f"is written for {OLD_VERSION}; import it with --modernize")
+        elif not step.disabled and _lacks_entry_point(step):
+            yield UnsupportedItem(step.name, "has nothing to call: no default export, no handler or no main function")
+        elif step.stores and step.language in ("bash", "go") and not step.disabled:
+            yield UnsupportedItem(
+                step.name, "is a Bash or Go step with a data store, which these languages do not support"
+            )
+    for kept in workflow.unsupported_entries:
+        yield UnsupportedItem(kept.name, f"{kept.unsupported_reason}; the entry is kept for export")
+
+
+def _is_old(step: Step) -> bool:
+    return bool(find_old_uses(step.source)) and _lacks_entry_point(step)
+
+
+def _lacks_entry_point(step: Step) -> bool:
+    try:
+        check_workflow(Workflow(step.name, steps=(replace(step, props={}),), extra={"schema": None}))
+    except EntryPointError:
+        return True
+    return False
+
+
+def _accounts(workflow: Workflow, choices: ChoicesByStep) -> Iterator[AccountAssignment]:
+    for step in workflow.steps:
+        for app in find_app_bindings(step):
+            choice = choices.get(step.name, {}).get(app.prop)
+            account = choice.account if choice is not None else app.account or EXTERNAL_USER
+            yield AccountAssignment(
+                step.name, app.prop, app.app, account, choice.synced if choice is not None else None
+            )
+
+
+def _stores(workflow: Workflow) -> tuple[StoreUse, ...]:
+    props: dict[str | None, list[str]] = {}
+    for step in workflow.steps:
+        for binding in step.stores:
+            props.setdefault(binding.store, []).append(f"{step.name}.{binding.prop}")
+    return tuple(StoreUse(name, tuple(found)) for name, found in props.items())
+
+
+def _variables(workflow: Workflow) -> tuple[VariableRead, ...]:
+    places: dict[str, list[str]] = {}
+    required: set[str] = set()
+    for step in workflow.steps:
+        found = find_step_variables(step)
+        required |= found.required
+        for name in sorted(found.required | found.optional):
+            places.setdefault(name, []).append(_locate_variable(step, name))
+    return tuple(VariableRead(name, tuple(places[name]), name in required) for name in sorted(places))
+
+
+def _locate_variable(step: Step, name: str) -> str:
+    for path, source in iter_sources(step):
+        for number, line in enumerate(source.split("\n"), start=1):
+            if re.search(rf"\b{re.escape(name)}\b", line):
+                return f"{step.name}, {path} line {number}" if path else f"{step.name}, line {number}"
+    return step.name
+
+
+def _trigger(trigger: Trigger, assumed: Collection[str]) -> TriggerUse:
+    config = trigger.config
+    match trigger.type:
+        case "http":
+            auth = {"none": "no authorization", "bearer": "a custom token", "oauth": "Pipedream OAuth"}
+            response = "a custom response" if trigger.response == "custom" else "the default response"
+            settings = f"{auth[trigger.auth]}, {response}"
+        case "schedule":
+            every = f"every {config['interval_seconds']} seconds" if "interval_seconds" in config else None
+            settings = str(config.get("cron") or every or "unknown schedule")
+            settings += f", for {trigger.for_each}" if trigger.for_each is not None else ""
+        case "email":
+            settings = "started by an email"
+        case "source":
+            settings = str(config.get("uses") or "unknown event source")
+        case "errors":
+            settings = f"errors of {describe_emitters(trigger)}"
+        case "emit":
+            settings = f"events of {describe_emitters(trigger)}"
+    trigger_id = config.get("id")
+    return TriggerUse(
+        trigger_id if isinstance(trigger_id, str) else None, trigger.type, settings, trigger_id in assumed
+    )
+
+
+def _packages(workflow: Workflow) -> tuple[PackageUse, ...]:
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for step in workflow.steps:
+        if step.uses:
+            continue
+        if step.language == "node":
+            for package in find_step_packages(step):
+                found.setdefault((LANGUAGE_NAMES["node"], package.name, package.version or ""), []).append(step.name)
+        elif step.language == "python":
+            for asked in find_step_requirements(step):
+                found.setdefault((LANGUAGE_NAMES["python"], asked.name, asked.version), []).append(step.name)
+    return tuple(PackageUse(*key, tuple(steps)) for key, steps in sorted(found.items()))

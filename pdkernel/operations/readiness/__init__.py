@@ -3,7 +3,6 @@ Checks whether workflows can run for external users, without running code.
 
     requirements   what a workflow needs and the project lacks
     matrix         readiness of each step for each external user, and a lookup preview for one user
-    app_accounts   the account of each app for one external user
     doctor_report  the report of `pdkernel doctor` about a workflow
 
 `engine.account_lookup` selects the account of a step.

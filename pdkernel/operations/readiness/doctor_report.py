@@ -14,7 +14,7 @@ from pdkernel.common.lookup import Lookup
 from pdkernel.files.definition import Sidecar, lint_workflow
 from pdkernel.files.definition.lint import Finding
 from pdkernel.model import Workflow
-from pdkernel.operations.importer import build_import_report, import_report
+from pdkernel.operations.importer import build_import_report
 from pdkernel.operations.importer.import_report import ImportReport
 from pdkernel.operations.readiness import matrix as matrix_view
 from pdkernel.operations.readiness.matrix import ReadinessMatrix, build_matrix, preview_lookup
@@ -167,7 +167,7 @@ class DoctorReport(JsonStruct, frozen=True):
         if self.shares_workers:
             parts.append(f"{SHARED_WORKERS_NOTE}\n")
         if self.is_imported:
-            parts.append(f"Contents:\n{import_report.render_text(self.import_report)}")
+            parts.append(f"Contents:\n{self.import_report.render_text()}")
         if self.lint_findings:
             parts.append("\n".join(format_findings(self.lint_findings)) + "\n")
         if self.lookup is not None:

@@ -9,7 +9,7 @@
 import { ComponentInstance } from "./component_instance.mjs";
 import { describeProp, isRequired, PropError, resolveProps, resolveProp, unwrapLabels } from "./props.mjs";
 
-const ALTERNATIVE = "You can type a text or an expression instead."; // as in operations/action_forms.py
+const ALTERNATIVE = "You can type a text or an expression instead."; // as in operations/actions.py
 
 /**
  * @typedef {object} OptionsRequest

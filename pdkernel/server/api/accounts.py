@@ -13,8 +13,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from pdkernel.accounts.registered_apps import check_app_slug
-from pdkernel.accounts.token_refresh import refresh_due_at
+from pdkernel.accounts.apps import check_app_slug
+from pdkernel.accounts.oauth import refresh_due_at
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import format_iso
 from pdkernel.common.identity import Account, ExternalUser

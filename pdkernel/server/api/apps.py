@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pdkernel.actions import Catalog
-from pdkernel.actions.builtin_source import load_builtin_actions
 from pdkernel.actions.component import ComponentKind
+from pdkernel.actions.source_lookup import load_builtin_actions
 from pdkernel.common.blocking import run_blocking
 from pdkernel.model import JSON, get_app_slug
 from pdkernel.render.apps import format_app_name

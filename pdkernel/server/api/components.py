@@ -23,7 +23,7 @@ from pdkernel.errors import ActionNotFoundError, StepError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, UNFINISHED_STATUSES, ErrorRecord, StepResult
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, Workflow
-from pdkernel.operations.action_forms import FormRequest
+from pdkernel.operations.actions import FormRequest
 from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.api_call import ApiCall, ApiError, ApiHandler, Page, public_message
 from pdkernel.server.run_registry import LOST_MESSAGE

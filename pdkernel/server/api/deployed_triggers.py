@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from pdkernel.actions import ActionReference
-from pdkernel.actions.action_reference import suggest_step_name
+from pdkernel.actions.component import suggest_step_name
 from pdkernel.common.blocking import run_blocking
 from pdkernel.egress.outbound_policy import is_inside
 from pdkernel.engine.event_sources import HTTP_INTERFACE, TIMER_INTERFACE, SourceAct, SourceEvent, timer_setting

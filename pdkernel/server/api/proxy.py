@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pdkernel.accounts.app_apis import APP_APIS, AppApi, default_auth_headers
+from pdkernel.accounts.apps import APP_APIS, AppApi, default_auth_headers
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.identity import Account, Credentials
 from pdkernel.common.redaction import Redactor

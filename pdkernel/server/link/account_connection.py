@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pdkernel.accounts.oauth import OAuthTokens
-from pdkernel.accounts.token_refresh import build_oauth_credentials, store_grant
+from pdkernel.accounts.oauth import OAuthTokens, build_oauth_credentials, store_grant
 from pdkernel.common.identity import Account
 from pdkernel.errors import RequestError
 from pdkernel.render.apps import format_app_name

@@ -22,9 +22,8 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from pdkernel.accounts.apps import OAuthProvider, check_app_slug, find_provider, format_origin
 from pdkernel.accounts.oauth import ProviderError, authorize_url, exchange_code
-from pdkernel.accounts.oauth_providers import OAuthProvider, find_provider, format_origin
-from pdkernel.accounts.registered_apps import check_app_slug
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.identity import Account
 from pdkernel.common.secret_patterns import is_secret_input

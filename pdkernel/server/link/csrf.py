@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pdkernel.accounts.oauth_providers import format_origin
+from pdkernel.accounts.apps import format_origin
 from pdkernel.server.app_context import LinkContext
 
 COOKIE = "pdkernel_link"

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pdkernel.accounts.registered_apps import check_app_slug
+from pdkernel.accounts.apps import check_app_slug
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import format_iso
 from pdkernel.common.identity import parse_environment

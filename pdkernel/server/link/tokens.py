@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
 
-from pdkernel.accounts.oauth_providers import format_origin
+from pdkernel.accounts.apps import format_origin
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.identity import Environment, check_external_user_id
 from pdkernel.errors import RequestError

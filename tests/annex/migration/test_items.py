@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 
-from pdkernel.annex.migration.items import find_items
+from pdkernel.annex.migration.items import (
+    Surroundings,
+    build_store_item,
+    find_invoked,
+    find_items,
+    find_step_items,
+    find_trigger_items,
+)
 from pdkernel.annex.migration.migration_report import MigrationItem
 from pdkernel.annex.migration.sources import MigrationSource
-from pdkernel.annex.migration.step_items import Surroundings
 from pdkernel.common.identity import Account
+from pdkernel.files.definition import Sidecar
+from pdkernel.files.definition.api_workflow import ENDPOINT_URL_KEY
 from pdkernel.files.definition.lint import Finding
-from pdkernel.model import ROUND_TRIP_KEY, Step, StoreBinding, UnsupportedEntry, Workflow
+from pdkernel.model import ROUND_TRIP_KEY, Step, StoreBinding, Trigger, TriggerType, UnsupportedEntry, Workflow
 from pdkernel.operations.importer.import_report import (
     AccountAssignment,
     ImportReport,
@@ -24,7 +32,7 @@ from pdkernel.operations.importer.import_report import (
     VariableRead,
 )
 from pdkernel.operations.readiness import DoctorReport, MissingRequirement
-from tests.builders import a_workflow, python_step
+from tests.builders import a_workflow, node_step, python_step
 
 ACCOUNT = Account("apn_1", "slack", "Ada's", "ada", "development", datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -247,3 +255,219 @@ def test_the_history_of_a_workflow_with_an_id(path: Path | None, end: str) -> No
     (item,) = items(source_id="p_1", path=path)
 
     assert (item.kind, item.command) == ("events", f"pdkernel migrate events 'my flow'{end}")
+
+
+def trigger_items(
+    *triggers: Trigger, source: str = "flow", path: Path | None = None, **choices: Any
+) -> list[MigrationItem]:
+    """The items of a workflow with *triggers*."""
+    workflow = Workflow("Flow", triggers=triggers)
+    return list(find_trigger_items(MigrationSource(source, source, path, workflow, **choices), workflow))
+
+
+def trigger_kinds(*triggers: Trigger) -> list[str]:
+    """The kinds of the items."""
+    return [item.kind for item in trigger_items(*triggers)]
+
+
+def test_each_trigger_has_its_items() -> None:
+    """Two triggers are switched over together; a workflow without one needs a decision."""
+    timer, mail = Trigger("schedule", config={"id": "ti_1", "interval_seconds": 60}), Trigger("email")
+
+    assert trigger_kinds() == ["no_trigger"]
+    assert trigger_kinds(timer) == ["schedule"]
+    assert trigger_kinds(timer, mail) == ["several_triggers", "schedule", "email_address"]
+    assert trigger_items(timer, mail)[0].message == "The workflow has 2 triggers: ti_1 (schedule), email."
+
+
+@pytest.mark.parametrize(
+    ("type_", "config", "found"),
+    [
+        ("schedule", {"cron": "0 9 * * *"}, ["schedule"]),
+        ("schedule", {"id": "ti_1"}, ["trigger_settings", "schedule"]),
+        ("source", {"uses": "github-new-issue@1.0.0"}, ["source", "source_state"]),
+        ("source", {"id": "dc_1"}, ["trigger_settings", "source", "source_state"]),
+        ("errors", {}, ["error_handler"]),
+        ("emit", {"workflows": ["A"]}, ["source"]),
+    ],
+)
+def test_settings_that_git_does_not_hold(type_: TriggerType, config: dict[str, Any], found: list[str]) -> None:
+    """The times of a schedule and the component of a source are asked for only if they are not known."""
+    assert trigger_kinds(Trigger(type_, config=config)) == found
+
+
+@pytest.mark.parametrize("type_", ["schedule", "source", "email", "errors", "emit"])
+def test_the_command_turns_the_trigger_on(type_: TriggerType) -> None:
+    """Each trigger that fires by itself is turned on with a command, in which the path is quoted."""
+    found = trigger_items(Trigger(type_, config={"uses": "a-b@1.0.0", "cron": "* * * * *"}), source="my flows/one")
+
+    assert found[0].command == "pdkernel triggers enable 'my flows/one'"
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "domain"),
+    [
+        ("https://eoabc.m.pipedream.net/a/b", "https://eoabc.m.pipedream.net/a/b", None),
+        ("https://m.pipedream.net", "https://m.pipedream.net", None),
+        ("https://Hooks.Acme.example/orders", "https://Hooks.Acme.example/orders", "hooks.acme.example"),
+        ("https://evilm.pipedream.net", "https://evilm.pipedream.net", "evilm.pipedream.net"),
+        (None, "hi_1 (http)", None),
+    ],
+)
+def test_a_domain_of_the_team(url: str | None, name: str, domain: str | None) -> None:
+    """An endpoint is named by its URL if it is known; a host that is not Pipedream's is a domain of the team."""
+    endpoint, *domains = trigger_items(Trigger(config={"id": "hi_1", ENDPOINT_URL_KEY: url}))
+
+    assert (endpoint.kind, endpoint.name) == ("endpoint", name)
+    assert [(item.kind, item.name) for item in domains] == ([] if domain is None else [("custom_domain", domain)])
+
+
+@pytest.mark.parametrize(
+    ("is_folder", "choices", "is_assumed"),
+    [
+        (True, {}, True),
+        (True, {"sidecar": Sidecar(test_users=("ada",))}, True),
+        (True, {"sidecar": Sidecar(triggers=(Trigger(),))}, False),
+        (True, {"has_api_settings": True}, False),
+        (False, {}, False),
+    ],
+)
+def test_assumed_settings_are_to_be_checked(
+    tmp_path: Path, is_folder: bool, choices: dict[str, Any], is_assumed: bool
+) -> None:
+    """Git does not hold how an endpoint authorizes and responds: `pdkernel.yaml`, the API or a notebook does."""
+    path = tmp_path if is_folder else tmp_path / "flow.ipynb"
+
+    (endpoint,) = trigger_items(Trigger(), path=path, **choices)
+
+    assert ("check them in pdkernel.yaml" in endpoint.message) == is_assumed
+
+
+AROUND = Surroundings(
+    names={"p_Other12": "Other", "p_Self123": "Self"},
+    endpoints={"eoaaaaaa.m.pipedream.net": "Endpoint", "hooks.acme.example": "Own domain"},
+)
+
+
+def invoked(*steps: Step) -> set[str]:
+    """The workflows that a workflow with *steps* calls."""
+    return {*find_invoked(MigrationSource("s", "s", workflow=a_workflow(*steps, name="Self")), AROUND)}
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ('await fetch("https://EOAAAAAA.m.pipedream.net/x")', {"Endpoint"}),
+        ('await fetch("https://hooks.acme.example/x")', {"Own domain"}),
+        ('await $.flow.trigger("p_Other12", {})', {"Other"}),
+        ('await $.flow.trigger("p_Self123", {})', set()),
+        ('await fetch("https://example.com")', set()),
+    ],
+)
+def test_the_workflows_that_a_step_calls(body: str, names: set[str]) -> None:
+    """A workflow of the report is called by the host of its endpoint or by its id; a call of itself does not count."""
+    assert invoked(node_step(body=body)) == names
+    assert invoked() == set()
+
+
+def test_a_host_of_a_workflow_is_named_once() -> None:
+    """A call of an endpoint at Pipedream is one item, although its host is also among the report's endpoints."""
+    step = node_step(body='await fetch("https://eoaaaaaa.m.pipedream.net")')
+
+    (item,) = find_step_items(step, AROUND)
+
+    assert (item.kind, item.name, item.steps) == ("caller", "eoaaaaaa.m.pipedream.net", (step.name,))
+    assert "the endpoint of Endpoint" in item.message
+
+
+def test_the_place_of_a_use() -> None:
+    """A use in code has its line, a use in an imported file the file too, and a use in a prop only its step."""
+    file = replace(
+        node_step(body="return 1"), files={"helper.js": 'export const go = () => $.flow.trigger("p_Other12")'}
+    )
+    action = Step("act", uses="a-b@1.0.0", props={"url": "https://hooks.acme.example/x"})
+
+    messages = [next(iter(find_step_items(step, AROUND))).message for step in (node_step(body="$.flow.delay(1)"), file, action)]  # fmt: skip
+
+    assert messages[0].startswith("Step code, line 3, pauses the run (delay).")
+    assert messages[1].startswith("Step code, helper.js line 1, starts p_Other12 (Other).")
+    assert messages[2].startswith("Step act calls https://hooks.acme.example")
+
+
+def test_a_store_that_the_source_names_is_not_unknown() -> None:
+    """A data store in code is an item only if the step's directive does not name the store."""
+    step = node_step(body="await this.db.get('a')", props='{ db: { type: "data_store" } }')
+
+    assert [item.kind for item in find_step_items(step, AROUND)] == ["data_store"]
+    assert list(find_step_items(replace(step, stores=(StoreBinding("db", "orders"),)), AROUND)) == []
+
+
+def test_the_command_for_a_store_is_quoted() -> None:
+    """A store's name is an argument; an unknown store has a placeholder."""
+    assert build_store_item("my store", "").command == "pdkernel migrate data 'my store' --to rescued"
+    assert build_store_item(None, "").command == "pdkernel migrate data NAME --to rescued"
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "name", "message"),
+    [
+        (
+            node_step(body="return this.db.get('a')", props='{ db: "$.service.db" }'),
+            "source_state",
+            "code.db",
+            "keeps state in $.service.db as db. The state stays at Pipedream.",
+        ),
+        (
+            node_step(body="return steps.trigger.context.attachments['a.csv']"),
+            "attachment",
+            "code",
+            "reads the workflow's attachments, which Git does not hold.",
+        ),
+        (
+            node_step(body="return $.flow.suspend().resume_url"),
+            "paused_runs",
+            "code (resume URL)",
+            "hands on URLs that resume or cancel a run.",
+        ),
+    ],
+)
+def test_what_stays_at_pipedream(step: Step, kind: str, name: str, message: str) -> None:
+    """State, attachments and URLs of a step are items that name the step."""
+    (found,) = (item for item in find_step_items(step, AROUND) if item.kind == kind and item.name == name)
+
+    assert message in found.message
+    assert found.steps == ("code",)
+    assert found.fix
+
+
+def test_a_started_workflow_that_is_not_part_of_the_report() -> None:
+    """The item reports whether the started workflow moves too."""
+    known, unknown = (
+        next(iter(find_step_items(node_step(body=f'$.flow.trigger("{name}")'), AROUND)))
+        for name in ("p_Other12", "p_Gone123")
+    )
+
+    assert known.fix == "Switch the started workflow over first."
+    assert "Add the started workflow" in unknown.fix
+    assert [item.kind for item in find_step_items(python_step(body="return pd.files"), AROUND)] == ["file_store"]
+
+
+@pytest.mark.parametrize(("op", "fix"), [("str/", ""), ("num>", 'the meaning of "num>" is derived')])
+def test_the_filter_step_of_the_builder_runs_built_in(op: str, fix: str) -> None:
+    """The report has the builder's Filter step, and the operators whose meaning was never observed."""
+    rules = {"t": "and", "r": [{"a": "1", "op": op, "b": "1"}]}
+    step = Step("only", "node", uses="filter-rules@0.0.1", props={"_filter": {"continue": "true", "rules": rules}})
+
+    (item,) = find_step_items(step, AROUND)
+
+    assert (item.kind, item.group, item.steps) == ("rule_filter", "switch", ("only",))
+    assert "runs built in" in item.message
+    assert fix in item.fix
+
+
+def test_a_filter_step_with_an_unknown_operator_does_not_run() -> None:
+    """The report does not say that a Filter step runs whose operator is unknown."""
+    rules = {"t": "and", "r": [{"a": "1", "op": "geo~", "b": "1"}]}
+    step = Step("only", "node", uses="filter-rules@0.0.1", props={"_filter": {"rules": rules}})
+
+    assert list(find_step_items(step, AROUND)) == []

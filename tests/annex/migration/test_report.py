@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.accounts.remote import RemoteDirectory
-from pdkernel.accounts.sdk import Sdk
-from pdkernel.accounts.workflow_api import WorkflowApi
+from pdkernel.accounts.sdk import Sdk, WorkflowApi
 from pdkernel.actions import Catalog
 from pdkernel.annex.migration.migration_report import GROUP_HEADINGS, GROUP_OF_KIND, MigrationReport, WorkflowMigration
 from pdkernel.annex.migration.report import ReportSettings, build_migration_report

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pdkernel.annex.proof.cases import resolve_recording_path
 from pdkernel.annex.proof.prover import ExportedNotebook, run_proof
+from pdkernel.annex.proof.side_runner import resolve_recording_path
 from pdkernel.common.clock import ManualClock
 from pdkernel.errors import RequestError
 from pdkernel.files.definition import AccountChoice, Sidecar, StepSidecar

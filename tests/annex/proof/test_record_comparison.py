@@ -12,10 +12,9 @@ import msgspec
 import pytest
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.annex.proof import record_report as view
 from pdkernel.annex.proof.record_comparison import RecordTarget, compare_records, require_recorded_id
-from pdkernel.annex.proof.record_report import RecordProof
 from pdkernel.annex.proof.recorded_runs import RecordedRun, open_records
+from pdkernel.annex.proof.report import RecordProof
 from pdkernel.files.source import load_source
 from pdkernel.storage import Project
 
@@ -118,7 +117,7 @@ def test_equal_runs_are_the_same(moved: Moved) -> None:
         "not_comparable": 0,
         "not_recorded": 0,
     }
-    assert "against 2 runs at Pipedream: 2 same, 0 differ, 0 not comparable." in view.render_text(proof)
+    assert "against 2 runs at Pipedream: 2 same, 0 differ, 0 not comparable." in proof.render_text()
 
 
 def test_a_difference_is_reported_once_where_it_is_made(moved: Moved) -> None:
@@ -131,8 +130,8 @@ def test_a_difference_is_reported_once_where_it_is_made(moved: Moved) -> None:
     assert words(proof) == {"double": "differs", "text": "same"}
     (place,) = proof.verdicts[0].steps[0].places
     assert (place.path, place.recorded, place.here) == ("$return_value.n", "4", "6")
-    assert "Pipedream  4" in view.render_text(proof)
-    assert "<th" in view.render_html(proof)
+    assert "Pipedream  4" in proof.render_text()
+    assert "<th" in proof.render_html()
 
 
 @pytest.mark.parametrize(
@@ -301,8 +300,8 @@ def test_a_run_that_ended_early(moved: Moved) -> None:
 
     assert words(proof) == {"filter": "not recorded", "below": "not exercised", "never": "not exercised"}
     assert set(words(proof, 1).values()) == {"not recorded"}
-    assert "1 run not recorded to the end: here, filter ends it." in view.render_text(proof)
-    assert "1 run not recorded to the end: it reaches its end here, so" in view.render_text(proof)
+    assert "1 run not recorded to the end: here, filter ends it." in proof.render_text()
+    assert "1 run not recorded to the end: it reaches its end here, so" in proof.render_text()
     assert words(proof, 2) == {"filter": "differs", "below": "same", "never": "same"}
     assert (proof.counts["ended"], proof.counts["not_recorded"], proof.counts["same"]) == (1, 2, 0)
 
@@ -320,8 +319,8 @@ def test_a_run_that_ended_after_a_branch(moved: Moved) -> None:
     proof = moved.compare()
 
     assert words(proof) == {"double": "same", "text": "differs", "late": "not recorded"}
-    assert "here, late fails" in view.render_text(proof)
-    assert "Branches never recorded to their end: other." in view.render_text(proof)
+    assert "here, late fails" in proof.render_text()
+    assert "Branches never recorded to their end: other." in proof.render_text()
 
 
 def test_a_response_is_not_recorded(moved: Moved) -> None:
@@ -332,7 +331,7 @@ def test_a_response_is_not_recorded(moved: Moved) -> None:
     proof = moved.compare()
 
     assert words(proof) == {"answer": "same", "below": "same"}
-    assert "Not recorded: the response that answer may send" in view.render_text(proof)
+    assert "Not recorded: the response that answer may send" in proof.render_text()
 
 
 def test_an_error_here_differs(moved: Moved) -> None:
@@ -354,7 +353,7 @@ def test_steps_that_no_run_exercised_are_named(moved: Moved) -> None:
     proof = moved.compare()
 
     assert proof.never_exercised == ("below",)
-    assert "Never exercised: below." in view.render_text(proof)
+    assert "Never exercised: below." in proof.render_text()
 
 
 def test_large_values_and_summaries_are_not_comparable(moved: Moved) -> None:

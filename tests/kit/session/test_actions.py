@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdkernel.accounts.registered_apps import register_app
+from pdkernel.accounts.apps import register_app
 from pdkernel.errors import LicenceError, RequestError
 from pdkernel.kit.session import Session, actions
 from tests.actions.checkout import write_checkout

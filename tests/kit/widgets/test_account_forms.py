@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.accounts.registered_apps import register_app
+from pdkernel.accounts.apps import register_app
 from pdkernel.common.clock import ManualClock
 from pdkernel.common.identity import Account, Environment
 from pdkernel.kit.session import Session

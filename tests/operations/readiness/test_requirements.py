@@ -18,15 +18,18 @@ from pdkernel.files.definition import Sidecar
 from pdkernel.model import ROUND_TRIP_KEY, AppBinding, Step, StoreBinding, UnsupportedEntry, Workflow
 from pdkernel.operations.importer.import_report import AccountAssignment, ImportReport
 from pdkernel.operations.readiness import DoctorReport, find_missing_requirements
-from pdkernel.operations.readiness.app_accounts import AppReadiness
 from pdkernel.operations.readiness.requirements import (
+    AppReadiness,
     MissingRequirement,
     check_app_accounts,
     find_unanswered_accounts,
     format_missing_requirements,
+    render_accounts_html,
+    render_accounts_text,
 )
 from pdkernel.storage import Project
 from tests.builders import a_workflow, bash_step, go_step, node_step, python_step
+from tests.render.reading import EVIL, Page, assert_view
 
 Connect = Callable[..., str]
 
@@ -345,3 +348,40 @@ def test_a_line_for_each_requirement_and_its_command() -> None:
     ]
 
     assert format_missing_requirements(listed) == "- Set A.\n    pdkernel env set A\n- No b."
+
+
+DRAWN_APPS = (
+    AppReadiness("slack", ("send",), account_id="apn_0000001", account_name="Ada's Slack"),
+    AppReadiness(
+        "github", ("check", "build"), fix="Connect one: pdkernel accounts add --external-user ada --app github"
+    ),
+    AppReadiness("google_sheets", ("log",), owner="own", account_id="apn_2", healthy=False, fix="Connect it again."),
+)
+
+
+@pytest.mark.parametrize("form", ["txt", "html"])
+def test_accounts_match_the_golden_file(form: str) -> None:
+    """Each app has its account or a fix, and the steps that need the account."""
+    draw = render_accounts_text if form == "txt" else render_accounts_html
+
+    assert_view(f"accounts.{form}", draw(DRAWN_APPS, external_user="ada", environment="development"))
+
+
+def test_no_missing_account_is_reported() -> None:
+    """The text reports that a user has every account, and that a workflow needs none."""
+    ready = render_accounts_text(DRAWN_APPS[:1], external_user="ada", environment="production")
+    none = render_accounts_text([], external_user=None, environment="development")
+
+    assert ready.startswith("External user ada, production: every account is connected.\n")
+    assert none == "No external user, development: no step needs an account.\n"
+
+
+@pytest.mark.parametrize("account_id", [None, EVIL])
+def test_markup_in_a_field_is_shown_as_text(account_id: str | None) -> None:
+    """Markup, quotes and control characters in a field are escaped."""
+    app = AppReadiness(EVIL, (EVIL,), account_id=account_id, account_name=EVIL, fix="" if account_id else EVIL)
+
+    drawn = render_accounts_html([app], external_user=EVIL, environment=EVIL)
+
+    assert "<b>bold</b></script>" in Page(drawn).text
+    assert "\x1b" not in drawn

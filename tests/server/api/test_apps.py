@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from pdkernel.accounts.oauth_providers import OAuthProvider, register_provider
-from pdkernel.accounts.registered_apps import register_app
+from pdkernel.accounts.apps import OAuthProvider, register_app, register_provider
 from pdkernel.render.apps import format_app_name
 from tests.server.served import Served
 

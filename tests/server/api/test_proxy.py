@@ -13,9 +13,8 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from pdkernel.accounts.oauth import OAuthTokens
-from pdkernel.accounts.oauth_providers import OAuthProvider, register_provider
-from pdkernel.accounts.token_refresh import store_grant
+from pdkernel.accounts.apps import OAuthProvider, register_provider
+from pdkernel.accounts.oauth import OAuthTokens, store_grant
 from pdkernel.egress import Gateway
 from pdkernel.server import create_app
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve

@@ -13,8 +13,7 @@ import httpx
 import pytest
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.accounts.oauth_providers import ClientAuth, OAuthProvider, register_provider
-from pdkernel.accounts.registered_apps import register_app
+from pdkernel.accounts.apps import ClientAuth, OAuthProvider, register_app, register_provider
 from pdkernel.common.clock import RANDOM_IDS, ManualClock
 from pdkernel.egress import parse_policy
 from pdkernel.render.apps import format_app_name

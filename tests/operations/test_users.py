@@ -9,7 +9,7 @@ from pdkernel.accounts.remote import RemoteDirectory
 from pdkernel.accounts.sdk import Sdk
 from pdkernel.common.identity import parse_environment
 from pdkernel.errors import RequestError
-from pdkernel.operations.accounts import connect_account, connect_sandbox_account
+from pdkernel.operations.users import connect_account, connect_sandbox_account
 from pdkernel.storage import Project
 from pdkernel.storage.accounts import AccountExistsError
 from pdkernel.storage.login import Login

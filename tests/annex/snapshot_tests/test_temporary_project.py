@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from pdkernel.annex.snapshot_tests.clock import SettableClock
+from pdkernel.annex.snapshot_tests.temporary_project import SettableClock
 from pdkernel.common.clock import ManualClock
 from pdkernel.errors import RequestError
 

@@ -9,14 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.annex.proof.definition_comparison import compare_workflows
-from pdkernel.annex.proof.exported_folder import normalize_for_run, read_exported_folder
-from pdkernel.annex.proof.value_differences import MISSING
+from pdkernel.annex.proof.comparison import (
+    MISSING,
+    ValueDifference,
+    compare_runs,
+    compare_workflows,
+    find_differences,
+    is_refused_before_start,
+    separate_flaky,
+)
+from pdkernel.annex.proof.report import WHOLE_RUN, Difference
+from pdkernel.annex.proof.side_runner import SideRun, normalize_for_run, read_exported_folder
+from pdkernel.common.redaction import Redactor, Secret
+from pdkernel.execution import AccountUse, Delivery, ErrorRecord, Log, OutboundCall, Response, StepResult
 from pdkernel.files.definition import Sidecar, export_to_synced_folder, grade_fields, plan_files, write_files
 from pdkernel.files.source import load_source
 from pdkernel.model import (
@@ -31,6 +42,8 @@ from pdkernel.model import (
     Workflow,
 )
 from tests.builders import with_step
+from tests.render.builders import a_call, an_execution
+from tests.render.builders import with_step as with_result
 
 PROJECTS = Path(__file__).parents[2] / "files" / "definition" / "projects"
 TRIGGERS = (
@@ -235,3 +248,173 @@ def test_every_field_of_the_sidecar_is_compared(changes: dict[str, Any], path: l
     assert [each.path for each in differing] == path
     assert list(compare_workflows(WHOLE, WHOLE, folder_sidecar=SIDECAR)) == []
     assert list(compare_workflows(WHOLE, WHOLE, notebook_sidecar=SIDECAR)) == []
+
+
+def calling(*calls: OutboundCall) -> SideRun:
+    """A run whose step `check` has sent *calls*."""
+    return SideRun(with_result(an_execution(), "check", requests=calls), {})
+
+
+def test_the_order_of_outbound_calls_is_ignored() -> None:
+    """Concurrent calls may end in any order; another status, or a repeated call, is a difference."""
+    first, second = a_call(url="https://one.example/"), a_call(url="https://two.example/")
+
+    reordered = compare_runs(calling(first, second), calling(second, first))
+    changed = compare_runs(calling(first, second), calling(first, a_call(url="https://two.example/", status=500)))
+    repeated = compare_runs(calling(first), calling(first, first))
+
+    assert not any(reordered.values())
+    assert [name for name, differences in changed.items() if differences] == ["check"]
+    assert [place.path for place in repeated["check"]] == ["requests[1]"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"status": "error"}, "status"),
+        ({"exports": {"a": 2}}, "exports.a"),
+        ({"error": ErrorRecord("c", "N", "m")}, "error"),
+        ({"accounts": (AccountUse("slack", "slack", "apn_2", "external_user"),)}, "accounts.slack.id"),
+        ({"accounts": (AccountUse("slack", "slack", "apn_1", "own"),)}, "accounts.slack.owner"),
+        ({"requests": (a_call(),)}, "requests[0]"),
+        ({"attempt": 2}, "attempt"),
+        ({"duration_ms": 5.0}, None),
+        ({"logs": (Log("stdout", "x"),)}, None),
+    ],
+)
+def test_what_a_step_did_is_compared(changes: dict[str, Any], path: str | None) -> None:
+    """Status, exports, error, accounts, calls and attempt of a step count; its output and its duration do not."""
+    step = StepResult(
+        "check", "success", exports={"a": 1}, accounts=(AccountUse("slack", "slack", "apn_1", "external_user"),)
+    )
+    one, other = (SideRun(an_execution(steps=(each,)), {}) for each in (step, msgspec.structs.replace(step, **changes)))
+
+    found = compare_runs(one, other)
+
+    assert [difference.path for difference in found["check"]] == ([] if path is None else [path])
+    assert found[WHOLE_RUN] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"step": "b"}, 0),
+        ({"kind": "http"}, 1),
+        ({"outcome": "failed"}, 2),
+        ({"to": "you@a"}, 3),
+        ({"status": 500}, 4),
+        ({"payload": {"subject": "Other"}}, 5),
+        ({"note": "Other"}, None),
+    ],
+)
+def test_what_a_message_has_is_compared(changes: dict[str, Any], place: int | None) -> None:
+    """Step, kind, outcome, receiver, status and content of a message count."""
+    sent = Delivery("a", "email", "sent", to="me@a", status=200, payload={"subject": "One"})
+    one, other = (SideRun(an_execution(sends=(each,)), {}) for each in (sent, msgspec.structs.replace(sent, **changes)))
+
+    paths = [difference.path for difference in compare_runs(one, other)[WHOLE_RUN]]
+
+    assert {path.partition(".")[0] for path in paths} == (set() if place is None else {f"sends[0][{place}]"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "stores", "path"),
+    [
+        ({"status": "exited"}, {}, "status"),
+        ({"response": Response(200, {}, "ok")}, {}, "response"),
+        ({"error": ErrorRecord("c", "N", "m")}, {}, "error"),
+        ({"sends": (Delivery("a", "email", "sent", to="me@a"),)}, {}, "sends[0]"),
+        ({}, {"orders": {"a": 1}}, "stores.orders"),
+        ({"id": "other", "started_at": "2026-01-01T00:00:00.000Z"}, {}, None),
+    ],
+)
+def test_what_a_run_did_is_compared(changes: dict[str, Any], stores: dict[str, Any], path: str | None) -> None:
+    """Status, response, error, messages and data stores of a run count; its id and its time do not."""
+    found = compare_runs(SideRun(an_execution(), {}), SideRun(an_execution(**changes), stores))
+
+    assert [difference.path for difference in found.pop(WHOLE_RUN)] == ([] if path is None else [path])
+    assert not any(found.values())
+
+
+def test_a_step_of_one_side_only() -> None:
+    """A step that the other side does not have is one difference."""
+    found = compare_runs(SideRun(an_execution(), {}), SideRun(an_execution(steps=()), {}))
+
+    assert [each.path for each in found["check"]] == [""]
+    assert set(found) == {"check", "build", "count", "send", WHOLE_RUN}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "has_error", "is_refused"),
+    [
+        (("not_run", "disabled", "not_run"), True, True),
+        (("not_run", "not_run"), False, False),
+        (("error", "skipped"), True, False),
+        (("success", "not_run"), True, False),
+    ],
+)
+def test_a_run_that_is_refused(statuses: tuple[Any, ...], has_error: bool, is_refused: bool) -> None:
+    """A run is refused if it has an error and no step has run; a disabled step never runs."""
+    steps = tuple(StepResult(f"s{number}", status) for number, status in enumerate(statuses))
+    execution = an_execution(steps=steps, error=ErrorRecord("c", "N", "m") if has_error else None)
+
+    assert is_refused_before_start(execution) is is_refused
+
+
+def test_flaky_places_are_separated() -> None:
+    """A place inside or around a flaky place, or equal to it, is flaky; a place with a similar name is not."""
+    paths = ["exports.now", "exports.now.at", "exports.list[0]", "exports.text line 2", "exports.nowhere", "exports"]
+    differences = {"a": [ValueDifference(path, 1, 2) for path in paths], "b": [ValueDifference("exports.now", 1, 2)]}
+    flaky = {"a": [ValueDifference(path, 1, 2) for path in ("exports.now", "exports.list", "exports.text")]}
+
+    stable, unstable = separate_flaky(differences, flaky)
+
+    assert [each.path for each in stable["a"]] == ["exports.nowhere"]
+    assert unstable == {"a": [path for path in paths if path != "exports.nowhere"]}
+    assert [each.path for each in stable["b"]] == ["exports.now"]
+    assert separate_flaky({"a": []}, {}) == ({"a": []}, {})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, []),
+        (1, 1.0, [("exports", 1, 1.0)]),
+        (1, True, [("exports", 1, True)]),
+        (0, None, [("exports", 0, None)]),
+        ({"a": 1}, {"c": 2}, [("exports.a", 1, MISSING), ("exports.c", MISSING, 2)]),
+        ({"a": None}, {}, [("exports.a", None, MISSING)]),
+        ([1, 2], [1], [("exports[1]", 2, MISSING)]),
+        ([1], [2, 3], [("exports[0]", 1, 2), ("exports[1]", MISSING, 3)]),
+        ({"a": [{"b-c": 1}]}, {"a": [{"b-c": 2}]}, [("exports.a[0].b-c", 1, 2)]),
+        ({"a b": 1, "": 1}, {"a b": 2, "": 2}, [('exports["a b"]', 1, 2), ('exports[""]', 1, 2)]),
+        ({"é": 1}, {"é": 2}, [('exports["é"]', 1, 2)]),
+        ([], {}, [("exports", [], {})]),
+        ("a", "b", [("exports", "a", "b")]),
+        ("a\nb\nc", "a\nx\ny", [("exports line 2", "b\n", "x\n")]),
+        ("a\n", "a", [("exports line 1", "a\n", "a")]),
+        ("a\nb", "a\n", [("exports line 2", "b", MISSING)]),
+        ("a\nb", "a\nb", []),
+    ],
+)
+def test_every_place_is_found(one: Any, other: Any, expected: list[tuple[str, Any, Any]]) -> None:
+    """Types count, the order of keys does not; of texts of several lines the first differing line is reported."""
+    found = [(each.path, each.notebook, each.files) for each in find_differences("exports", one, other)]
+
+    assert found == expected
+    assert [tuple(map(type, each)) for each in found] == [tuple(map(type, each)) for each in expected]
+
+
+def test_a_path_may_be_empty() -> None:
+    """A key of the value itself has no dot before it."""
+    assert [each.path for each in find_differences("", {"a": 1, "b c": 1}, {})] == ["a", '["b c"]']
+
+
+def test_a_report_has_no_secret() -> None:
+    """Path and values are redacted JSON texts; a missing value is not null."""
+    redactor = Redactor([Secret("env/KEY", "a-planted-secret")])
+    found = ValueDifference("exports.a-planted-secret", {"é": "a-planted-secret"}, MISSING).to_difference(redactor)
+
+    assert found == Difference("exports.⟦secret:env/KEY⟧", '{"é": "⟦secret:env/KEY⟧"}', None)
+    assert ValueDifference("a", None, "x").to_difference(redactor) == Difference("a", "null", '"x"')
