@@ -149,7 +149,8 @@ class Shell:
     def environment(self) -> dict[str, str]:
         """The environment variables of every command."""
         return {
-            "PATH": os.environ["PATH"],
+            # a shim of pyenv takes long to find out that its version is not selected, and `doctor` tries it
+            "PATH": os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if "shims" not in folder),
             "HOME": str(self.folder),
             "PYTHONPATH": str(ROOT),
             "PDKERNEL_EGRESS": "stand-in=slack",

@@ -128,9 +128,9 @@ def _get(url: str) -> Any:
         return json.load(answer)
 
 
-@pytest.mark.parametrize("name", ["hello", "hello.ipynb", "deep/er/hello"])
+@pytest.mark.parametrize("name", ["hello.ipynb", "deep/er/hello"])
 def test_new_makes_a_notebook_an_event_and_a_test(pdkernel: Shell, name: str) -> None:
-    """`new` creates the three files, lists them and the next commands; the run and the test succeed at once."""
+    """`new` creates the three files, beside one another, and lists them and the next commands."""
     ended = pdkernel("new", name)
 
     notebook = Path(name.removesuffix(".ipynb") + ".ipynb")
@@ -141,8 +141,14 @@ def test_new_makes_a_notebook_an_event_and_a_test(pdkernel: Shell, name: str) ->
     assert f"Run it:  pdkernel run {notebook} --event {event}" in ended.lines
     assert f"Test it: pytest {test}" in ended.lines
     assert f"Open it: pdkernel lab {notebook}" in ended.lines
-    assert pdkernel("run", str(notebook), "--event", event).status == 0
-    assert run_pytest(pdkernel.fork_server, pdkernel.folder / notebook.parent) == {"passed": 1}
+
+
+def test_the_run_and_the_test_of_a_new_notebook_succeed(pdkernel: Shell) -> None:
+    """The commands that `new` lists work at once, also below the current folder."""
+    pdkernel("new", "deep/hello")
+
+    assert pdkernel("run", "deep/hello.ipynb", "--event", "deep/events/issues-opened.json").status == 0
+    assert run_pytest(pdkernel.fork_server, pdkernel.folder / "deep") == {"passed": 1}
 
 
 def test_new_writes_a_valid_notebook(pdkernel: Shell) -> None:

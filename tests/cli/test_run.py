@@ -16,7 +16,6 @@ from pdkernel.files.notebook import read_cells
 from pdkernel.kit.session import Session
 from pdkernel.runtimes import process_tree
 from tests.cli.conftest import Ended, Shell
-from tests.cli.fork_server import ForkServer
 from tests.durability.faults import SLOW_COMMITS
 from tests.private_pytest import run_pytest
 
@@ -50,15 +49,6 @@ def test_json_is_one_execution_and_nothing_else(pdkernel: Shell) -> None:
     assert ended.json["status"] == "success"
     assert ended.json["steps"][0]["exports"] == {"$return_value": {"a": 1}}
     assert ended.json["steps"][0]["logs"] == [{"stream": "stdout", "text": "hello\n"}]
-
-
-def test_text_names_steps_and_status(pdkernel: Shell) -> None:
-    """Without `--json` the output is a timeline."""
-    ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}")
-
-    assert ended.status == 0
-    assert "greet" in ended.stdout
-    assert "success" in ended.stdout
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -112,21 +102,19 @@ def test_a_notebook_that_first_sends_nothing_and_then_sends_needs_a_policy(pdker
     assert "Name one: --egress stand-in=slack, or --egress live" in ended.json["error"]["message"]
 
 
-@pytest.mark.parametrize("policy", ["deny", "stand-in=slack"])
-def test_a_test_run_writes_a_scratch_copy_of_its_data_stores(pdkernel: Shell, policy: str) -> None:
+def test_a_test_run_writes_a_scratch_copy_of_its_data_stores(pdkernel: Shell) -> None:
     """Under a policy that sends nothing, each run begins with the store and leaves it as it is; the step's log says so."""
     source = pdkernel.notebook(COUNT, COUNT.replace("count", "again", 1))
     pdkernel("store", "set", "counter", "n", "5")
 
-    runs = [pdkernel("run", source, "--body", "{}", "--json", "--egress", policy).json for _ in range(2)]
+    runs = [pdkernel("run", source, "--body", "{}", "--json", "--egress", "deny").json for _ in range(2)]
 
     assert [[step["exports"]["$return_value"] for step in run["steps"]] for run in runs] == [[6, 7], [6, 7]]
     assert pdkernel("store", "get", "counter", "n").stdout == "5\n"
     assert runs[0]["steps"][0]["logs"] == [
         {
             "stream": "stderr",
-            "text": "[pdkernel] Data store counter: written in a scratch copy, because the outbound policy is "
-            f"{policy.partition('=')[0]}.\n",
+            "text": "[pdkernel] Data store counter: written in a scratch copy, because the outbound policy is deny.\n",
         }
     ]
 
@@ -283,49 +271,29 @@ def test_header_alone_is_honoured(pdkernel: Shell) -> None:
 
 
 def test_runs_as_the_external_user(pdkernel: Shell) -> None:
-    """A step sends with the external user's account, and the token is not in the output."""
+    """A step sends with the external user's account, in each run (sending once applies to notebooks); the token is not in the output."""
     pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
 
-    ended = pdkernel("run", pdkernel.notebook(SLACK), "--body", "{}", "--external-user", "ada", "--json")
-
-    assert ended.status == 0, ended.stdout
-    assert ended.json["steps"][0]["requests"][0]["outcome"] == "stand_in"
-    assert ended.json["steps"][0]["requests"][0]["app"] == "slack"
-    assert TOKEN not in ended.stdout + ended.stderr
-
-
-def test_run_always_sends(pdkernel: Shell) -> None:
-    """`pdkernel run` repeats an unsafe call: sending once applies to notebooks."""
-    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
     source = pdkernel.notebook(SLACK)
 
-    outcomes = [
-        pdkernel("run", source, "--body", "{}", "--external-user", "ada", "--json").json["steps"][0]["requests"][0]["outcome"]
-        for _ in range(2)
-    ]  # fmt: skip
+    runs = [pdkernel("run", source, "--body", "{}", "--external-user", "ada", "--json") for _ in range(2)]
 
-    assert outcomes == ["stand_in", "stand_in"]
-
-
-def test_several_users_are_a_list(pdkernel: Shell) -> None:
-    """`--external-users` runs once for each user."""
-    ended = pdkernel("run", pdkernel.notebook(GREET), "--body", "{}", "--external-users", "ada,grace", "--json")
-
-    assert [execution["external_user"] for execution in ended.json] == ["ada", "grace"]
+    requests = [run.json["steps"][0]["requests"][0] for run in runs]
+    assert [(each["outcome"], each["app"]) for each in requests] == [("stand_in", "slack")] * 2
+    assert TOKEN not in "".join(run.stdout + run.stderr for run in runs)
 
 
 def test_a_failure_of_any_user_is_the_exit_status(pdkernel: Shell) -> None:
-    """`--external-users` exits with 1 if the run of any user failed, the first one too."""
+    """`--external-users` runs once for each user, and exits with 1 if the run of any user failed, the first one too."""
     fails = '%%pdstep check\ndef handler(pd):\n    assert pd.context["external_user_id"] != "ada"\n'
 
     ended = pdkernel("run", pdkernel.notebook(fails), "--body", "{}", "--external-users", "ada,grace", "--json")
 
-    assert [execution["status"] for execution in ended.json] == ["error", "success"]
+    assert [(each["external_user"], each["status"]) for each in ended.json] == [("ada", "error"), ("grace", "success")]
     assert ended.status == 1
 
 
-@pytest.mark.parametrize("commit_s", [0, 0.6], ids=["quick", "slow"])
-def test_an_interrupt_ends_the_runs_of_all_users(pdkernel: Shell, commit_s: float) -> None:
+def test_an_interrupt_during_a_slow_commit_ends_the_runs_of_all_users(pdkernel: Shell) -> None:
     """
     An interrupted command cancels the run in progress, and starts none for the next user.
 
@@ -337,7 +305,7 @@ def test_an_interrupt_ends_the_runs_of_all_users(pdkernel: Shell, commit_s: floa
     )
 
     command = ("run", notebook, "--body", "{}", "--external-users", "ada,grace", "--json")
-    with pdkernel.start(*command, before=[SLOW_COMMITS, commit_s]) as running:
+    with pdkernel.start(*command, before=[SLOW_COMMITS, 0.6]) as running:
         ends = time.monotonic() + 60
         while not up.exists() and time.monotonic() < ends:
             time.sleep(0.02)
@@ -364,14 +332,13 @@ def test_all_users_are_those_of_the_environment(pdkernel: Shell) -> None:
     ]
 
 
-@pytest.mark.parametrize(("options", "status", "word"), [(["--skip-waits"], 0, "success"), ([], 4, "paused")])
-def test_pauses_are_skipped_on_request(pdkernel: Shell, options: list[str], status: int, word: str) -> None:
-    """With --skip-waits the run goes on at once; by default the command ends, and the run stays paused."""
+def test_pauses_are_skipped_on_request(pdkernel: Shell) -> None:
+    """With --skip-waits the run goes on at once; `test_runs` has the default, a paused run."""
     notebook = pdkernel.notebook("%%pdstep wait\ndef handler(pd):\n    pd.flow.delay(3600_000)\n", GREET)
 
-    ended = pdkernel("run", notebook, "--body", "{}", *options, "--json")
+    ended = pdkernel("run", notebook, "--body", "{}", "--skip-waits", "--json")
 
-    assert (ended.status, ended.json["status"]) == (status, word)
+    assert (ended.status, ended.json["status"]) == (0, "success")
 
 
 def test_from_a_step_with_a_pin(pdkernel: Shell) -> None:
@@ -459,35 +426,11 @@ def test_refused_run_is_still_an_execution(pdkernel: Shell) -> None:
     assert ended.json["error"]["code"] == "external_user_required"
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("not json", "is not a notebook"), ("{}", "is not a notebook"), ("[1]", "is not a notebook")],
-)
-def test_a_file_that_is_not_a_notebook_is_refused(pdkernel: Shell, text: str, words: str) -> None:
-    """A file that is not a notebook is refused by name."""
-    source = pdkernel.write("work.ipynb", text)
-
-    ended = pdkernel("run", source, "--body", "{}")
-
-    assert ended.status == 2
-    assert words in ended.stderr
-
-
 def test_exited_is_success(pdkernel: Shell) -> None:
     """A workflow that ends itself has status 0."""
     ended = pdkernel("run", pdkernel.notebook("%%pdstep a\ndef handler(pd):\n    return pd.flow.exit('no')\n"), "--body", "{}", "--json")  # fmt: skip
 
     assert (ended.status, ended.json["status"]) == (0, "exited")
-
-
-def test_a_time_out_is_reported_briefly(pdkernel: Shell) -> None:
-    """A time-out is reported in at most 15 lines."""
-    cell = "%%pdstep slow --timeout 1\nimport time\ndef handler(pd):\n    time.sleep(30)\n"
-
-    ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}")
-
-    assert ended.status == 1
-    assert len(ended.lines) <= 15, ended.lines
 
 
 def test_options_do_not_come_from_unlisted_variables(pdkernel: Shell) -> None:
@@ -561,11 +504,7 @@ def bash(body: str, options: str = "") -> str:
 
 
 QUIET = python("return 1")
-FLOOD = {
-    "python": python("[sys.stdout.write('x' * 999 + chr(10)) for _ in range(50_000)]"),
-    "node": node("for (let i = 0; i < 50_000; i++) process.stdout.write('x'.repeat(999) + '\\n')"),
-    "bash": bash("head -c 50000000 /dev/zero | tr '\\0' x | fold -w 999"),
-}
+FLOOD = python("[sys.stdout.write('x' * 999 + chr(10)) for _ in range(50_000)]")
 KEPT, MARGIN = 1 << 20, 1 << 16
 """Bytes of a step's output that are stored, and the margin for the last line and pdkernel's note."""
 MEMORY_MIB = 25
@@ -590,18 +529,9 @@ def is_plain(ended: Ended) -> bool:
     ("cell", "words"),
     [
         (python("return {'rows': [1, {'when': datetime.date(2026, 1, 1)}]}"), "$return_value.rows[1].when is a date"),
-        (python("pd.export('found', {'odd key': {1, 2}})"), 'found["odd key"] is a set'),
-        (node("return { rows: [1, { big: 10n }] }"), "$return_value.rows[1].big is a BigInt"),
-        (node("$.export('found', { 'odd key': 1n })"), 'found["odd key"] is a BigInt'),
         (bash("echo 'found:json={\"a\": }' >> $PIPEDREAM_EXPORTS"), "found is not JSON (Expecting value at column 7)"),
-        (python("os._exit(3)"), "ended its own process with exit status 3"),
-        (node("process.exit(3)"), "ended its own process with exit status 3"),
-        (python("os.kill(os.getpid(), signal.SIGSEGV)"), "ended by SIGSEGV"),
         (node("process.kill(process.pid, 'SIGTERM'); for (;;);"), "ended by SIGTERM"),
-        (bash("kill -9 $$"), "ended by SIGKILL"),
         (python("while True: pass", "--timeout 0.4"), "ran longer than 0.4 seconds"),
-        (node("for (;;);", "--timeout 0.4"), "ran longer than 0.4 seconds"),
-        (bash("while :; do :; done", "--timeout 0.4"), "ran longer than 0.4 seconds"),
     ],
 )
 def test_a_failed_step_is_named(pdkernel: Shell, cell: str, words: str) -> None:
@@ -627,47 +557,21 @@ def test_sys_exit_is_an_error_at_its_line(pdkernel: Shell) -> None:
     assert is_plain(ended)
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [
-        python("""print('{"t":"done","error":null,"busy":false,"dirty":false}'); return 1"""),
-        node("""console.log('{"t":"done","error":null,"busy":false,"dirty":false}'); return 1"""),
-        bash("""echo '{"t":"done","error":null,"busy":false,"dirty":false}'; echo '$return_value:json=1' >> $PIPEDREAM_EXPORTS"""),
-    ],
-    ids=LANGUAGES,
-)  # fmt: skip
-def test_printed_protocol_text_is_a_log(pdkernel: Shell, cell: str) -> None:
-    """Printed text is a log, also if it looks like the worker protocol."""
-    ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}", "--json")
-
-    assert ended.json["steps"][0]["logs"] == [
-        {"stream": "stdout", "text": '{"t":"done","error":null,"busy":false,"dirty":false}\n'}
-    ]
-    assert ended.json["steps"][0]["exports"] == {"$return_value": 1}
-
-
-@pytest.fixture(scope="module")
-def peak_of_a_greeting(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> int:
-    """Peak memory (MiB) of a run that prints nothing."""
-    shell = Shell(tmp_path_factory.mktemp("greeting"), fork_server)
-    return peak(shell("run", shell.notebook(QUIET), "--body", "{}", "--json", within=PEAK))
-
-
 def peak(ended: Ended) -> int:
     """Peak memory (MiB) in the output of `PEAK`."""
     return int(ended.stderr.split()[-1])
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_50_mb_of_prints_are_cut(pdkernel: Shell, peak_of_a_greeting: int, language: str) -> None:
+def test_50_mb_of_prints_are_cut(pdkernel: Shell) -> None:
     """The run succeeds in bounded memory, and the log ends with the amount that was left out."""
-    ended = pdkernel("run", pdkernel.notebook(FLOOD[language]), "--body", "{}", "--json", within=PEAK)
+    greeted = pdkernel("run", pdkernel.notebook(QUIET), "--body", "{}", "--json", within=PEAK)
+    ended = pdkernel("run", pdkernel.notebook(FLOOD), "--body", "{}", "--json", within=PEAK)
     logs = ended.json["steps"][0]["logs"]
 
     assert ended.status == 0
     assert KEPT <= sum(len(log["text"]) for log in logs) <= KEPT + MARGIN
     assert "more bytes of output were dropped: the limit is 1,048,576 bytes per step." in logs[-1]["text"]
-    assert peak(ended) - peak_of_a_greeting < MEMORY_MIB
+    assert peak(ended) - peak(greeted) < MEMORY_MIB
 
 
 def test_a_file_that_is_not_a_database_is_refused(pdkernel: Shell) -> None:
@@ -750,9 +654,7 @@ def test_a_recording_that_cannot_be_read_refuses_the_run(pdkernel: Shell, mode: 
     assert not ran.exists()
 
 
-@pytest.mark.parametrize(
-    ("language", "sent"), [*((each, signal.SIGINT) for each in LANGUAGES), ("bash", signal.SIGTERM)]
-)
+@pytest.mark.parametrize(("language", "sent"), [("python", signal.SIGINT), ("bash", signal.SIGTERM)])
 def test_a_signal_ends_the_step_and_is_recorded(
     pdkernel: Shell, tmp_path: Path, language: str, sent: signal.Signals
 ) -> None:
@@ -761,9 +663,6 @@ def test_a_signal_ends_the_step_and_is_recorded(
     loop = {
         "python": python(
             f"open({str(up)!r}, 'w').write(open('/proc/self/environ').read().split('STEP_PROCESS=')[1][:32])\n    while True: pass"
-        ),
-        "node": node(
-            f"fs.writeFileSync({str(up)!r}, fs.readFileSync('/proc/self/environ', 'utf8').split('STEP_PROCESS=')[1].slice(0, 32)); for (;;);"
         ),
         "bash": bash(
             f"cat /proc/$$/environ | tr '\\0' '\\n' | sed -n s/PDKERNEL_STEP_PROCESS=//p > {up}; while :; do :; done"

@@ -277,7 +277,6 @@ def test_a_run_is_replayed_with_the_edited_notebook(shell: Shell) -> None:
     ("args", "environ", "policy"),
     [
         ((), "", {"policy": "deny", "origin": "replay"}),
-        ((), "stand-in=github", {"policy": "stand-in=github", "origin": "PDKERNEL_EGRESS"}),
         (("--egress", "stand-in=slack"), "live", {"policy": "stand-in=slack", "origin": "--egress"}),
     ],
 )
@@ -363,9 +362,9 @@ def test_what_cannot_be_replayed_is_refused(shell: Shell) -> None:
     unknown, nothing = shell("runs", "replay", "nope"), shell("runs", "replay")
     shell.notebook("%%pdworkflow\nname: [\n", name="greet.ipynb")
     broken = shell("runs", "replay", first)
-    selected = shell("runs", "replay", "--status", "success", "--yes")
-    as_json = shell("runs", "replay", "--status", "success", "--yes", "--json")
-    plan = shell("runs", "replay", "--status", "success", "--json")
+    selected = shell("runs", "replay", "--external-user", "ada", "--yes")
+    as_json = shell("runs", "replay", "--external-user", "ada", "--yes", "--json")
+    plan = shell("runs", "replay", "--external-user", "ada", "--json")
     other = shell.folder / "other"
     shell("project", "show", "--project", str(other / ".pdkernel"))
     shutil.copy(next((other / ".pdkernel").glob("*key*")), shell.folder / ".pdkernel")
