@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.common.redaction import Redactor, Secret
-from pdkernel.operations.stores import list_stores, view_store
+from pdkernel.errors import RequestError
+from pdkernel.operations.stores import (
+    export_records,
+    get_record,
+    import_records,
+    list_stores,
+    parse_records,
+    set_record,
+    view_store,
+)
 from pdkernel.render.stores import RecordRow, StoreSummary
 from pdkernel.storage import Project
 from pdkernel.storage.data_stores import StoreNotFoundError
@@ -58,3 +67,35 @@ def test_an_unknown_store_is_refused(project: Project) -> None:
         view_store(project.data_stores, "order")
 
     assert "Existing stores: orders." in str(caught.value)
+
+
+def test_a_value_is_json_or_text(project: Project) -> None:
+    """The same text is stored as a number or as a string; a text that is not JSON is refused with the option for it."""
+    table = project.data_stores
+
+    assert set_record(table, "s", "n", "7", is_json=True).value == 7
+    assert set_record(table, "s", "t", "7", is_json=False).value == "7"
+    with pytest.raises(RequestError, match="--text"):
+        set_record(table, "s", "x", "seven", is_json=True)
+
+
+def test_a_missing_key_names_the_store(project: Project) -> None:
+    """The error has the command that lists the records of the store."""
+    project.data_stores.set("my orders", "a", 1)
+
+    with pytest.raises(RequestError, match=r"has no key 'b'") as caught:
+        get_record(project.data_stores, "my orders", "b")
+
+    assert "pdkernel store list 'my orders'" in str(caught.value)
+
+
+def test_an_export_is_imported_again(project: Project) -> None:
+    """An import followed by an export gives the same lines; expired records are left out, and a total is not a record."""
+    lines = ['{"key":"a","value":[1]}\n', '{"key":"b","value":2,"expires_at":"2100-01-01T00:00:00.000Z"}\n']
+    old = '{"key":"c","value":3,"expires_at":"2000-01-01T00:00:00.000Z"}\n'
+    records, counted = parse_records("".join([*lines, old, '{"total": 3}\n']).encode(), "f.jsonl")
+
+    done = import_records(project, "s", records, clear_first=False)
+
+    assert (done.imported, done.expired, done.stored, counted) == (2, 1, 2, 3)
+    assert list(export_records(project.data_stores, "s")) == lines
