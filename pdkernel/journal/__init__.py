@@ -1,7 +1,7 @@
 """
 The journal: the durable record of events, runs and finished steps.
 
-    protocol     what a run needs of its journal, and the runs that are not recorded
+    protocol     what a run needs of its journal, and a journal that keeps nothing
     rows         values: runs, steps and pauses
     text_columns the JSON in text columns, and executions
     schema       the tables, the same on SQLite and Postgres; `tables` creates them in a SQLite file
@@ -23,15 +23,17 @@ One executor owns a run. Each of its writes names its claim, whose fence no earl
        '- reaped or released: the owner's process is dead, its lease has lapsed, or it ends; attempt + 1 if the run had begun
 """
 
+from pdkernel.journal.backend import ExecutorLiveness
 from pdkernel.journal.journal import (
+    MAX_LANES,
     Journal,
     mark_dead,
     open_journal,
     open_journal_reader,
     open_reader,
 )
-from pdkernel.journal.protocol import MAX_LANES, ExecutorLiveness, RunJournal, UnrecordedRuns
-from pdkernel.journal.reader import JournalReader, RecordedEvent
+from pdkernel.journal.protocol import RunJournal, UnrecordedRuns
+from pdkernel.journal.reader import JournalReader, RecordedEvent, RunQueries
 from pdkernel.journal.rows import (
     MAX_DEATHS_ALONE,
     MAX_INTERRUPTIONS,
@@ -89,6 +91,7 @@ __all__ = [
     "OutboxRow",
     "RecordedEvent",
     "RunJournal",
+    "RunQueries",
     "RunSummary",
     "SqliteBackend",
     "StepRow",

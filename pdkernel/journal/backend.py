@@ -201,6 +201,27 @@ class Presence(Protocol):
         ...
 
 
+class ExecutorLiveness(Protocol):
+    """Shows other processes of this machine that an executor lives."""
+
+    def hold(self, executor_id: str) -> None:
+        """
+        Show that this executor lives, until `release` or the end of the process.
+
+        Raises:
+            BlockingIOError: Another process holds that id.
+        """
+        ...
+
+    def release(self, executor_id: str) -> None:
+        """Show that this executor has ended."""
+        ...
+
+    def is_alive(self, executor_id: str) -> bool:
+        """Return whether that executor, of this or another process, lives."""
+        ...
+
+
 class Backend(Protocol):
     """
     A database that holds a journal.

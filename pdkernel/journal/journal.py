@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Self, TypeVar
@@ -21,14 +21,7 @@ from pdkernel.errors import ExecutorLostError, ProjectError, TablesChangedError
 from pdkernel.execution import Execution, Status
 from pdkernel.journal.backend import Backend, Connection, Presence
 from pdkernel.journal.ownership import OwnershipStatements
-from pdkernel.journal.protocol import (
-    MAX_LANES,
-    MESSAGES_PER_LANE,
-    OWN_DELIVERY_S,
-    START_LEAD_S,
-    START_MARGIN_S,
-)
-from pdkernel.journal.reader import JournalReader
+from pdkernel.journal.reader import JournalReader, RunQueries, find_expired
 from pdkernel.journal.rows import (
     Begun,
     CallRow,
@@ -38,7 +31,6 @@ from pdkernel.journal.rows import (
     NewDecision,
     NewRun,
     OutboxRow,
-    RunStatus,
     StepRow,
     StoredLock,
     WaitKey,
@@ -51,7 +43,6 @@ from pdkernel.journal.sqlite import SqliteBackend
 from pdkernel.journal.statements import Statements, remove_runs
 from pdkernel.journal.text_columns import (
     ExecutionQuery,
-    RunSummary,
     encode_definition,
     hash_definition,
 )
@@ -62,11 +53,23 @@ from pdkernel.storage import Project
 T = TypeVar("T")
 C = TypeVar("C", bound=ClaimedRun | None)
 
+OWN_DELIVERY_S = 60.0
+"""Seconds that the process of a run has to deliver its messages; then another process delivers them."""
+MAX_LANES = 64
+"""Destinations to which one process sends due messages at the same time."""
+MESSAGES_PER_LANE = 3
+"""Due messages that one process takes for a destination at a time: it can try them within `OWN_DELIVERY_S`."""
+
+START_MARGIN_S = 0.1
+"""Seconds from the record of a start to the first line of the step, on a busy machine: a period begins after them, until the start is seen."""
+START_LEAD_S = 0.05
+"""Seconds by which runs are claimed before the limit lets them start, so that they are prepared at that moment."""
+
 MAX_RETRY_S = 2_560.0
 """The longest pause, in seconds, between two tries of a message (`deliveries`)."""
 
 
-class Journal:
+class Journal(RunQueries):
     """
     The journal of one executor in one database.
 
@@ -78,6 +81,7 @@ class Journal:
     def __init__(
         self, backend: Backend, *, executor_id: str, origin: str, presence: Presence, ids: IdGenerator
     ) -> None:
+        super().__init__(backend.open_snapshots())
         self._backend = backend
         self.clock = presence.clock
         self.lease_s = presence.lease_s
@@ -85,7 +89,6 @@ class Journal:
         self._presence = presence
         self._ids = ids
         self._writer = JournalWriter(backend)
-        self._history = JournalReader(backend.open_snapshots())
         self._definitions: dict[str, tuple[str, str]] = {}  # the hash and the content by version
         self._queue_limits: dict[str, tuple[int | None, int | None, float | None, str | None]] = {}
         self._active_run_ids: set[str] = set()
@@ -541,10 +544,10 @@ class Journal:
 
         With *waits*, a process that has only been silent is given the time to report, and is ended if it does not.
         """
-        if waits and await self._history.read(self._presence.has_lapsed):
+        if waits and await self.read(self._presence.has_lapsed):
             while grace_s := self._presence.grace_s:
                 await asyncio.sleep(grace_s)
-        dead = await self._history.read(self._presence.find_dead)
+        dead = await self.read(self._presence.find_dead)
         if not dead:
             return 0
         now = self._now()
@@ -557,15 +560,11 @@ class Journal:
     async def find_owned(self) -> Sequence[Claim]:
         """Return the claims of the runs that this executor owns."""
         me = self.executor_id
-        return await self._history.read(lambda connection: self._ownership.owned_runs(connection, me))
-
-    async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Return which of *run_ids* are cancelled."""
-        return await self._history.find_cancelled(run_ids)
+        return await self.read(lambda connection: self._ownership.owned_runs(connection, me))
 
     async def has_executor(self, origin: str) -> bool:
         """Return whether another living executor has that origin."""
-        return await self._history.read(lambda connection: self._presence.has_living(connection, origin))
+        return await self.read(lambda connection: self._presence.has_living(connection, origin))
 
     async def remove_runs(self, run_ids: Sequence[str]) -> Sequence[str]:
         """
@@ -584,7 +583,7 @@ class Journal:
         The retention is the setting `retention` in the definition of the workflow's newest run, or *default_days*.
         """
         now = self._now()
-        return await self._history.find_expired(now, default_days, limit)
+        return await self.read(partial(find_expired, now=now, default_days=default_days, limit=limit))
 
     async def next_wake(self) -> float | None:
         """
@@ -604,7 +603,7 @@ class Journal:
             self._check_version(connection)
             return self._ownership.next_wake(connection, now, steady)
 
-        return await self._history.read(query)
+        return await self.read(query)
 
     async def _correct_due_times(self) -> None:
         """Correct times that were stored while a clock was ahead: nothing waits for longer than it was meant to."""
@@ -614,42 +613,6 @@ class Journal:
             is_compound=True,
             is_contended=True,
         )
-
-    async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:
-        """Return the runs that steps of the run *parent* have triggered and whose ids begin with *prefix*, without claiming them."""
-        return await self._history.find_children(parent, prefix)
-
-    async def find_circle(self, run_id: str) -> Sequence[str]:
-        """Return the workflows whose runs wait for each other because of the child run; empty if it is not the last of a circle."""
-        return await self._history.find_circle(run_id)
-
-    async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
-        """Return a run with everything that is recorded of it, without claiming it; or None."""
-        return await self._history.load(run_id)
-
-    async def count_paused(self, external_user: str, environment: str, most: int) -> int:
-        """Return how many runs of that external user are paused, *most* if there are more."""
-        return await self._history.count_paused(external_user, environment, most)
-
-    async def living_executors(self) -> Collection[str]:
-        """Return the ids of the executors, this one included, that are not known to be dead."""
-        return await self._history.living_executors()
-
-    async def batch_runs(self, batch: str) -> Sequence[RunSummary]:
-        """Return the newest run of each external user of a batch, in the order of the users' ids."""
-        return await self._history.batch_runs(batch)
-
-    async def count_batch(self, batch: str) -> Mapping[RunStatus, int]:
-        """Return how many runs of a batch have each status, those of retried users included."""
-        return await self._history.count_batch(batch)
-
-    async def find_run_id(self, dedupe_key: str) -> str | None:
-        """Return the id of the run that was accepted with that dedupe key, or None."""
-        return await self._history.find_run_id(dedupe_key)
-
-    async def get_execution(self, run_id: str) -> Execution | None:
-        """Return the run's current record, or None."""
-        return await self._history.execution(run_id)
 
     async def list_executions(
         self,
@@ -664,7 +627,7 @@ class Journal:
         before: str | None = None,
     ) -> list[Execution]:
         """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
-        return await self._history.executions(
+        return await self.executions(
             ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
         )
 
@@ -679,7 +642,7 @@ class Journal:
                 self._presence.expire(connection)
 
         self._writer.close(final_write=leave)
-        self._history.close()
+        self._close_queries()
         self._presence.close()
 
     async def _announced(

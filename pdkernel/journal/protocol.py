@@ -9,7 +9,7 @@ dead. A write that returns True is on disk.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from pdkernel.execution import Execution
 from pdkernel.journal.rows import (
@@ -26,39 +26,6 @@ from pdkernel.journal.rows import (
     WaitRow,
 )
 from pdkernel.model import Workflow
-
-OWN_DELIVERY_S = 60.0
-"""Seconds that the process of a run has to deliver its messages; then another process delivers them."""
-MAX_LANES = 64
-"""Destinations to which one process sends due messages at the same time."""
-MESSAGES_PER_LANE = 3
-"""Due messages that one process takes for a destination at a time: it can try them within `OWN_DELIVERY_S`."""
-
-START_MARGIN_S = 0.1
-"""Seconds from the record of a start to the first line of the step, on a busy machine: a period begins after them, until the start is seen."""
-START_LEAD_S = 0.05
-"""Seconds by which runs are claimed before the limit lets them start, so that they are prepared at that moment."""
-
-
-class ExecutorLiveness(Protocol):
-    """Shows other processes of this machine that an executor lives."""
-
-    def hold(self, executor_id: str) -> None:
-        """
-        Show that this executor lives, until `release` or the end of the process.
-
-        Raises:
-            BlockingIOError: Another process holds that id.
-        """
-        ...
-
-    def release(self, executor_id: str) -> None:
-        """Show that this executor has ended."""
-        ...
-
-    def is_alive(self, executor_id: str) -> bool:
-        """Return whether that executor, of this or another process, lives."""
-        ...
 
 
 class RunJournal(Protocol):
@@ -230,123 +197,39 @@ class RunJournal(Protocol):
 
 
 class UnrecordedRuns:
-    """A `RunJournal` that keeps nothing, for runs that are not recorded."""
+    """A `RunJournal` that keeps nothing, for runs that are not recorded: every write is accepted, and no run is found."""
 
     is_lost = False
     may_start = True
-
-    async def count_paused(self, external_user: str, environment: str, most: int) -> int:  # noqa: ARG002 - of the protocol
-        """Return 0."""
-        return 0
 
     async def store_definition(self, workflow: Workflow) -> str:
         """Return the workflow's version."""
         return workflow.version
 
-    async def accept_run(self, run: NewRun) -> bool:  # noqa: ARG002
-        """Accept every run."""
+    async def _accept(self, *_: Any, **__: Any) -> bool:
         return True
 
-    async def set_package_lock(self, claim: Claim, lock: StoredLock | None) -> bool:  # noqa: ARG002
-        """Accept all packages."""
-        return True
+    accept_run = set_package_lock = set_begun = append_step = record_call = finish = park = _accept
+    record_delivery = release = add_turn = grant_turn = _accept
 
-    async def set_begun(self, claim: Claim, begun: Begun) -> bool:  # noqa: ARG002
-        """Accept every progress."""
-        return True
+    async def _do_nothing(self, *_: Any, **__: Any) -> None:
+        pass
 
-    async def append_step(self, claim: Claim, row: StepRow, *, event: str | None = None) -> bool:  # noqa: ARG002
-        """Accept every step."""
-        return True
+    leave_deliveries = set_queue_limits = end_turn = confirm_start = load_run = _do_nothing
 
-    async def record_call(self, claim: Claim, row: CallRow) -> bool:  # noqa: ARG002
-        """Accept every call."""
-        return True
+    async def _find_none(self, *_: Any, **__: Any) -> Sequence[Any]:
+        return ()
 
-    async def finish(
-        self,
-        claim: Claim,  # noqa: ARG002
-        status: FinalStatus,  # noqa: ARG002
-        output: str,  # noqa: ARG002
-        *,
-        last_step: StepRow | None = None,  # noqa: ARG002
-        event: str | None = None,  # noqa: ARG002
-        ended: float | None = None,  # noqa: ARG002
-        outbox: Sequence[OutboxRow] = (),  # noqa: ARG002
-    ) -> bool:
-        """Accept every end."""
-        return True
+    find_children = find_circle = _find_none
 
-    async def park(
-        self,
-        claim: Claim,  # noqa: ARG002
-        wait: WaitRow,  # noqa: ARG002
-        *,
-        event: str | None = None,  # noqa: ARG002
-        outbox: Sequence[OutboxRow] = (),  # noqa: ARG002
-    ) -> bool:
-        """Accept every pause; the run is not continued."""
-        return True
+    async def count_paused(self, *_: Any, **__: Any) -> int:
+        """Return 0."""
+        return 0
 
-    async def record_delivery(
-        self,
-        run_id: str,  # noqa: ARG002
-        row: OutboxRow,  # noqa: ARG002
-        shown: str,  # noqa: ARG002
-        *,
-        retry_at: float | None = None,  # noqa: ARG002
-    ) -> bool:
-        """Accept every delivery."""
-        return True
-
-    async def leave_deliveries(self, run_id: str, rows: Sequence[OutboxRow]) -> None:
-        """Forget the messages."""
-
-    async def release(self, claim: Claim) -> bool:  # noqa: ARG002
-        """Accept the release; the run ends."""
-        return True
-
-    async def cancel(self, run_id: str, *, decision: NewDecision | None = None) -> bool:  # noqa: ARG002
+    async def cancel(self, *_: Any, **__: Any) -> bool:
         """Find no run."""
         return False
 
-    async def set_queue_limits(
-        self,
-        queue: str,
-        *,
-        concurrency: int | None = None,
-        max_starts: int | None = None,
-        period_s: float | None = None,
-        within: str | None = None,
-    ) -> None:
-        """Set no limit: the runs do not wait."""
-
-    async def add_turn(self, queue: str, run_id: str, *, size: int | None) -> bool:  # noqa: ARG002
-        """Let every run wait."""
-        return True
-
-    async def grant_turn(self, queue: str, run_id: str) -> bool:  # noqa: ARG002
-        """Let every run execute."""
-        return True
-
-    async def end_turn(self, run_id: str) -> None:
-        """Do nothing."""
-
-    async def record_start(self, queue: str, claim: Claim) -> float:  # noqa: ARG002
+    async def record_start(self, *_: Any, **__: Any) -> float:
         """Permit every start."""
         return 0.0
-
-    async def confirm_start(self, claim: Claim) -> None:
-        """Do nothing."""
-
-    async def find_children(self, parent: str, prefix: str) -> Sequence[ClaimedRun]:  # noqa: ARG002
-        """Find no run."""
-        return ()
-
-    async def find_circle(self, run_id: str) -> Sequence[str]:  # noqa: ARG002
-        """Find none."""
-        return ()
-
-    async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:  # noqa: ARG002
-        """Return None: nothing is kept."""
-        return None

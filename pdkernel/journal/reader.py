@@ -98,14 +98,14 @@ class RecordedEvent:
     size: int
 
 
-class JournalReader:
-    """Reads runs from one journal."""
+class RunQueries:
+    """Queries for the runs of one journal, which a thread of their own answers."""
 
     def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pdkernel-history")
 
-    async def execution(self, run_id: str) -> Execution | None:
+    async def get_execution(self, run_id: str) -> Execution | None:
         """Return the run's current record, or None."""
         found = await self.read(lambda connection: _load(connection, [replace_unstorable(run_id)]))
         return found[0] if found else None
@@ -146,10 +146,6 @@ class JournalReader:
         rows = await self.read(lambda connection: connection.execute(query, (key,)).fetchall())
         newest = {row[2]: row for row in rows}
         return [build_summary(*newest[user]) for user in sorted(newest, key=lambda user: user or "")]
-
-    async def find_expired(self, now: float, default_days: float, limit: int) -> Sequence[str]:
-        """Return at most *limit* runs that ended before the retention of their workflow's newest run, or *default_days*."""
-        return await self.read(partial(_find_expired, now=now, default_days=default_days, limit=limit))
 
     async def find_circle(self, run_id: str) -> Sequence[str]:
         """Return the workflows whose runs wait for each other because of the child run; empty if it is not the last of a circle."""
@@ -244,12 +240,7 @@ class JournalReader:
 
         return await self.read(query)
 
-    def close(self) -> None:
-        """Wait for the current read, then close the connection."""
-        self._thread.shutdown(wait=True)
-        self._snapshots.close()
-
-    async def load(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
+    async def load_run(self, run_id: str) -> tuple[Execution, ClaimedRun] | None:
         """Return a run with everything that is recorded of it, or None."""
         stored_id = replace_unstorable(run_id)
 
@@ -279,6 +270,19 @@ class JournalReader:
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await until_silent(run_blocking_in(self._thread, call))
+
+    def _close_queries(self) -> None:
+        """Wait for the current query, then close the connection."""
+        self._thread.shutdown(wait=True)
+        self._snapshots.close()
+
+
+class JournalReader(RunQueries):
+    """Reads runs from one journal without being an executor of it."""
+
+    def close(self) -> None:
+        """Wait for the current read, then close the connection."""
+        self._close_queries()
 
 
 def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:
@@ -370,9 +374,10 @@ def _conditions(connection: Connection, query: ExecutionQuery) -> tuple[str, lis
     return "".join(f" and {sql}" for sql, _ in parts), [value for _, given in parts for value in given]
 
 
-def _find_expired(connection: Connection, now: float, default_days: float, limit: int) -> Sequence[str]:
+def find_expired(connection: Connection, now: float, default_days: float, limit: int) -> Sequence[str]:
+    """Return at most *limit* runs that ended before the retention of their workflow's newest run, or *default_days*."""
     found: list[str] = []
-    for (workflow,) in connection.execute("select distinct workflow from definitions").fetchall():
+    for workflow in _workflow_names(connection):
         newest = connection.execute(
             "select d.content from runs r left join definitions d on d.hash = r.definition"
             " where r.workflow = ? order by r.created desc, r.id desc limit 1",

@@ -18,9 +18,8 @@ from typing import TypeVar
 
 from pdkernel.common.clock import SteadyClock
 from pdkernel.errors import RequestError
-from pdkernel.journal.backend import Connection, Presence, Write
+from pdkernel.journal.backend import Connection, ExecutorLiveness, Presence, Write
 from pdkernel.journal.ownership import CONTINUED_ORIGIN, OwnershipStatements
-from pdkernel.journal.protocol import ExecutorLiveness
 from pdkernel.journal.schema import JOURNAL_SCHEMA
 from pdkernel.storage.journal_mark import JournalMark
 from pdkernel.storage.migration import Schema, expect_version

@@ -23,7 +23,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import PdkernelError, ProductionPlanError, ProjectError, RequestError
 from pdkernel.execution import UNFINISHED_STATUSES, BatchSummary, Execution, FailedUser, SkippedUser
 from pdkernel.files.source import WorkflowSource
-from pdkernel.journal import Journal, JournalReader, NewDecision, RunSummary, open_journal_reader
+from pdkernel.journal import Journal, NewDecision, RunQueries, RunSummary, open_journal_reader
 from pdkernel.model import DEFAULT_AT_ONCE, ForEach, Workflow
 from pdkernel.operations.readiness.matrix import collect_app_bindings
 from pdkernel.operations.run_replay import prepare_replay
@@ -146,7 +146,7 @@ def summarize(batch: Batch, runs: Sequence[RunSummary], skips: Mapping[str, Sequ
     )
 
 
-async def load_summary(project: Project, journal: Journal | JournalReader, batch_id: str) -> BatchSummary:
+async def load_summary(project: Project, journal: RunQueries, batch_id: str) -> BatchSummary:
     """
     Load a batch with its summary.
 
@@ -159,7 +159,7 @@ async def load_summary(project: Project, journal: Journal | JournalReader, batch
     )
 
 
-async def find_batch(project: Project, journal: Journal | JournalReader, batch_id: str) -> Batch:
+async def find_batch(project: Project, journal: RunQueries, batch_id: str) -> Batch:
     """The batch with that id, which has ended if its command was killed. Raises `RequestError` if there is none."""
     found = await run_blocking(project.batches.find, batch_id)
     if found is None:

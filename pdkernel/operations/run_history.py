@@ -87,7 +87,7 @@ async def get_run(project: Project, run_id: str | None = None) -> Execution:
             )
         return newest[0]
     with closing(await run_blocking(open_journal_reader, project)) as reader:
-        found = await reader.execution(run_id)
+        found = await reader.get_execution(run_id)
     return _require(found, run_id)
 
 

@@ -24,13 +24,11 @@ from pdkernel.journal import (
     OutboxRow,
     StepRow,
     StoredLock,
-    UnrecordedRuns,
     WaitKey,
-    encode_event,
     encode_output,
     encode_step,
 )
-from pdkernel.journal.protocol import START_LEAD_S, START_MARGIN_S
+from pdkernel.journal.journal import START_LEAD_S, START_MARGIN_S
 from pdkernel.journal.rows import FinalStatus, WaitKind, WaitOutcome
 from pdkernel.journal.schema import JOURNAL_SCHEMA
 from tests.journal.conftest import (
@@ -2110,22 +2108,3 @@ async def test_concurrent_calls_share_a_commit(journal: Journal) -> None:
 
     assert done == [True] * 20
     assert journal.commits - before <= 2
-
-
-# ── runs that are not recorded ───────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_unrecorded_runs_accept_every_write() -> None:
-    """Without a record every write succeeds, and no run is found."""
-    nothing = UnrecordedRuns()
-
-    assert await nothing.store_definition(WORKFLOW) == WORKFLOW.version
-    assert [await nothing.accept_run(new_run()) for _ in range(2)] == [True, True]
-    assert await nothing.set_package_lock(FIRST, LOCK)
-    assert await nothing.record_call(FIRST, call_row())
-    assert await nothing.append_step(FIRST, step_row(0, "one"), event=encode_event({}, {}))
-    assert await nothing.park(FIRST, wait_row(), outbox=[outbox_row()])
-    assert await nothing.finish(FIRST, "success", OUTPUT, last_step=step_row(0, "one"), outbox=[outbox_row()])
-    assert await nothing.record_delivery("run", outbox_row(), delivery(0, "sent"))
-    assert await nothing.release(FIRST)
-    assert await nothing.load_run("run") is None

@@ -521,7 +521,7 @@ async def test_reader_creates_no_executor(path: Path) -> None:
     """A reader of a new file creates the tables and is not an executor; it may read beside a server."""
     reader = open_reader(SqliteBackend(path))
     try:
-        assert await reader.execution("run") is None
+        assert await reader.get_execution("run") is None
         assert rows(path, "select id from executors") == []
         assert not (path.parent / "executors-journal").exists()
     finally:

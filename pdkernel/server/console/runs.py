@@ -224,7 +224,7 @@ def _run_changes(visit: Visit, run_id: str) -> Changes:
 
     async def read(reader: JournalReader) -> Sequence[LiveEvent]:
         nonlocal shown
-        loaded = await reader.load(run_id)
+        loaded = await reader.load_run(run_id)
         if loaded is None:
             return [LiveEvent("end", {})]
         execution, claimed = loaded
