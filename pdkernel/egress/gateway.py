@@ -2,7 +2,7 @@
 The gateway: a listener on this machine through which all outbound calls of steps go.
 
 One gateway serves all runs of a process. The policy belongs to the caller token, so runs may have different policies.
-`ServerGateway` is an HTTP client whose calls go through the gateway like a step's: deliveries after a run, calls of the API proxy.
+`open_client` opens an HTTP client whose calls go through the gateway like a step's: deliveries after a run, calls of the API proxy.
 """
 
 from __future__ import annotations
@@ -184,15 +184,47 @@ class Gateway:
             self._loop.call_soon_threadsafe(_cancel, closed.connections)
 
     def build_environment(self, token: str, language: Language) -> dict[str, str]:
-        """Environment variables that route a process to the gateway; creates the project's certificates if missing."""
-        return _build_environment(
-            port=self.port,
-            token=token,
-            language=language,
-            authority=self._authority,
-            public_only=self._public_only(token),
-            own_port=self.own_server.local_port,
-        )
+        """
+        Return environment variables that route a process to the gateway; create the project's certificates if missing.
+
+        Every client reads the proxy variables in lower case; wget reads only those, and takes a certificate only from `WGETRC`.
+        Node.js reads `NODE_EXTRA_CA_CERTS` at its start and adds it to its roots, which are those of `SSL_CERT_FILE`: OpenSSL reads
+        that file at the first TLS connection that does not pass the hook.
+        Node.js 24 alone reads `NODE_USE_ENV_PROXY`. Chromium alone reads `auto_proxy`, before the other proxy variables: it does not
+        send the credentials of a proxy, so it connects directly, and the sandbox redirects its connections to the gateway.
+
+        Args:
+            token: The token of the process. Its connections to the port of `own_server` are routed to the gateway, which marks them;
+                if it may call public addresses only, so are all others to this machine, which the gateway refuses.
+            language: Language of the step. A step in any language may start Node.js, so the variables of the Node.js and
+                Python hooks are always set.
+        """
+        authority, own_port, public_only = self._authority, self.own_server.local_port, self._public_only(token)
+        proxy = f"http://{token}:x@127.0.0.1:{self.port}"
+        environment = {
+            "NODE_EXTRA_CA_CERTS": str(authority.certificate_file),
+            "NODE_USE_ENV_PROXY": "1",
+            # with Node.js's own roots, loading the module `tls` parses all of them, in 16 ms of CPU for each process
+            "NODE_OPTIONS": f"--use-openssl-ca --import {NODE_HOOK.as_uri()}",
+            "PDK_EGRESS": f"127.0.0.1:{self.port}",
+            "PDK_TOKEN": token,
+            "WGETRC": str(authority.wgetrc_file),
+            "GRPC_DNS_RESOLVER": "native",  # the system's resolver: gRPC's own rejects replies of the sandbox's name server
+        }
+        environment |= dict.fromkeys(_PROXY_VARIABLES, proxy)
+        routes_all = public_only or own_port is not None  # these variables cannot name a port
+        environment["no_proxy"] = environment["NO_PROXY"] = "" if routes_all else _NO_PROXY_HOSTS
+        if public_only:
+            environment["PDK_EGRESS_ALL"] = "1"
+        else:
+            environment["auto_proxy"] = _DIRECT_BROWSER
+        if own_port is not None:
+            environment["PDK_OWN_PORT"] = str(own_port)
+        environment |= dict.fromkeys(_BUNDLE_VARIABLES, str(authority.bundle_file))
+        if language == "go":
+            # pdkernel builds the Go program of a step, and Go reads SSL_CERT_FILE on Linux only.
+            environment["PD_PROXY"], environment["PD_CA"] = proxy, str(authority.certificate_file)
+        return environment
 
     def open_transport(self, token: str) -> httpx.AsyncBaseTransport:
         """A transport of this process whose calls go through the gateway with *token*."""
@@ -333,60 +365,6 @@ def _find_max_connections() -> int:
 def _cancel(tasks: set[asyncio.Task[None]]) -> None:
     for task in list(tasks):
         task.cancel()
-
-
-def _build_environment(
-    *,
-    port: int,
-    token: str,
-    language: Language,
-    authority: CertificateAuthority,
-    public_only: bool = False,
-    own_port: int | None = None,
-) -> dict[str, str]:
-    """
-    Environment variables for a process of a step.
-
-    Every client reads the proxy variables in lower case; wget reads only those, and takes a certificate only from `WGETRC`.
-    Node.js reads `NODE_EXTRA_CA_CERTS` at its start and adds it to its roots, which are those of `SSL_CERT_FILE`: OpenSSL reads
-    that file at the first TLS connection that does not pass the hook.
-    Node.js 24 alone reads `NODE_USE_ENV_PROXY`. Chromium alone reads `auto_proxy`, before the other proxy variables: it does not
-    send the credentials of a proxy, so it connects directly, and the sandbox redirects its connections to the gateway.
-
-    Args:
-        port: Port of the gateway on 127.0.0.1.
-        token: The token of the process.
-        language: Language of the step. A step in any language may start Node.js, so the variables of the Node.js and
-            Python hooks are always set.
-        authority: The project's certificates.
-        public_only: Also route connections to this machine to the gateway, which refuses them.
-        own_port: Also route connections to this port of this machine to the gateway, which marks them (`own_server`).
-    """
-    proxy = f"http://{token}:x@127.0.0.1:{port}"
-    environment = {
-        "NODE_EXTRA_CA_CERTS": str(authority.certificate_file),
-        "NODE_USE_ENV_PROXY": "1",
-        # with Node.js's own roots, loading the module `tls` parses all of them, in 16 ms of CPU for each process
-        "NODE_OPTIONS": f"--use-openssl-ca --import {NODE_HOOK.as_uri()}",
-        "PDK_EGRESS": f"127.0.0.1:{port}",
-        "PDK_TOKEN": token,
-        "WGETRC": str(authority.wgetrc_file),
-        "GRPC_DNS_RESOLVER": "native",  # the system's resolver: gRPC's own rejects replies of the sandbox's name server
-    }
-    environment |= dict.fromkeys(_PROXY_VARIABLES, proxy)
-    routes_all = public_only or own_port is not None  # these variables cannot name a port
-    environment["no_proxy"] = environment["NO_PROXY"] = "" if routes_all else _NO_PROXY_HOSTS
-    if public_only:
-        environment["PDK_EGRESS_ALL"] = "1"
-    else:
-        environment["auto_proxy"] = _DIRECT_BROWSER
-    if own_port is not None:
-        environment["PDK_OWN_PORT"] = str(own_port)
-    environment |= dict.fromkeys(_BUNDLE_VARIABLES, str(authority.bundle_file))
-    if language == "go":
-        # pdkernel builds the Go program of a step, and Go reads SSL_CERT_FILE on Linux only.
-        environment["PD_PROXY"], environment["PD_CA"] = proxy, str(authority.certificate_file)
-    return environment
 
 
 class GatewayAddress(Protocol):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -18,10 +18,10 @@ from pdkernel.errors import StepError
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome
 from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
-from pdkernel.workers.interpreters import WorkerLanguage
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done
 from pdkernel.workers.step_errors import parse_step_error
+from pdkernel.workers.step_exchange import WorkerRequest
 
 _PROPS_HINT = re.compile(r"props|\.\.\.|export\s*\{|require")
 """Code that matches none of these declares no props, so it need not be loaded."""
@@ -34,31 +34,12 @@ ComponentTarget = Step | ComponentFile
 AccountFields = Mapping[str, Mapping[str, str]]
 
 
-class SendRequest(Protocol):
-    """Sends a request to a worker and waits for the reply."""
-
-    async def __call__(
-        self,
-        language: WorkerLanguage,
-        request: dict[str, Any],
-        recorder: StepRecorder,
-        *,
-        target: ComponentTarget | None,
-        name: str,
-        timeout_s: float,
-        call_context: Any,
-        read: Callable[[JSON], Any],
-    ) -> Done | StepError:
-        """Return the worker's `done`, its value converted by *read*, or the error of the step."""
-        ...
-
-
 class ComponentClient:
     """
     The components of one run.
 
     Args:
-        send_request: Sends a request to a worker.
+        send_request: Sends a request to a worker; returns its `done`, the value converted by `read`, or the error of the step.
         setup: The setup of the run, with the folders in which imports of code steps are resolved.
         of_steps: Returns the cache of the descriptions of code steps, which this class fills. The process of a user's steps makes
             them, so only runs that may use this process share the cache.
@@ -67,7 +48,7 @@ class ComponentClient:
 
     def __init__(
         self,
-        send_request: SendRequest,
+        send_request: Callable[[WorkerRequest], Awaitable[Done | StepError]],
         setup: RunSetup,
         *,
         of_steps: Callable[[], MutableMapping[object, ComponentDescription]],
@@ -177,14 +158,16 @@ class ComponentClient:
             "db": dict(call.service_db),
         }
         done = await self._send_request(
-            "node",
-            request,
-            recorder,
-            target=call.component,
-            name=call.component.key,
-            timeout_s=call.timeout_s,
-            call_context=call.call_context,
-            read=partial(msgspec.convert, type=bool | None),
+            WorkerRequest(
+                "node",
+                request,
+                recorder,
+                call.timeout_s,
+                call.component,
+                call.component.key,
+                call_context=call.call_context,
+                read=partial(msgspec.convert, type=bool | None),
+            )
         )
         outcome = recorder.outcome(find_error(done))
         return SourceOutcome(
@@ -206,14 +189,16 @@ class ComponentClient:
         call_context: Any = None,
     ) -> T:
         done = await self._send_request(
-            "node",
-            request,
-            StepRecorder(),
-            target=target,
-            name=target.name if isinstance(target, Step) else target.key,
-            timeout_s=timeout_s,
-            call_context=call_context,
-            read=partial(msgspec.convert, type=kind),
+            WorkerRequest(
+                "node",
+                request,
+                StepRecorder(),
+                timeout_s,
+                target,
+                target.name if isinstance(target, Step) else target.key,
+                call_context=call_context,
+                read=partial(msgspec.convert, type=kind),
+            )
         )
         error = find_error(done)
         if error is not None:

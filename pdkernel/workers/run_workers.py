@@ -7,9 +7,9 @@ It binds outbound calls to the step, sends the request, enforces limits, and rep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 from pdkernel.common.blocking import run_blocking
@@ -32,13 +32,13 @@ from pdkernel.workers.go_build import GoBuildCache
 from pdkernel.workers.interpreters import WorkerLanguage
 from pdkernel.workers.isolation import TMP_FOLDER
 from pdkernel.workers.process_memory import BYTES_PER_MB, MemoryWatch
-from pdkernel.workers.protocols import OutboundGateway, StepServices
+from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
 from pdkernel.workers.run_places import RunPlace
 from pdkernel.workers.slot_cache import WorkerSlot
 from pdkernel.workers.step_errors import STARTED_AGAIN_NOTE, ProcessLostError
-from pdkernel.workers.step_exchange import StepExchange, WorkerGone, diagnose_exit
+from pdkernel.workers.step_exchange import StepExchange, WorkerGone, WorkerRequest, diagnose_exit
 from pdkernel.workers.subprocess_runner import SUBPROCESS_LANGUAGES, SubprocessRunner
 from pdkernel.workers.worker import Worker
 from pdkernel.workers.zygote import Zygotes
@@ -125,10 +125,10 @@ class RunWorkers:
         self._pool = pool
         self._slot: WorkerSlot | None = None
         self._texts: dict[str, tuple[object, bytes]] = {}
-        self._exchange: StepExchange | SubprocessRunner | None = None
+        self._active: StepExchange | SubprocessRunner | None = None
         self._subprocesses = SubprocessRunner(setup, pool.gateway, pool.go_cache, pool.zygotes)
         self._components = ComponentClient(
-            self._exchange_request,
+            self._exchange,
             setup,
             of_steps=lambda: self._acquired_slot.descriptions,
             describe_alone=lambda component, timeout_s: pool.describe_component(component, setup, timeout_s=timeout_s),
@@ -159,21 +159,21 @@ class RunWorkers:
             if call.on_begun is not None:
                 call.on_begun()
             return recorder.outcome(error)
-        request = {"op": "run", **build_step_input(call, self._setup)}
-        done = await self._exchange_request(
+        request = WorkerRequest(
             cast("WorkerLanguage", step.language),
-            request,
+            {"op": "run", **build_step_input(call, self._setup)},
             recorder,
-            target=call.component or step,
-            name=step.name,
-            steps=call.steps,
-            timeout_s=call.timeout_s,
-            memory_limit_mb=call.memory_limit_mb,
-            call_context=call.call_context,
-            services=call.services,
-            before_start=call.before_start,
-            on_begun=call.on_begun,
+            call.timeout_s,
+            call.component or step,
+            step.name,
+            call.steps,
+            call.call_context,
+            call.memory_limit_mb,
+            call.services,
+            call.before_start,
+            call.on_begun,
         )
+        done = await self._exchange(request)
         return recorder.outcome(find_error(done))
 
     def prepare_steps(self, steps: Sequence[Step]) -> None:
@@ -251,11 +251,9 @@ class RunWorkers:
         plain = evaluate_plain_paths(expressions, values, self._setup.variables)
         if plain is not None:
             return plain
-        request = {"op": "evaluate", "expressions": list(expressions)}
+        body = {"op": "evaluate", "expressions": list(expressions)}
         read = partial(parse_evaluations, count=len(expressions))
-        done = await self._exchange_request(
-            "node", request, StepRecorder(), steps=steps, timeout_s=timeout_s, read=read
-        )
+        done = await self._exchange(WorkerRequest("node", body, StepRecorder(), timeout_s, steps=steps, read=read))
         error = find_error(done)
         if error is not None:
             raise error
@@ -274,13 +272,13 @@ class RunWorkers:
 
     def fail_step(self, error: StepError) -> None:
         """Make the active `run_step` return with *error*; its worker is not reused."""
-        if self._exchange is not None:
-            self._exchange.fail_step(error)
+        if self._active is not None:
+            self._active.fail_step(error)
 
     def kill(self) -> None:
         """End every process of the run at once; an active `run_step` returns with `StepProcessExitedError`."""
-        if self._exchange is not None:
-            self._exchange.fail_step(StepProcessExitedError("The step was stopped.", name="Stopped"))
+        if self._active is not None:
+            self._active.fail_step(StepProcessExitedError("The step was stopped.", name="Stopped"))
         for worker in self._slot.workers.values() if self._slot is not None else ():
             worker.kill()
         self._subprocesses.kill()
@@ -299,7 +297,7 @@ class RunWorkers:
 
         Clean workers are kept for the next run.
         """
-        if self._exchange is not None:
+        if self._active is not None:
             self.kill()
         if self._slot is not None:
             self._slot.end_run()
@@ -318,59 +316,42 @@ class RunWorkers:
             self._pool.release_slot(slot, is_clean=is_clean)
         self._pool.finish_run(self)
 
-    async def _exchange_request(
-        self, language: WorkerLanguage, request: dict[str, Any], recorder: StepRecorder, **options: Any
-    ) -> Done | StepError:
-        """Exchange *request* with the worker of *language*; with another one if the first is killed before it begins."""
-        done = await self._exchange_once(language, request, recorder, **options)
+    async def _exchange(self, request: WorkerRequest) -> Done | StepError:
+        """Exchange *request* with its worker; with another one if the first is killed before it begins."""
+        done = await self._exchange_once(request)
         if isinstance(done, ProcessLostError):
-            recorder.add_note(f"{done.message} {STARTED_AGAIN_NOTE}")
-            options["before_start"] = None
-            done = await self._exchange_once(language, request, recorder, **options)
+            request.recorder.add_note(f"{done.message} {STARTED_AGAIN_NOTE}")
+            done = await self._exchange_once(replace(request, before_start=None))
         return done
 
-    async def _exchange_once(
-        self,
-        language: WorkerLanguage,
-        request: dict[str, Any],
-        recorder: StepRecorder,
-        *,
-        target: Step | ComponentFile | None = None,
-        name: str = "",
-        steps: Mapping[str, Mapping[str, JSON]] = MappingProxyType({}),
-        timeout_s: float,
-        call_context: Any = None,
-        memory_limit_mb: int | None = None,
-        services: StepServices | None = None,
-        before_start: Callable[[], Awaitable[None]] | None = None,
-        on_begun: Callable[[], None] | None = None,
-        read: Callable[[JSON], Any] = lambda value: value,
-    ) -> Done | StepError:
+    async def _exchange_once(self, request: WorkerRequest) -> Done | StepError:
+        """Return the worker's `done`, or the error of the step; `ProcessLostError` if no code of the step has run."""
+        language, recorder, target = request.language, request.recorder, request.target
         worker = self._pool.get_worker(self._acquired_slot, language, variables=self._setup.variables)
-        values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
+        values: dict[str, object] = {"trigger": self._setup.trigger, **request.steps}
         texts = {name: self._encode_value(name, value) for name, value in values.items()}
-        request |= self._begin(worker)
+        body = {**request.body, **self._begin(worker)}
         unsent = worker.take_unsent(values, texts)
         if isinstance(target, ComponentFile):
-            request |= worker.build_component(target, name)
+            body |= worker.build_component(target, request.name)
         elif target is not None:
-            request |= worker.build_code(target)
-        request["steps"] = list(texts)
-        request["texts"] = unsent
-        if before_start is not None:
+            body |= worker.build_code(target)
+        body["steps"] = list(texts)
+        body["texts"] = unsent
+        if request.before_start is not None:
             try:
-                await before_start()
+                await request.before_start()
             except BaseException:  # the worker did not receive the values that are marked as sent
                 self._acquired_slot.end_worker(language)
                 raise
-        exchange = self._exchange = StepExchange(worker, recorder, services, name=name, read=read)
-        worker.bind(call_context)
-        watch = MemoryWatch(worker.process.child, memory_limit_mb, exchange.fail_step)
+        exchange = self._active = StepExchange(worker, recorder, request.services, name=request.name, read=request.read)
+        worker.bind(request.call_context)
+        watch = MemoryWatch(worker.process.child, request.memory_limit_mb, exchange.fail_step)
         done: Done | None = None
         try:
-            exchange.send(request, [texts[name] for name in unsent], timeout_s=timeout_s)
-            if on_begun is not None:
-                exchange.report_begin(on_begun)
+            exchange.send(body, [texts[name] for name in unsent], timeout_s=request.timeout_s)
+            if request.on_begun is not None:
+                exchange.report_begin(request.on_begun)
             done = await exchange.reply
         except StepError as error:
             return error
@@ -381,7 +362,7 @@ class RunWorkers:
             worker.unchecked_s += exchange.elapsed_s
             recorder.set_usage(seconds=exchange.elapsed_s, memory_mb=watch.peak_bytes / BYTES_PER_MB)
             exchange.close()
-            self._exchange = None
+            self._active = None
             if done is None:  # with a `done`, its output was read before it
                 worker.process.drain()
             worker.rest()
@@ -410,13 +391,13 @@ class RunWorkers:
     async def _run_subprocess(self, call: StepCall, recorder: StepRecorder) -> StepError | None:
         values = {"trigger": self._setup.trigger, **call.steps}
         text = b",".join(encode_json(name) + b":" + self._encode_value(name, value) for name, value in values.items())
-        self._exchange = self._subprocesses
+        self._active = self._subprocesses
         try:
             return await self._subprocesses.run_step(
                 call, b"{" + text + b"}", self._folder(), recorder, slot_folder=self._acquired_slot.folder
             )
         finally:
-            self._exchange = None
+            self._active = None
 
     @property
     def _acquired_slot(self) -> WorkerSlot:

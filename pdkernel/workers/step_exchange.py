@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,9 @@ import msgspec
 from pdkernel.common.encode import encode_json
 from pdkernel.errors import ExportNotJSONError, PdkernelError, StepError
 from pdkernel.execution import Stream
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Step
+from pdkernel.workers.declarations import ComponentFile
+from pdkernel.workers.interpreters import WorkerLanguage
 from pdkernel.workers.protocols import StepServices
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import (
@@ -82,6 +85,42 @@ class StepTimer:
             self._schedule()
         else:
             self._on_timeout()
+
+
+@dataclass(frozen=True)
+class WorkerRequest:
+    """
+    A request of a run to its worker of a language.
+
+    Attributes:
+        language: The language of the worker.
+        body: The operation `op` and its arguments, as JSON.
+        recorder: Records what happens until the reply.
+        timeout_s: The time limit in seconds.
+        target: The code or the component that it concerns, or None.
+        name: The name of the step or the key of the component, for messages.
+        steps: The exports of the steps before, by name.
+        call_context: The rules for outbound calls.
+        memory_limit_mb: The memory limit in megabytes, or None.
+        services: Answer calls of the step, or None.
+        before_start: Awaited before the request is sent; it may raise an error that prevents it.
+        on_begun: Called when the step has begun, so that it is not started again.
+        read: Converts the value of the reply. Raises `msgspec.ValidationError` if the value is invalid.
+    """
+
+    language: WorkerLanguage
+    body: Mapping[str, Any]
+    recorder: StepRecorder
+    timeout_s: float
+    target: Step | ComponentFile | None = None
+    name: str = ""
+    steps: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    call_context: Any = None
+    memory_limit_mb: int | None = None
+    services: StepServices | None = None
+    before_start: Callable[[], Awaitable[None]] | None = None
+    on_begun: Callable[[], None] | None = None
+    read: Callable[[JSON], Any] = lambda value: value
 
 
 STARTUP_TIMEOUT_S = 60.0
