@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from pdkernel.errors import ProjectError
 from pdkernel.journal.backend import Write
 from pdkernel.journal.sqlite import SqliteBackend, SqliteSnapshots, SqliteTransactions
-from tests.simulation.loop import SimLoop, SimProcess
+from tests.simulation.loop import InjectedBug, SimLoop, SimProcess
 
 
 class Disk:
@@ -141,8 +141,11 @@ class FaultyTransactions(SqliteTransactions):
     def commit(self, batch: Sequence[Write], *, begun: bool) -> float | None:
         """Commit *batch*, unless the disk fails."""
         disk = self._disk
+        if self._loop.time() < self._process.defect_until:
+            self._fail(batch, InjectedBug(), begun=begun)
+            return None
         if self._process.is_dead or disk.takes_failure():
-            self._fail(batch, begun=begun)
+            self._fail(batch, _error(self._path), begun=begun)
             return None
         disk.hold(self._process, self._loop)
         seconds = super().commit(batch, begun=begun)
@@ -151,11 +154,11 @@ class FaultyTransactions(SqliteTransactions):
             self._kill()
         return seconds
 
-    def _fail(self, batch: Sequence[Write], *, begun: bool) -> None:
+    def _fail(self, batch: Sequence[Write], fault: Exception, *, begun: bool) -> None:
         if begun:
             self._connection.execute("rollback")
         for write in batch:
-            write.fault = _error(self._path)
+            write.fault = fault
 
 
 class FaultySnapshots(SqliteSnapshots):

@@ -141,8 +141,8 @@ class Link:
         self.hangs = hangs
 
     def heal(self) -> None:
-        """Let statements reach the database again."""
-        self.cut_until, self.cut_after_commit_s = 0.0, 0.0
+        """Let statements reach the database again, unless it is down."""
+        self.cut_until, self.cut_after_commit_s = min(self.cut_until, self._database.loop.time()), 0.0
 
     def wait_s(self, *, retries: bool) -> float:
         """
@@ -163,6 +163,7 @@ class Link:
             loop, process = self._database.loop, PROCESS.get()
             if not loop.is_in_call:
                 loop.freeze(process, self.wait_s(retries=False))
+                process.blocked_until = process.thawed_at
             raise DatabaseUnreachableError("The simulated database cannot be reached.")
 
 

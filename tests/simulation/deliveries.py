@@ -35,6 +35,10 @@ HOSTS = (STEADY, "unsteady", "other")
 ALERTS = "alerts"
 """The host that receives notifications about failed runs."""
 OUTAGES = ("hang", "refuse", "slow")
+POISON_CHANCE = 0.15
+"""The share of these scenarios with a run that is given up, which is told as each failed run is."""
+HANGING_CHANCE = 0.4
+"""The share of these scenarios in which runs send to a host that hangs and to one that answers."""
 SLOW_S = 4.0
 """The time of an answer of a slow host, in virtual seconds; below the time limit of a message."""
 PROMPT_S = 4.5
@@ -135,7 +139,21 @@ def draw(chance: random.Random) -> list[Operation]:
         hosts = ",".join(chance.choice(HOSTS) for _ in range(chance.randint(1, 6)))
         found.append(Operation(chance.choice(times)(), "send", hosts, chance.choice([1, 1, 3])))
     found += [Operation(chance.choice(times)(), "event", "Failing") for _ in range(chance.randint(0, 2))]
+    if chance.random() < POISON_CHANCE:
+        found.append(Operation(chance.uniform(0, STORY_S / 2), "event", "Poison"))
+    if chance.random() < HANGING_CHANCE:
+        found += _draw_hanging(chance)
     return found
+
+
+def _draw_hanging(chance: random.Random) -> list[Operation]:
+    """Return runs that send to a host that hangs and to one that answers."""
+    host, at = chance.choice(HOSTS[1:]), chance.uniform(0, STORY_S - 20)
+    to = f"{host},{host},{STEADY},{host},{STEADY}"
+    return [
+        Operation(at, "hang", host, 40),
+        *(Operation(at + chance.uniform(0, 15), "send", to, chance.choice([1, 3])) for _ in range(2)),
+    ]
 
 
 class Deliveries:

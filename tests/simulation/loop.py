@@ -60,6 +60,8 @@ class SimProcess:
         has_others: Whether another process lived when it extended its lease last: if none did, it keeps its steps without a lease.
         bugs: How many of the next blocking calls end with an unexpected exception.
         step_bugs: How many of the next steps do.
+        defect_until: Its commits do before that virtual time.
+        blocked_until: It was stopped until that virtual time because it has called a database on its loop.
         link: The way to a database that several hosts share, or None.
     """
 
@@ -72,6 +74,7 @@ class SimProcess:
         self.leases = 0
         self.has_others = True
         self.bugs = self.step_bugs = 0
+        self.defect_until = self.blocked_until = -math.inf
         self.link: CallDelay | None = None
         self.ready: deque[Handle] = deque()
 

@@ -38,13 +38,14 @@ class Effect:
     What a step did: `start` and `end` of its code.
 
     Attributes:
-        kind: `start`; `end` if the code ended or was ended; `stop` if the task of its run was cancelled; `release` if the run
-            executes no further step.
+        kind: `start`; `end` if the code ended or was ended; `stop` if the task of its run was cancelled; `bug` if an unexpected
+            exception came instead of the start; `release` if the run executes no further step.
         run: The run's id.
         step: The step's name.
         workflow: The workflow's name.
         process: Where it ran.
         at: The virtual time.
+        text: The text of the step.
     """
 
     kind: str
@@ -53,12 +54,19 @@ class Effect:
     workflow: str
     process: SimProcess
     at: float
+    text: str = ""
 
 
-CALLS = {"call": ("Plain", "Single"), "twins": ("Echo", "Echo", "Plain")}
-"""The workflows that a step calls, by the kind of the step; two calls of one workflow are the same."""
-RESULTS = {"Plain": "work3", "Single": "work2", "Echo": "work1"}
-"""What the called workflows return."""
+CALLS = {"call": (("Plain", 1), ("Single", 1)), "twins": (("Echo", 1), ("Echo", 2), ("Plain", 1))}
+"""The workflows that a step calls, with the number in the payload, by the kind of the step."""
+RESULTS = {"Plain": "work3", "Single": "work2"}
+"""What the called workflows return; Echo returns the number."""
+CHANGED_CHANCE = 0.1
+"""The share of repeated calls that have another payload than the first time."""
+CHANGED = 3
+"""The number in such a payload."""
+COLD_S = 6.0, 9.9
+"""The shortest and longest time in which the worker of a cold step starts, in virtual seconds; nothing is written meanwhile."""
 
 
 class SimGateway:
@@ -192,14 +200,17 @@ class SimRun:
 
     async def run_step(self, call: StepCall, recorder: StepRecorder) -> StepOutcome:
         """Do what the step's name says."""
+        name, loop, process = call.step.name, self._pool.loop, self._pool.process
+        if name.startswith("cold"):
+            await asyncio.sleep(loop.random.uniform(*COLD_S))
         if call.before_start is not None:
             await call.before_start()
-        name, loop, process = call.step.name, self._pool.loop, self._pool.process
         if process.step_bugs:
             process.step_bugs -= 1
+            self._note("bug", name)
             raise InjectedBug
         self._failed = loop.create_future()
-        self._note("start", name)
+        self._note("start", name, call.step.source)
         error: StepError | None = None
         doing = asyncio.ensure_future(self._do(name.rstrip("0123456789"), call, recorder))
         try:
@@ -236,20 +247,33 @@ class SimRun:
                 recorder.add_reply(Respond(Response(201, {}, "early", immediate=True)))
             case "send":
                 deliveries.send(self._setup, recorder)
+            case "echo":
+                event = self._setup.trigger["event"]
+                assert isinstance(event, dict)
+                result = event.get("number")
             case "call" | "twins":
-                assert call.services is not None
-                for child in chance.sample(CALLS[kind], len(CALLS[kind])):  # a repeated step calls in another order
-                    result = await call.services.call(
-                        "flow.trigger", {"workflow": f"p_{child.lower()}", "payload": {"from": call.step.name}}
-                    )
-                    if result != RESULTS[child]:
-                        self._note(f"got {result} of {child}", call.step.name)
+                result = await self._call_others(kind, call)
         recorder.add_reply(Export("$return_value", result))
         return None
 
-    def _note(self, kind: str, step: str) -> None:
+    async def _call_others(self, kind: str, call: StepCall) -> Any:
+        """Call other workflows, in another order each time; a repeated step changes a payload now and then."""
+        assert call.services is not None
+        chance, result = self._pool.loop.random, None
+        is_repeated = "attempt" in call.context
+        are_equal = self._setup.run_id[-1].isdigit()  # two calls of some runs have the same payload
+        for child, number in chance.sample(CALLS[kind], len(CALLS[kind])):
+            sent = CHANGED if is_repeated and chance.random() < CHANGED_CHANCE else 1 if are_equal else number
+            result = await call.services.call(
+                "flow.trigger", {"workflow": f"p_{child.lower()}", "payload": {"number": sent}}
+            )
+            if result != RESULTS.get(child, sent):
+                self._note(f"got {result} of {child} for {sent}", call.step.name)
+        return result
+
+    def _note(self, kind: str, step: str, text: str = "") -> None:
         pool = self._pool
-        pool.note(Effect(kind, self._setup.run_id, step, self._setup.workflow, pool.process, pool.loop.time()))
+        pool.note(Effect(kind, self._setup.run_id, step, self._setup.workflow, pool.process, pool.loop.time(), text))
 
     def fail_step(self, error: StepError) -> None:
         """End the running step."""

@@ -22,7 +22,8 @@ from typing import Any
 from pdkernel.journal import open_reader
 from pdkernel.journal.sqlite import SqliteBackend
 from pdkernel.journal.text_columns import ExecutionQuery
-from tests.simulation import commands, deliveries, sources
+from tests.simulation import commands, deliveries, moments, sources
+from tests.simulation.health import Health
 from tests.simulation.operations import FAULT_S, STORY_S, Operation, Part, PromiseError, Run
 from tests.simulation.pool import CALLS, Effect
 from tests.simulation.world import NOT_STORED, Host, Server, World, a_world
@@ -31,6 +32,12 @@ START_S = 1.0
 """The longest time between the start of a run and that of its first step, in virtual seconds."""
 EVENTS = ("Plain", "Long", "Single", "Throttled", "Delayed", "Approved", "Caller", "Twins", "Failing", "Early")
 DRAWS = (sources.draw, deliveries.draw, commands.draw)
+CALLERS = {"Caller": "call", "Twins": "twins"}
+"""The workflows that call others, with the kind of the step."""
+DIFFERS = "RepeatedCallDiffers"
+"""The error of a repeated step whose call differs from those of the interrupted attempt."""
+TEXTS = frozenset((*EVENTS, "Echo", "Slow", "Cold"))
+"""The workflows whose text says its version."""
 LIMITED = ("Single", "Throttled")
 """The workflows with limits, which hold for runs that are not recorded, too."""
 BACKLOG_CHANCE = 0.12
@@ -48,18 +55,22 @@ after its next commit, before it knows. `outage` and `crash`: the same for all h
 """
 PATIENCE_S = 60.0
 """Virtual seconds for which a run may wait after the last fault, beside the time of all runs that wait with it: see `_check_waits`."""
-WORK_S = {"Long": 8.0, "Slow": 45.0, "Delayed": 5.0, "Poison": 60.0}
+WORK_S = {"Long": 8.0, "Slow": 45.0, "Cold": 12.0, "Delayed": 5.0, "Poison": 60.0}
 """The longest time of a run of a workflow, in virtual seconds, if nothing befalls it; that of Poison includes ten restarts."""
 OTHER_WORK_S = 3.0
 """The time of a run of any other workflow, with its share of the period of a throttle."""
+ANSWER_S = 15.0
+"""The longest time until an event is answered, in virtual seconds: a write is tried again for as long as a lease."""
 BELIEVED_S = 35.0
 """The virtual seconds for which a clock that was set has effects."""
 SETTLE_S = 900.0
 """The longest time until messages and timers are done after the last fault: they are tried again after long pauses."""
 QUIET_S = 8.0
 """The virtual seconds in which nothing may begin any more after everything has ended: longer than the intervals of a server."""
-READY_S = 2.0
-"""The longest time until a host without its database is not ready, in virtual seconds."""
+MOMENT_CHANCE = 0.2
+"""The share of scenarios with an operation of `moments`."""
+CHECK_CHANCE = 0.2
+"""The share of scenarios with health checks at any time."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,12 @@ def make_scenario(seed: int, hosts: int = 1) -> Scenario:
             if each.kind != "event" or number % 3 == 0
         ]
     operations += added
+    rare = random.Random(f"{seed} rare")
+    if rare.random() < MOMENT_CHANCE:
+        operations += moments.draw(rare, hosts)
+    if rare.random() < CHECK_CHANCE:
+        checks = (Operation(rare.uniform(1, STORY_S), "check", host=rare.randrange(hosts)) for _ in range(4))
+        operations += checks
     slots = 3
     if chance.random() < BACKLOG_CHANCE:
         slots, operations = 1, _draw_backlog(chance)
@@ -198,7 +215,13 @@ class _Story:
     def __init__(self, world: World) -> None:
         self._world = world
         self._clients: list[asyncio.Task[Any]] = []
-        self._parts: Sequence[Part] = (sources.Sources(world), deliveries.Deliveries(world), world.commands)
+        self._health = Health(world)
+        self._parts: Sequence[Part] = (
+            sources.Sources(world),
+            deliveries.Deliveries(world),
+            world.commands,
+            self._health,
+        )
         self._used = set[Part]()
 
     async def tell(self, operations: Sequence[Operation]) -> None:
@@ -208,9 +231,9 @@ class _Story:
         for operation in operations:
             await asyncio.sleep(max(0.0, operation.at - world.loop.time()))
             world.note(str(operation))
-            if operation.kind in SHARED_FAULTS:
+            if operation.kind in (*SHARED_FAULTS, "defect"):
                 seconds = {"clock": BELIEVED_S - FAULT_S, "fail": 0.0}.get(operation.kind, operation.amount)
-                ends = math.inf if operation.kind == "bug" else world.loop.time() + seconds + FAULT_S
+                ends = math.inf if operation.kind in ("bug", "defect") else world.loop.time() + seconds + FAULT_S
                 world.faults_at.append((world.loop.time(), ends))
             self._begin(operation)
             if operation.kind in ("restart", "deploy"):
@@ -251,6 +274,8 @@ class _Story:
             case "resume" if world.resume_urls:
                 url = world.loop.random.choice(world.resume_urls)
                 self._clients.append(world.loop.create_task(world.resume(url)))
+            case "edit":
+                world.version += 1
             case "clock":
                 world.hosts[operation.host].clock_ahead_s += amount
                 world.has_changed_clock = True
@@ -280,32 +305,12 @@ class _Story:
             case "outage" | "crash" if world.database is not None:
                 world.database.stop(amount, hangs=operation.kind == "outage")
                 for host in world.hosts:
-                    self._ask_readiness(host, amount)
+                    self._health.follow(host, amount)
             case "silence" | "refusal" if (link := world.hosts[operation.host].link) is not None:
                 link.cut(amount, hangs=operation.kind == "silence")
-                self._ask_readiness(world.hosts[operation.host], amount)
+                self._health.follow(world.hosts[operation.host], amount)
             case "cut" if (link := world.hosts[operation.host].link) is not None:
                 link.cut_after_commit_s = amount
-
-    def _ask_readiness(self, host: Host, seconds: float) -> None:
-        """Ask *host*, which is without its database for so many *seconds*, whether it is ready, when it should know that it is not."""
-        server = host.server
-        if seconds > READY_S and server is not None and server.app is not None and not server.process.is_dead:
-            self._clients.append(self._world.loop.create_task(self._ask_later(server)))
-
-    async def _ask_later(self, server: Server) -> None:
-        loop = self._world.loop
-        began = loop.time()
-        await asyncio.sleep(READY_S)
-        link = server.host.link
-        if link is None or link.down_since > began:  # the story has ended, which heals all links
-            return
-        if server.process.thawed_at < began and not server.process.is_dead and not server.host.is_stopping:
-            answer = await self._world.ask(server, "/-/ready")
-            if answer.status == 200:
-                self._world.watch.problems.append(
-                    f"{server.process.name} was ready at {loop.time():.3f}, without its database since {began:.3f}"
-                )
 
     def _befall(self, server: Server, operation: Operation) -> None:
         match operation.kind:
@@ -316,6 +321,9 @@ class _Story:
             case "bug":
                 server.process.bugs += int(operation.amount)
                 server.process.step_bugs += int(operation.amount)
+                self._world.has_bugs = True
+            case "defect":
+                server.process.defect_until = self._world.loop.time() + operation.amount
                 self._world.has_bugs = True
 
     async def _settle(self) -> None:
@@ -385,12 +393,15 @@ def check_promises(world: World, runs: Sequence[Run]) -> None:
         raise PromiseError(problem)
     for check in (
         _check_accepted,
+        _check_answered,
         _check_early,
         _check_ends,
         _check_repeats,
         _check_limits,
         _check_order,
         _check_children,
+        _check_bugs,
+        _check_texts,
     ):
         for problem in check(world, runs):
             raise PromiseError(problem)
@@ -416,6 +427,19 @@ def _check_accepted(world: World, runs: Sequence[Run]) -> Iterator[str]:
             or (answer.status == 503 and "retry-after" not in answer.headers)
         ):
             yield f"{answer.workflow} answered {answer.status} at {answer.sent_at:.3f}"
+
+
+def _check_answered(world: World, _runs: Sequence[Run]) -> Iterator[str]:
+    """An event for a workflow that sends no response is answered soon, or soon after the end of a fault."""
+    for answer in world.answers:
+        if answer.workflow not in TEXTS or answer.workflow == "Early" or not answer.is_stored:
+            continue
+        faults = (
+            end - FAULT_S for begin, end in world.faults_at if begin <= answer.sent_at + ANSWER_S and end < math.inf
+        )
+        due = max((answer.sent_at, *faults)) + ANSWER_S
+        if answer.answered_at > due:
+            yield f"{answer.workflow} was called at {answer.sent_at:.3f}, and answered {answer.status} at {answer.answered_at:.3f}"
 
 
 def _check_early(world: World, runs: Sequence[Run]) -> Iterator[str]:
@@ -446,13 +470,21 @@ def _check_ends(world: World, runs: Sequence[Run]) -> Iterator[str]:
             found == expired and run.workflow == "Approved" and world.has_changed_clock
         ):
             continue
+        elif found == ("error", DIFFERS) and run.workflow in CALLERS and _is_repeated(world, run.id):
+            continue  # its step calls in another order, or with another payload
         elif found != expected[run.workflow]:
             message = "" if run.error is None else run.error.message
             yield f"the run {run.id} of {run.workflow} has ended as {found}: {message}"
 
 
+def _is_repeated(world: World, run: str) -> bool:
+    """Whether a step of a run has begun again."""
+    begun = Counter(each.step for each in world.watch.effects if each.run == run and each.kind == "start")
+    return any(count > 1 for count in begun.values())
+
+
 def _check_repeats(world: World, _runs: Sequence[Run]) -> Iterator[str]:
-    """A step of the only host begins again only after the end of the process in which it began."""
+    """A step of the only host begins again only after the end of the process in which it began, or of its run's task."""
     if world.database is not None:
         return  # `StepWatch` checks it: a process that loses its lease lives
     begun: dict[tuple[str, str], Effect] = {}
@@ -460,7 +492,8 @@ def _check_repeats(world: World, _runs: Sequence[Run]) -> Iterator[str]:
         key = effect.run, effect.step
         if effect.kind == "start":
             before = begun.get(key)
-            if before is not None and before.process.ended_at > effect.at:
+            has_lost_task = before is not None and before.process.defect_until >= before.at  # then it is started again
+            if before is not None and before.process.ended_at > effect.at and not has_lost_task:
                 where = (
                     "the same process"
                     if before.process is effect.process
@@ -500,9 +533,49 @@ def _check_children(world: World, runs: Sequence[Run]) -> Iterator[str]:
         if effect.kind.startswith("got"):
             yield f"the step {effect.step} of {effect.workflow} {effect.kind}"
     children = Counter((each.parent, each.record.workflow) for each in runs if each.parent)
-    calls = {"Caller": Counter(CALLS["call"]), "Twins": Counter(CALLS["twins"])}
     for run in (each.record for each in runs):
-        for workflow, most in calls.get(run.workflow, {}).items():
+        calls = Counter(child for child, _ in CALLS[CALLERS[run.workflow]]) if run.workflow in CALLERS else {}
+        for workflow, most in calls.items():
             count = children[run.id, workflow]
             if count > most or (count < most and run.status == "success"):
                 yield f"the run {run.id} of {run.workflow} has {count} runs of {workflow}"
+
+
+def _check_bugs(world: World, runs: Sequence[Run]) -> Iterator[str]:
+    """A run that meets an unexpected exception in a step ends with it: it does not begin again in its process."""
+    if world.database is not None:
+        return  # commits are blocking calls there, so that the end may have an exception, too
+    records = {each.record.id: each.record for each in runs}
+    for number, effect in enumerate(world.watch.effects):
+        if effect.kind != "bug" or effect.process.defect_until >= effect.at:
+            continue
+        what = f"the step {effect.step} of {effect.workflow} had an unexpected exception at {effect.at:.3f}"
+        later = next(
+            (each for each in world.watch.effects[number:] if each.run == effect.run and each.kind == "start"), None
+        )
+        if later is not None and later.process is effect.process:
+            yield f"{what}, and the step {later.step} of its run began at {later.at:.3f} in the same process"
+        record = records.get(effect.run)
+        if later is None and record is not None and record.status not in ("error", "cancelled"):
+            yield f"{what}, and its run has ended as {record.status}"
+
+
+def _check_texts(world: World, runs: Sequence[Run]) -> Iterator[str]:
+    """A run has one text: that which was deployed when it was accepted."""
+    texts = defaultdict[str, set[str]](set)
+    for effect in world.watch.effects:
+        if effect.kind == "start" and effect.workflow in TEXTS:
+            texts[effect.run].add(effect.text)
+    versions = {run: {int(text.rpartition("return ")[2]) for text in some} for run, some in texts.items()}
+    for each in (each.record for each in runs):
+        if len(found := versions.get(each.id, set())) > 1:
+            yield f"the run {each.id} of {each.workflow} has executed the versions {sorted(found)} of its text"
+    for answer in world.answers:
+        if answer.run_id in versions and answer.status is not None:
+            first, last = answer.versions
+            for version in versions[answer.run_id]:
+                if not first <= version <= last:
+                    yield (
+                        f"the run {answer.run_id} of {answer.workflow} has the version {version} of its text, although that was "
+                        f"{first} when it was sent at {answer.sent_at:.3f}, and {last} when it was answered"
+                    )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
+from tests.simulation import moments
 from tests.simulation.operations import Operation
 from tests.simulation.scenario import Scenario, find_failure, make_scenario
 from tests.simulation.template import make_template
 
 GROUPS, SEEDS = 20, 10
 SHARED_SEEDS = 5
+MOMENT_SEEDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,17 @@ def test_promises_hold_on_several_hosts(template: Path) -> None:
         failure = find_failure(make_scenario(seed, 2), template)
 
         assert failure is None, f"make sim SEEDS='1 {seed} 1 2': {failure}"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
+@pytest.mark.parametrize("moment", moments.SHARED)
+def test_promises_hold_when_a_lease_ends(template: Path, moment: moments.Moment) -> None:
+    """Without its lease, a host starts no step and accepts no event, also if it was frozen or nothing is to be written."""
+    for seed in range(MOMENT_SEEDS):
+        operations = moment(random.Random(seed), 2.0, 2)
+        failure = find_failure(Scenario(seed, sorted(operations, key=lambda each: each.at), hosts=2), template)
+
+        assert failure is None, f"seed {seed}: {failure}"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")

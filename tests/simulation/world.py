@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from starlette.applications import Starlette
 
 from pdkernel.accounts import LocalDirectory
+from pdkernel.common.blocking import run_blocking
 from pdkernel.egress import parse_policy
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -51,6 +54,7 @@ GRACE_S = 1.0
 """Seconds that runs have to end at an orderly restart."""
 
 
+@cache
 def workflows_of(version: int) -> tuple[Workflow, ...]:
     """The workflows of the project; another version has another text."""
 
@@ -69,7 +73,8 @@ def workflows_of(version: int) -> tuple[Workflow, ...]:
         flow("Approved", "work1", "ask1", "work2"),
         flow("Caller", "work1", "call1", "work2"),
         flow("Twins", "work1", "twins1", "work2"),
-        flow("Echo", "work1"),
+        flow("Echo", "echo1"),
+        flow("Cold", "work1", "cold1", "work2"),
         flow("Failing", "work1", "fail1", "work2"),
         flow("Early", "respond1", "work1", response="custom"),
         flow("Poison", "work1", "poison1"),
@@ -79,23 +84,30 @@ def workflows_of(version: int) -> tuple[Workflow, ...]:
     )
 
 
-class FixedWorkflows:
-    """The served workflows of one server; implements `ServedWorkflows`."""
+class DeployedWorkflows:
+    """The workflows of one server, in the text that was deployed last; implements `ServedWorkflows`."""
 
     not_served: Sequence[RefusedSource] = ()
 
-    def __init__(self, folder: Path, workflows: Sequence[Workflow]) -> None:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._load()
+
+    def _load(self) -> None:
+        folder, self._version = self._world.folder, self._world.version
         self._served = {
             each.name.lower(): ServedWorkflow(
                 f"p_{each.name.lower()}",
                 f"eo{each.name.lower():x<20}",
                 WorkflowSource(folder / f"{each.name}.ipynb", "notebook", each),
             )
-            for each in workflows
+            for each in workflows_of(self._version)
         }
 
     async def refresh(self) -> None:
-        """Do nothing."""
+        """Load the text that was deployed last, in a thread."""
+        if self._version != self._world.version:
+            await run_blocking(self._load)
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
         """All workflows."""
@@ -118,9 +130,11 @@ class Answer:
     Attributes:
         workflow: The workflow that was called; None for a URL of a run.
         sent_at: The virtual time.
+        answered_at: The virtual time at which the caller knows the answer, or that there is none.
         status: The status, or None.
         headers: The headers by lower-case name.
         is_stored: Whether the run of the request is to be recorded.
+        versions: The versions of the workflows that were deployed when the request was sent, and when it was answered.
     """
 
     workflow: str | None
@@ -128,6 +142,8 @@ class Answer:
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     is_stored: bool = True
+    versions: tuple[int, int] = (1, 1)
+    answered_at: float = math.inf
 
     @property
     def run_id(self) -> str | None:
@@ -140,12 +156,11 @@ class Answer:
 class Server:
     """A started server: one simulated process on a host."""
 
-    def __init__(self, world: World, host: Host, process: SimProcess, *, version: int) -> None:
+    def __init__(self, world: World, host: Host, process: SimProcess) -> None:
         self.host = host
         self.process = process
         self.app: Starlette | None = None
         self._world = world
-        self._version = version
         self._tasks: Sequence[asyncio.Task[Any]] = ()
         self._project: Project | None = None
         self._engine: WorkflowEngine | None = None
@@ -200,7 +215,7 @@ class Server:
             project=project,
             directory=LocalDirectory(project),
             engine=engine,
-            workflows=FixedWorkflows(world.folder, workflows_of(self._version)),
+            workflows=DeployedWorkflows(world),
             settings=ServeSettings(base_url="http://localhost:8000", policy=parse_policy("live")),
             clock=clock,
             ids=world.ids,
@@ -256,7 +271,7 @@ class Host:
         while True:
             self._count += 1
             process = world.loop.add(f"{self.name} {self._count}")
-            self.server = server = Server(world, self, process, version=world.version)
+            self.server = server = Server(world, self, process)
             try:
                 await world.within(process, server.start)
             except Exception as fault:  # as a process ends with it
@@ -297,7 +312,7 @@ class World:
         database: The server of the database; None for one host with a file.
         hosts: The machines, each with a server.
         slots: The number of runs that execute at once in a server.
-        version: The version of the workflows that the next server serves.
+        version: The version of the workflows that was deployed last.
         answers: The answers to all requests.
         network: The hosts that receive messages.
         watch: What steps did.
@@ -350,7 +365,9 @@ class World:
         """Send a request about a workflow."""
         answer = Answer(workflow, self.loop.time(), is_stored=headers is None or NOT_STORED not in headers)
         self.answers.append(answer)
+        sent = self.version
         await self._request(answer, path, body, headers or {})
+        answer.versions, answer.answered_at = (sent, self.version), self.loop.time()
         return answer
 
     async def resume(self, url: str) -> Answer:
@@ -431,7 +448,7 @@ class World:
     def heal_links(self) -> None:
         """Let all hosts reach the database again."""
         if self.database is not None:
-            self.database.down_until = 0.0
+            self.database.down_until = min(self.database.down_until, self.loop.time())
         for host in self.hosts:
             if host.link is not None:
                 host.link.heal()
