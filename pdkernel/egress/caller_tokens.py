@@ -34,7 +34,7 @@ class CallsInFlight(Protocol):
     """The unsafe calls of one attempt at a step, recorded before they are sent."""
 
     def is_repeated(self, method: str, url: str) -> bool:
-        """Whether an earlier attempt has sent the next call of that method and redacted URL, and saw no answer; counts the call."""
+        """Return whether an earlier attempt has sent the next call of that method and redacted URL, and saw no answer; count the call."""
         ...
 
     async def add(self, call: OutboundCall) -> None:
@@ -139,13 +139,13 @@ class StepBinding:
             call.abandon()
 
     def next_ordinal(self, identity: str) -> int:
-        """The number of earlier requests with *identity*; counts this request."""
+        """Return the number of earlier requests with *identity*, and count this request."""
         count = self._ordinals.get(identity, 0)
         self._ordinals[identity] = count + 1
         return count
 
     def is_first_block(self, url: str) -> bool:
-        """Whether this is the first blocked call to *url*: a program may send thousands of datagrams."""
+        """Return whether this is the first blocked call to *url*: a program may send thousands of datagrams."""
         new = url not in self._blocked_urls
         self._blocked_urls.add(url)
         return new
@@ -180,12 +180,12 @@ class CallerToken:
         self._failures.pop(port, None)
 
     def failure(self, port: int) -> Mapping[str, JSON]:
-        """Why the connection from the client's local *port* was dropped, or `{}`."""
+        """Return why the connection from the client's local *port* was dropped, or `{}`."""
         return self._failures.get(port, {})
 
 
 def binding_of(caller: CallerToken | None) -> StepBinding | None:
-    """The current binding of *caller*; None between steps and for an unknown caller."""
+    """Return the current binding of *caller*; None between steps and for an unknown caller."""
     return None if caller is None else caller.step_binding
 
 
@@ -196,13 +196,13 @@ class CallerTokens:
         self._callers: dict[str, CallerToken] = {}
 
     def issue(self, *, public_only: bool = False) -> str:
-        """A new random token without a binding."""
+        """Return a new random token without a binding."""
         token = secrets.token_urlsafe(18)
         self._callers[token] = CallerToken(token, public_only=public_only)
         return token
 
     def find(self, token: str | None) -> CallerToken | None:
-        """The caller with *token*, or None if the token was not issued or is revoked."""
+        """Return the caller with *token*, or None if the token was not issued or is revoked."""
         return self._callers.get(token) if token else None
 
     def bind(self, token: str, context: CallContext) -> None:
@@ -226,7 +226,7 @@ class CallerTokens:
             caller.step_binding = None
 
     def find_most_connections(self) -> set[asyncio.Task[None]]:
-        """The connections of the token that has the most; empty without connections."""
+        """Return the connections of the token that has the most; empty without connections."""
         return max((caller.connections for caller in list(self._callers.values())), key=len, default=set())
 
     def revoke(self, token: str) -> CallerToken | None:

@@ -60,7 +60,7 @@ class CertificateAuthority:
         return self.folder / "wgetrc"
 
     def server_context(self, *hosts: str) -> ssl.SSLContext:
-        """A TLS context of a server for *hosts*, HTTP/1.1 only."""
+        """Return a TLS context of a server for *hosts*, HTTP/1.1 only."""
         context = self._contexts.get(hosts)
         if context is None:
             if self._authority is None:
@@ -129,7 +129,7 @@ class CertificateAuthority:
 
 
 def _renamed(pem: bytes, hosts: Iterable[str], authority_key: bytes) -> bytes:
-    """The certificate *pem* for *hosts* instead of its own, signed with *authority_key*."""
+    """Return the certificate *pem* for *hosts* instead of its own, signed with *authority_key*."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -153,7 +153,7 @@ def _renamed(pem: bytes, hosts: Iterable[str], authority_key: bytes) -> bytes:
 
 
 def upstream_context(environ: Mapping[str, str], extra: Iterable[Path]) -> ssl.SSLContext:
-    """A TLS context of a client that trusts public roots, the user's own (`SSL_CERT_FILE`), and *extra*."""
+    """Return a TLS context of a client that trusts public roots, the user's own (`SSL_CERT_FILE`), and *extra*."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=public_roots(environ).decode())
     for file in extra:
@@ -163,7 +163,7 @@ def upstream_context(environ: Mapping[str, str], extra: Iterable[Path]) -> ssl.S
 
 
 def public_roots(environ: Mapping[str, str]) -> bytes:
-    """The roots of certifi, and those of the user's `SSL_CERT_FILE` if the file exists, as PEM."""
+    """Return the roots of certifi, and those of the user's `SSL_CERT_FILE` if the file exists, as PEM."""
     import certifi
 
     files = [Path(certifi.where())]
@@ -175,7 +175,7 @@ def public_roots(environ: Mapping[str, str]) -> bytes:
 
 @lru_cache(maxsize=8)  # every engine of a process needs them, and finding them in the text takes milliseconds
 def _read_certificates(file: Path, _modified_ns: int, _size: int) -> bytes:
-    """The certificates of *file*, which had this time of modification and this size."""
+    """Return the certificates of *file*, which had this time of modification and this size."""
     return _certificates(file.read_bytes())
 
 

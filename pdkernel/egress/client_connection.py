@@ -91,7 +91,7 @@ class ProxyTarget:
         return format_origin("https" if self.client_expects_tls else "http", self.host, self.port)
 
     def build_request(self, head: h11.Request, body: Body) -> Request:
-        """The request with *head* to this target, or to the URL of an absolute-form request."""
+        """Return the request with *head* to this target, or to the URL of an absolute-form request."""
         target = bytes(head.target)
         scheme, host, port = "https" if self.client_expects_tls else "http", self.host, self.port
         if self is PER_REQUEST_TARGET:
@@ -132,7 +132,7 @@ async def read_proxy_target(
 
 
 def parse_proxy_token(proxy_authorization: bytes | None) -> str | None:
-    """The token in a Proxy-Authorization header: the user name."""
+    """Return the token in a Proxy-Authorization header: the user name."""
     kind, _, value = (proxy_authorization or b"").strip().partition(b" ")
     if kind.lower() != b"basic":
         return None
@@ -394,7 +394,7 @@ class ClientConnection:
     async def _respond(
         self, client: Http1ServerConnection, proxy_target: ProxyTarget, caller: CallerToken | None, request: Request
     ) -> Response | None:
-        """The response to *request*; None if the connection was dropped or is no longer HTTP."""
+        """Return the response to *request*; None if the connection was dropped or is no longer HTTP."""
         try:
             if request.method == "CONNECT" or (
                 proxy_target is not PER_REQUEST_TARGET and not request.target.startswith((b"/", b"*"))
@@ -615,7 +615,7 @@ async def close_writer(writer: asyncio.StreamWriter) -> None:
 
 
 def encode_websocket_request(request: Request) -> bytes:
-    """The upgrade request for a WebSocket, as it is sent to the host."""
+    """Return the upgrade request for a WebSocket, as it is sent to the host."""
     headers = [*end_to_end_headers(request.headers), (b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
     lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1"]
     lines += [name + b": " + value for name, value in headers]

@@ -161,7 +161,7 @@ class Gateway:
         return cls(listener, authority, make_upstream, clock, sandbox_kind, lookup, max_connections)
 
     def issue_token(self, *, public_only: bool = False) -> str:
-        """A new token for a process, without a binding; with *public_only*, the process may call public addresses only."""
+        """Return a new token for a process, without a binding; with *public_only*, the process may call public addresses only."""
         return self._tokens.issue(public_only=public_only)
 
     def bind(self, token: str, context: CallContext) -> None:
@@ -227,7 +227,7 @@ class Gateway:
         return environment
 
     def open_transport(self, token: str) -> httpx.AsyncBaseTransport:
-        """A transport of this process whose calls go through the gateway with *token*."""
+        """Return a transport of this process whose calls go through the gateway with *token*."""
         import httpx
 
         environment = self.build_environment(token, "bash")
@@ -261,7 +261,7 @@ class Gateway:
         return self._sandbox.plan(token, public_only=self._public_only(token))
 
     async def leads_inside(self, host: str, port: int) -> bool:
-        """Whether *host* resolves to an address that is not public; False if the name cannot be resolved."""
+        """Return whether *host* resolves to an address that is not public; False if the name cannot be resolved."""
         try:
             await public_addresses(host, port, self._lookup)
         except NotPublicError:
@@ -371,7 +371,7 @@ class GatewayAddress(Protocol):
     """The part of `Gateway` that the client needs."""
 
     def issue_token(self, *, public_only: bool = False) -> str:
-        """A new token."""
+        """Return a new token."""
         ...
 
     def bind(self, token: str, context: CallContext) -> None:
@@ -387,7 +387,7 @@ class GatewayAddress(Protocol):
         ...
 
     def open_transport(self, token: str) -> httpx.AsyncBaseTransport:
-        """A transport whose calls go through the gateway with *token*."""
+        """Return a transport whose calls go through the gateway with *token*."""
         ...
 
 
@@ -400,7 +400,7 @@ class ServerGateway(GatewayAddress, Protocol):
         ...
 
     async def leads_inside(self, host: str, port: int) -> bool:
-        """Whether *host* resolves to an address that is not public; False if the name cannot be resolved."""
+        """Return whether *host* resolves to an address that is not public; False if the name cannot be resolved."""
         ...
 
     async def close(self) -> None:

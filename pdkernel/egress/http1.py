@@ -81,7 +81,7 @@ class Http1ClientConnection:
         raise httpcore.RemoteProtocolError("too many interim responses")
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The body of the response."""
+        """Yield the body of the response."""
         while isinstance(event := await self._next_event(), h11.Data):
             yield bytes(event.data)
 
@@ -142,7 +142,7 @@ class Http1ClientConnection:
 
 
 def _is_ambiguous(response: h11.Response) -> bool:
-    """Whether another program could read the end of *response* differently (RFC 9112, 6.3)."""
+    """Return whether another program could read the end of *response* differently (RFC 9112, 6.3)."""
     headers = list(response.headers)
     length, coding = get_header(headers, b"content-length"), get_header(headers, b"transfer-encoding")
     if coding is not None:
@@ -181,7 +181,7 @@ class Http1ServerConnection:
             self._h11.receive_data(initial_data)
 
     async def next_request(self) -> h11.Request | None:
-        """The next request's head, or None at the end of the connection."""
+        """Return the next request's head, or None at the end of the connection."""
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
         if self._h11.their_state is not h11.IDLE:
@@ -215,7 +215,7 @@ class Http1ServerConnection:
 
     async def body(self) -> AsyncIterator[bytes]:
         """
-        The body of the current request; sends `100 Continue` to a client that expects it.
+        Yield the body of the current request; send `100 Continue` to a client that expects it.
 
         Raises:
             h11.RemoteProtocolError: The client closed its connection too early, or sent an invalid body.

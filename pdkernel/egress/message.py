@@ -24,13 +24,13 @@ _CHUNK = 1 << 16
 
 
 def get_header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """The first value of header *name* (lower case), or None."""
+    """Return the first value of header *name* (lower case), or None."""
     return next((value for key, value in headers if key.lower() == name), None)
 
 
 def end_to_end_headers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """
-    *headers* without the headers of the connection (RFC 9110, 7.6.1).
+    Return *headers* without the headers of the connection (RFC 9110, 7.6.1).
 
     A length beside a transfer coding is removed, too: a receiver that believes the length would take the rest of the body for
     another message (RFC 9112, 6.1).
@@ -50,13 +50,13 @@ def strip_control_characters(value: bytes) -> bytes:
 
 
 def format_origin(scheme: str, host: str, port: int) -> str:
-    """`scheme://host`, with the port unless it is the scheme's default."""
+    """Return `scheme://host`, with the port unless it is the scheme's default."""
     name = f"[{host}]" if ":" in host else host
     return f"{scheme}://{name}" if port == DEFAULT_PORTS.get(scheme) else f"{scheme}://{name}:{port}"
 
 
 def is_bodyless(method: str, status: int) -> bool:
-    """Whether a response to *method* with *status* has no body; its `content-length` may still be above 0."""
+    """Return whether a response to *method* with *status* has no body; its `content-length` may still be above 0."""
     return method == "HEAD" or status in (204, 304)
 
 
@@ -103,7 +103,7 @@ class Body:
         return digest.hexdigest()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The body's bytes, in chunks."""
+        """Yield the body's bytes, in chunks."""
         if self._buffer is None:
             async for chunk in self._chunks:
                 self._count(chunk)
@@ -114,7 +114,7 @@ class Body:
             yield chunk
 
     async def read(self) -> bytes:
-        """The whole body."""
+        """Return the whole body."""
         return b"".join([chunk async for chunk in self.stream()])
 
     def retain(self) -> None:

@@ -81,12 +81,12 @@ class OutboundPolicy:
     origin: str = field(default="", compare=False)
 
     def for_network(self, network: object) -> OutboundPolicy:
-        """The policy for a workflow with the setting `network: net_...`."""
+        """Return the policy for a workflow with the setting `network: net_...`."""
         vias = dict(each.split("=", 1) for each in self.network_vias)
         return replace(self, via=vias[network]) if isinstance(network, str) and network in vias else self
 
     def in_server(self, own: OutboundPolicy | None) -> OutboundPolicy:
-        """The policy of a run that goes on in a process with the policy *own*: that one, unless this is `deny`, or only that is `live`."""
+        """Return the policy of a run that goes on in a process with the policy *own*: that one, unless this is `deny`, or only that is `live`."""
         if own is None or self.mode == "deny" or (own.mode == "live" and self.mode != "live"):
             return self
         return replace(own, public_only=self.public_only)
@@ -116,17 +116,17 @@ class OutboundPolicy:
         return "live" if self.mode in ("live", "allow") else self.mode_text
 
     def allows_host(self, host: str) -> bool:
-        """Whether a call to *host* is sent to the host."""
+        """Return whether a call to *host* is sent to the host."""
         if self.mode == "allow":
             return _matches(host, self.allowed_hosts)
         return self.mode in ("live", "record")
 
     def allows_tunnel(self, host: str) -> bool:
-        """Whether a connection that is not HTTP/1.1 may pass to *host* unread."""
+        """Return whether a connection that is not HTTP/1.1 may pass to *host* unread."""
         return self.mode != "record" and self.allows_host(host)
 
     def passes_tls_through(self, host: str) -> bool:
-        """Whether the TLS of *host* is passed through unread."""
+        """Return whether the TLS of *host* is passed through unread."""
         return _matches(host, self.unopened)
 
 
@@ -291,17 +291,17 @@ def _choose_cell_policy(
 
 
 def hide_password(text: str) -> str:
-    """The policy *text* without the name and the password of a URL."""
+    """Return the policy *text* without the name and the password of a URL."""
     return re.sub(r"//[^/@]*@", "//", text)
 
 
 def split_hosts(text: str) -> tuple[str, ...]:
-    """The hosts in *text*, which separates them by commas, in lower case. Raises `EgressModeError` if one is not a name."""
+    """Return the hosts in *text*, which separates them by commas, in lower case. Raises `EgressModeError` if one is not a name."""
     return tuple(_check_host(host) for host in text.split(",") if host.strip())
 
 
 def is_ip_address(host: str) -> bool:
-    """Whether *host* is an IP address."""
+    """Return whether *host* is an IP address."""
     try:
         ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
@@ -310,12 +310,12 @@ def is_ip_address(host: str) -> bool:
 
 
 def is_host_name(host: str) -> bool:
-    """Whether *host*, in ASCII, is a valid DNS name: labels of 1 to 63 characters, 253 in total (RFC 1035)."""
+    """Return whether *host*, in ASCII, is a valid DNS name: labels of 1 to 63 characters, 253 in total (RFC 1035)."""
     return len(host) <= _LONGEST_NAME and all(map(_LABEL.fullmatch, host.split(".")))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* (a name or an address) is this machine; calls to it are not outbound under any policy."""
+    """Return whether *host* (a name or an address) is this machine; calls to it are not outbound under any policy."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -329,7 +329,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _split_options(text: str) -> tuple[str, dict[str, list[str]]]:
-    """The mode, which may contain blanks (in a file name), and the values of each option after it, in order."""
+    """Return the mode, which may contain blanks (in a file name), and the values of each option after it, in order."""
     options: dict[str, list[str]] = {"via": [], "unopened": []}
     while found := _OPTION.search(text):
         options[found[1]].insert(0, found[2])
@@ -384,7 +384,7 @@ def _check_stand_in(value: str) -> tuple[str | None, str | None]:
 
 
 def _split_vias(proxies: Sequence[str], word: str) -> tuple[tuple[str, ...], str | None]:
-    """The proxies of networks, as `net_...=URL`, and the proxy of all other workflows, or None."""
+    """Return the proxies of networks, as `net_...=URL`, and the proxy of all other workflows, or None."""
     networks: dict[str, str] = {}
     plain: str | None = None
     for proxy in proxies:
@@ -428,7 +428,7 @@ class NotPublicError(Exception):
 
 def is_public(address: str) -> bool:
     """
-    Whether *address*, and an IPv4 address embedded in it, belongs to the public internet.
+    Return whether *address*, and an IPv4 address embedded in it, belongs to the public internet.
 
     Raises:
         ValueError: *address* is a name.
@@ -445,7 +445,7 @@ def is_public(address: str) -> bool:
 
 
 def is_inside(host: str) -> bool:
-    """Whether *host* is an address that is not public, or a name of this machine. Other names are not resolved: False."""
+    """Return whether *host* is an address that is not public, or a name of this machine. Other names are not resolved: False."""
     try:
         return not is_public(host)
     except ValueError:

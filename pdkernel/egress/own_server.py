@@ -79,7 +79,7 @@ class OwnServer:
         return any(scheme == "https" for scheme, _, _ in self._origins)
 
     def is_called(self, scheme: str, host: str, port: int) -> bool:
-        """Whether a call to that origin is one to the server, which gets the mark."""
+        """Return whether a call to that origin is one to the server, which gets the mark."""
         return any(
             (scheme, port) == (its_scheme, its_port)
             and (host == its_host or (is_loopback(its_host) and is_loopback(host)))
@@ -87,7 +87,7 @@ class OwnServer:
         )
 
     def is_at(self, address: str, port: int) -> bool:
-        """Whether the server listens at that address, which a connection has reached by any name."""
+        """Return whether the server listens at that address, which a connection has reached by any name."""
         return port == self.local_port and is_loopback(address)
 
     def mark(self, request: Request, headers: Headers, caller: StepCaller) -> Headers:

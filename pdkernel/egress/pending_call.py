@@ -88,7 +88,7 @@ class PendingCall:
         self.context.on_call_finished(self._describe(result, self.duration_ms))
 
     def describe_unanswered(self) -> OutboundCall:
-        """The record of the call if its answer is never seen."""
+        """Return the record of the call if its answer is never seen."""
         return self._describe(_UNANSWERED, 0.0)
 
     def fail(self, why: str, *, status: int | None = None, is_unanswered: bool = False) -> None:
@@ -141,7 +141,7 @@ class PendingCall:
         )
 
     def _app(self) -> str | None:
-        """The app whose account's credential the call carried."""
+        """Return the app whose account's credential the call carried."""
         if not self.context.app_by_secret_ref:
             return None
         texts = [self._plain_url]

@@ -41,7 +41,7 @@ class ClientHello:
 
 
 def hello_is_complete(data: bytes) -> bool:
-    """Whether *data* has the complete ClientHello, in any number of records."""
+    """Return whether *data* has the complete ClientHello, in any number of records."""
     message = _message(data)
     return len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4], "big")
 
@@ -55,7 +55,7 @@ def parse_client_hello(data: bytes) -> ClientHello:
 
 
 def _message(data: bytes) -> bytes:
-    """The handshake message, joined from its records."""
+    """Return the handshake message, joined from its records."""
     message = b""
     while len(data) >= _RECORD_HEADER and data[0] == HANDSHAKE_RECORD:
         size = int.from_bytes(data[3:5], "big")
@@ -111,14 +111,14 @@ _MAX_POLL_S = 0.1
 
 
 def is_conclusive(seen: bytes) -> bool:
-    """Whether *seen* is enough to detect the protocol."""
+    """Return whether *seen* is enough to detect the protocol."""
     if seen[:1] == bytes([HANDSHAKE_RECORD]):
         return True
     return b"\n" in seen or not re.match(rb"[A-Z-]{1,20}( |\Z)", seen)
 
 
 def detect_protocol(seen: bytes) -> WireProtocol:
-    """The protocol of a connection whose first bytes are *seen*."""
+    """Return the protocol of a connection whose first bytes are *seen*."""
     if seen[:1] == bytes([HANDSHAKE_RECORD]):
         return "tls"
     if seen.startswith(_HTTP2_PREFACE):
@@ -151,7 +151,7 @@ async def wait_readable(sock: socket.socket) -> None:
 
 
 async def peek(sock: socket.socket, *, timeout_s: float | None = None) -> bytes | None:
-    """The received bytes, `b""` at the end of the connection, or None after *timeout_s* seconds of silence."""
+    """Return the received bytes, `b""` at the end of the connection, or None after *timeout_s* seconds of silence."""
     with contextlib.suppress(TimeoutError):  # an event loop that is late may notice the bytes and the time together
         async with asyncio.timeout(timeout_s):
             await wait_readable(sock)
@@ -164,7 +164,7 @@ async def peek(sock: socket.socket, *, timeout_s: float | None = None) -> bytes 
 
 
 async def peek_until(sock: socket.socket, is_complete: Callable[[bytes], bool]) -> bytes:
-    """The received bytes as soon as *is_complete* accepts them; or at the end, at 64 KB, or after 30 seconds."""
+    """Return the received bytes as soon as *is_complete* accepts them; or at the end, at 64 KB, or after 30 seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _PEEK_TIMEOUT_S
     seen = await peek(sock) or b""
@@ -189,5 +189,5 @@ def consume(sock: socket.socket, count: int) -> bytes:
 
 
 def _ended(sock: socket.socket) -> bool:
-    """Whether the connection has failed (an end behind waiting bytes is not visible)."""
+    """Return whether the connection has failed (an end behind waiting bytes is not visible)."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0

@@ -111,7 +111,7 @@ class CallRedactor:
     def redact_request(
         self, method: str, url: str, headers: Headers, body: bytes | LargeBody, redactor: Redactor
     ) -> RecordedCall:
-        """The redacted request. Its key does not depend on the account whose credentials the request carries."""
+        """Return the redacted request. Its key does not depend on the account whose credentials the request carries."""
         sent = _decoded(headers)
         url = self._text(url, redactor)
         stored_body = self._bytes(body, sent, redactor)
@@ -136,7 +136,7 @@ class CallRedactor:
         *,
         length_only: bool = False,
     ) -> RecordedResponse:
-        """The redacted response; *length_only* keeps `content-length` of a response without a body (to HEAD)."""
+        """Return the redacted response; *length_only* keeps `content-length` of a response without a body (to HEAD)."""
         received = _decoded(headers)
         dropped = _DROPPED_RESPONSE_HEADERS - ({"content-length"} if length_only else set())
         if body:
@@ -170,7 +170,7 @@ class CallRedactor:
 
 
 def restore_secrets(response: RecordedResponse, redactor: Redactor) -> RecordedResponse:
-    """*response* with the secrets of the current run in place of the recording's placeholders."""
+    """Return *response* with the secrets of the current run in place of the recording's placeholders."""
     body = rewrite_text(
         response.body, _value(response.headers, "content-type"), partial(restore_placeholders, redactor=redactor)
     )
@@ -179,7 +179,7 @@ def restore_secrets(response: RecordedResponse, redactor: Redactor) -> RecordedR
 
 
 def insert_placeholders(text: str, redactor: Redactor) -> str:
-    """*text* with a recording placeholder in place of each secret of *redactor*."""
+    """Return *text* with a recording placeholder in place of each secret of *redactor*."""
     # text that looks like a recording placeholder is escaped, so that it is restored unchanged
     hidden = redactor.redact_text(text.replace(_PLACEHOLDER_START, _LITERAL))
     known = set(redactor.secret_refs)
@@ -191,7 +191,7 @@ def insert_placeholders(text: str, redactor: Redactor) -> str:
 
 
 def restore_placeholders(text: str, redactor: Redactor) -> str:
-    """*text* from a recording, with the secrets of *redactor*; an unknown placeholder stays."""
+    """Return *text* from a recording, with the secrets of *redactor*; an unknown placeholder stays."""
     if _PLACEHOLDER_START not in text:
         return text
     refs = {_without_account(ref): ref for ref in reversed(redactor.secret_refs)}
@@ -207,7 +207,7 @@ def restore_placeholders(text: str, redactor: Redactor) -> str:
 
 def decode_content_coding(body: bytes, content_encoding: str) -> bytes:
     """
-    *body* before the codings of its `Content-Encoding` were applied.
+    Return *body* before the codings of its `Content-Encoding` were applied.
 
     Raises:
         NotSearchableError: The coding is unknown, or *body* does not have it.
@@ -227,7 +227,7 @@ def decode_content_coding(body: bytes, content_encoding: str) -> bytes:
 
 
 def rewrite_text(body: bytes, content_type: str, rewrite: Rewrite) -> bytes:
-    """*body* with its text rewritten; bytes that are not text stay unchanged."""
+    """Return *body* with its text rewritten; bytes that are not text stay unchanged."""
     # always UTF-8 as well: many bodies that are not UTF-16 decode as UTF-16 without an error
     for charset in _charsets(body, content_type):
         with contextlib.suppress(ValueError):
@@ -293,7 +293,7 @@ def _normalize_body(content_type: str, body: bytes) -> bytes:
 
 
 def _boundary(content_type: str) -> bytes | None:
-    """The boundary of a multipart body, or None."""
+    """Return the boundary of a multipart body, or None."""
     found = _BOUNDARY.search(content_type)
     return found[1].encode("latin-1") if found else None
 
@@ -304,7 +304,7 @@ def _without_boundary(content_type: str, body: bytes) -> bytes:
 
 
 def _normalize_placeholders(text: str) -> str:
-    """*text* with URL-encoded markers decoded: a step may send a replayed marker back inside a URL."""
+    """Return *text* with URL-encoded markers decoded: a step may send a replayed marker back inside a URL."""
     return text.replace(quote(REDACTED), REDACTED)
 
 
@@ -313,12 +313,12 @@ def _decoded(headers: Headers) -> Sequence[tuple[str, str]]:
 
 
 def _value(headers: Sequence[tuple[str, str]], searched_name: str) -> str:
-    """All values of the header *searched_name*, joined with commas."""
+    """Return all values of the header *searched_name*, joined with commas."""
     return ", ".join(value for name, value in headers if name == searched_name)
 
 
 def _without_account(ref: str) -> str:
-    """`slack/apn_1/bot_token` as `slack.bot_token`, `env/NAME` as `env.NAME`."""
+    """Return `slack/apn_1/bot_token` as `slack.bot_token`, `env/NAME` as `env.NAME`."""
     first, *rest = ref.split("/")
     return ".".join([first, *(rest[1:] if len(rest) > 1 else rest)])
 
@@ -357,7 +357,7 @@ def _decompress_deflate(body: bytes) -> bytes:
 
 
 def _iter_zip_contents(body: bytes, limit: int) -> Iterator[bytes]:
-    """The names of the members, then the content of each."""
+    """Yield the names of the members, then the content of each."""
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             yield "\n".join(archive.namelist()).encode("utf-8", "surrogatepass")
@@ -448,7 +448,7 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 
 def read_recorded_requests(file: Path) -> list[tuple[str, str, str]]:
     """
-    The step, method and URL of each call in *file*, without repetitions.
+    Return the step, method and URL of each call in *file*, without repetitions.
 
     Raises:
         RecordingError: The file cannot be read, or a line is not a recorded call.
@@ -551,7 +551,7 @@ class RecordingFile:
         return RecordedResponse(status=response.status, reason=response.reason, headers=response.headers, body=body)
 
     def _nearest(self, call: RecordedCall) -> str:
-        """A sentence with the recorded calls that are similar to *call*, and their keys; empty without a similar call."""
+        """Return a sentence with the recorded calls that are similar to *call*, and their keys; empty without a similar call."""
         request_line = f"{call.method} {call.url}"
         same = [key for key, known in self._urls.items() if known == request_line]
         if same:
@@ -617,7 +617,7 @@ class RecordingFile:
             return {"base64": base64.b64encode(body).decode()}
 
     def _decode_body(self, encoded: _Body) -> bytes:
-        """The bytes of a body. Raises `OSError`."""
+        """Return the bytes of a body. Raises `OSError`."""
         if encoded.file is not None:
             with open_inside(self._bodies, encoded.file) as stream:
                 return stream.read()
@@ -644,7 +644,7 @@ class MemoryRecording:
         self._bytes_left = MAX_MEMORY_RECORDING_BYTES
 
     def has_room_for(self, size: int) -> bool:
-        """Whether *size* more bytes fit."""
+        """Return whether *size* more bytes fit."""
         return size <= self._bytes_left
 
     def add(self, step: str, ordinal: int, call: RecordedCall, response: RecordedResponse, duration_ms: float) -> None:

@@ -39,7 +39,7 @@ class Refusal:
     status: ClassVar[int] = 403
 
     def to_response(self, **more: Any) -> Response:
-        """The refusal as an HTTP response; *more* is added to its `error` object."""
+        """Return the refusal as an HTTP response; *more* is added to its `error` object."""
         body = json.dumps({"error": {"code": self.code, "message": self.message, **more}}, ensure_ascii=False).encode()
         headers = [
             (b"content-type", b"application/json; charset=utf-8"),
@@ -50,13 +50,13 @@ class Refusal:
 
 
 def denied(method: str, url: str, mode: str) -> Refusal:
-    """A call that the policy does not allow."""
+    """Return the refusal of a call that the policy does not allow."""
     message = f"{method} {url} was not sent: the outbound policy is {mode}.\n{_CHANGE_MODE}"
     return Refusal("denied", "egress_denied", message)
 
 
 def not_recorded(method: str, url: str, mode: str, why: str) -> Refusal:
-    """A call without a recorded response."""
+    """Return the refusal of a call without a recorded response."""
     message = (
         f"{method} {url} cannot be answered from the recorded calls ({mode}): {why}\n"
         f"Record it with {mode.replace('replay=', 'record=', 1)}."
@@ -65,7 +65,7 @@ def not_recorded(method: str, url: str, mode: str, why: str) -> Refusal:
 
 
 def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
-    """A connection in a protocol that the gateway cannot read, so it can be neither recorded nor answered by a stand-in."""
+    """Return the refusal of a connection in a protocol that the gateway cannot read, so it can be neither recorded nor answered by a stand-in."""
     message = (
         f"{what} to {url} was not made: the outbound policy is {mode}, and the connection can be neither recorded nor answered by a stand-in.\n"
         "Only `live`, or `allow=` with this host, allows it."
@@ -74,7 +74,7 @@ def opaque_protocol(what: str, url: str, mode: str) -> Refusal:
 
 
 def blocked_by_sandbox(what: str, url: str, mode: str) -> Refusal:
-    """A call that the operating system stopped, because the gateway does not support its protocol."""
+    """Return the refusal of a call that the operating system stopped, because the gateway does not support its protocol."""
     message = (
         f"{what} to {url} was not made: the outbound policy is {mode}, and the gateway supports TCP only.\n"
         "Only `live` allows it."
@@ -83,7 +83,7 @@ def blocked_by_sandbox(what: str, url: str, mode: str) -> Refusal:
 
 
 def not_public(method: str, url: str) -> Refusal:
-    """A call to this machine or a private network, where only public addresses are allowed."""
+    """Return the refusal of a call to this machine or a private network, where only public addresses are allowed."""
     message = (
         f"{method} {url} was not sent: a run that a Connect token starts may call public addresses only, and this host is, or "
         "resolves to, this machine or a private network.\n"
@@ -94,7 +94,7 @@ def not_public(method: str, url: str) -> Refusal:
 
 def step_uses_proxy(method: str, target: str, proxy: str) -> Refusal:
     """
-    A call through a proxy that the step configured, under each policy.
+    Return the refusal of a call through a proxy that the step configured, under each policy.
 
     The gateway would see the proxy only: neither the policy, nor the record, nor a stand-in would have the target.
     """
@@ -108,7 +108,7 @@ def step_uses_proxy(method: str, target: str, proxy: str) -> Refusal:
 
 
 def withheld(method: str, url: str, why: str) -> Refusal:
-    """A call with an account whose credentials Connect does not give out, which Connect's proxy does not support."""
+    """Return the refusal of a call with an account whose credentials Connect does not give out, which Connect's proxy does not support."""
     message = (
         f"{method} {url} was not sent: Connect does not give out this account's credentials, so the call would have to go "
         f"through Connect's proxy, and {why}\n"
@@ -118,6 +118,6 @@ def withheld(method: str, url: str, why: str) -> Refusal:
 
 
 def no_step() -> Refusal:
-    """A call that does not come from a running step."""
+    """Return the refusal of a call that does not come from a running step."""
     message = "This call was not sent: the step that made it has ended, or it does not come from a step."
     return Refusal("no-token", "egress_no_step", message)

@@ -105,7 +105,7 @@ class _BodyCopy:
             self._file.close()
 
     def content(self) -> bytes | LargeBody:
-        """The complete body."""
+        """Return the complete body."""
         if self._byte_count > self._limit:
             return LargeBody(self._byte_count, self._digest.hexdigest())
         self._file.seek(0)
@@ -118,7 +118,7 @@ class _BodyCopy:
 
 def repeat_response(call: PendingCall, recorded: StoredResponse, recorder: ResponseRecorder | None) -> Response:
     """
-    The stored response to an equal request of an earlier run, with the row written.
+    Return the stored response to an equal request of an earlier run, with the row written.
 
     Raises:
         UpstreamError: The earlier request got no response, so its outcome is unknown, or its response was too large to store.
@@ -142,7 +142,7 @@ def repeat_response(call: PendingCall, recorded: StoredResponse, recorder: Respo
 
 
 def outgoing_headers(request: Request) -> Headers:
-    """The headers to send, with the framing of the request's body."""
+    """Return the headers to send, with the framing of the request's body."""
     headers = [(name, value) for name, value in end_to_end_headers(request.headers) if name.lower() != b"expect"]
     if get_header(request.headers, b"transfer-encoding") is not None:
         headers.append((b"transfer-encoding", b"chunked"))
@@ -150,7 +150,7 @@ def outgoing_headers(request: Request) -> Headers:
 
 
 def build_response(status: int, reason: bytes, headers: Headers, body: bytes, *, has_no_body: bool = False) -> Response:
-    """A response of known length; with *has_no_body*, its own `content-length` is kept and the body is empty."""
+    """Return a response of known length; with *has_no_body*, its own `content-length` is kept and the body is empty."""
     if has_no_body:
         return Response(status, reason, headers, b"")
     rest = [(name, value) for name, value in headers if name.lower() != b"content-length"]
@@ -158,7 +158,7 @@ def build_response(status: int, reason: bytes, headers: Headers, body: bytes, *,
 
 
 async def read_up_to(body: bytes | AsyncIterator[bytes], limit: int) -> tuple[bytes, AsyncIterator[bytes] | None]:
-    """The whole *body* and None; of a stream of more than *limit* bytes, its start and the rest."""
+    """Return the whole *body* and None; of a stream of more than *limit* bytes, its start and the rest."""
     if isinstance(body, bytes):
         return body, None
     parts: list[bytes] = []
@@ -172,7 +172,7 @@ async def read_up_to(body: bytes | AsyncIterator[bytes], limit: int) -> tuple[by
 
 
 async def join_streams(start: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """*start*, then *rest*."""
+    """Yield *start*, then *rest*."""
     try:
         yield start
         del start

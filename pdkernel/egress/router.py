@@ -175,7 +175,7 @@ class CallSender:
 
 
 def _without_compression(headers: Headers) -> Headers:
-    """*headers* that ask for an uncompressed response: recordings are readable, and a replay has the same bytes."""
+    """Return *headers* that ask for an uncompressed response: recordings are readable, and a replay has the same bytes."""
     others = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
     return [*others, (b"accept-encoding", b"identity")]
 
@@ -226,7 +226,7 @@ class CallRouter:
 
     async def route(self, caller: CallerToken | None, request: Request) -> Response:
         """
-        The response to *request*; its row is written before the response's last byte can be read.
+        Return the response to *request*; its row is written before the response's last byte can be read.
 
         Raises:
             UpstreamError: The host sent no response; the row has the cause.
@@ -282,13 +282,13 @@ class CallRouter:
         return await self._refuse(call, request, refusal)
 
     def not_public(self, context: CallContext, request: Request) -> refusals.Refusal | None:
-        """The refusal of a call to an address that is not public, where only public addresses are allowed; otherwise None."""
+        """Return the refusal of a call to an address that is not public, where only public addresses are allowed; otherwise None."""
         if not context.policy.public_only or not is_inside(request.host):
             return None
         return refusals.not_public(request.method, redact_url(context.redactor.redact_text(request.url)))
 
     def find_proxy_refusal(self, context: CallContext, request: Request) -> refusals.Refusal | None:
-        """The refusal of a call with a withheld credential that Connect's proxy does not support; otherwise None."""
+        """Return the refusal of a call with a withheld credential that Connect's proxy does not support; otherwise None."""
         if find_proxy_access(context, request) is None:
             return None
         why = unsupported_reason(context, request)
@@ -298,7 +298,7 @@ class CallRouter:
     def open_tunnel_call(
         self, caller: CallerToken | None, what: str, url: str, host: str, method: str = "CONNECT"
     ) -> PendingCall | None:
-        """A call for a connection that is passed through unread; None if the policy refuses it, which is recorded."""
+        """Return a call for a connection that is passed through unread; None if the policy refuses it, which is recorded."""
         binding = binding_of(caller)
         if binding is None:
             return None
@@ -565,7 +565,7 @@ async def _restore(sent: SentRequestStore, key: str, earlier: StoredResponse | N
 
 
 async def _sent_key(binding: StepBinding, request: Request) -> str:
-    """The key of the stored response to *request*, which counts as the next request of its kind."""
+    """Return the key of the stored response to *request*, which counts as the next request of its kind."""
     context = binding.context
     digest = await request.body.buffer()
     # a withheld credential has a different placeholder in each run
@@ -581,7 +581,7 @@ async def _sent_key(binding: StepBinding, request: Request) -> str:
 
 
 def _build_record(result: UpstreamResult, content: bytes | None, at: str) -> StoredResponse:
-    """The record of a response with the body *content*; None for a body that is too large to be stored."""
+    """Return the record of a response with the body *content*; None for a body that is too large to be stored."""
     response = result.response
     return StoredResponse(
         response.status,
@@ -629,7 +629,7 @@ class CallRecorder:
         return found
 
     async def open(self, binding: StepBinding, call: PendingCall, request: Request) -> ResponseRecorder | None:
-        """A function that records the call with its complete response, or None."""
+        """Return a function that records the call with its complete response, or None."""
         context = binding.context
         recordings: list[RecordingFile | MemoryRecording] = []
         if context.policy.mode == "record":
@@ -677,12 +677,12 @@ class CallRecorder:
 
 
 def max_recorded_bytes(context: CallContext) -> int:
-    """The length up to which the body of a response is recorded in *context*."""
+    """Return the length up to which the body of a response is recorded in *context*."""
     return MAX_RECORDED_BODY_BYTES if context.policy.mode == "record" else MAX_MEMORY_RECORDING_BYTES
 
 
 async def _read_recordable(request: Request) -> bytes | LargeBody:
-    """The body of *request*, or its length and hash if it is too long to be recorded. The body stays buffered."""
+    """Return the body of *request*, or its length and hash if it is too long to be recorded. The body stays buffered."""
     digest = await request.body.buffer()
     size = request.body.byte_count
     return await request.body.read() if size <= MAX_RECORDED_BODY_BYTES else LargeBody(size, digest)

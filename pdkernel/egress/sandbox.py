@@ -56,7 +56,7 @@ _REFUSED = 13
 
 @functools.cache
 def detect_sandbox() -> SandboxKind:
-    """The best sandbox that works on this machine; detected once per process, which takes about 20 ms."""
+    """Return the best sandbox that works on this machine; detected once per process, which takes about 20 ms."""
     if sys.platform != "linux" or platform.machine() not in SYSCALL_TABLES:
         return "none"
     for kind, works in (("redirect", can_redirect), ("landlock", can_use_landlock)):
@@ -106,7 +106,7 @@ def start_with_landlock(start: Callable[[], _T], allowed_port: int) -> _T:
 
 
 def can_redirect() -> bool:
-    """Whether connections of a process can be redirected to a local listener. Raises `OSError` if the test cannot start."""
+    """Return whether connections of a process can be redirected to a local listener. Raises `OSError` if the test cannot start."""
     with socket.create_server(("127.0.0.1", 0)) as gateway:
         gateway.settimeout(_TEST_S)
         port = gateway.getsockname()[1]
@@ -138,7 +138,7 @@ def can_redirect() -> bool:
 
 
 def can_use_landlock() -> bool:
-    """Whether connections of a process can be refused. Raises `OSError` if the test cannot start."""
+    """Return whether connections of a process can be refused. Raises `OSError` if the test cannot start."""
     if isolation.landlock_version() < isolation.MIN_LANDLOCK_PORT_VERSION:
         return False
     process = start_with_landlock(_try_to_connect, 1)
@@ -223,7 +223,7 @@ class SandboxLauncher:
         return self._requested_kind or detect_sandbox()
 
     def resolve_name(self, token: str | None, host: str) -> str:
-        """The name that the address *host* was assigned to for processes with *token*; any other host is returned unchanged."""
+        """Return the name that the address *host* was assigned to for processes with *token*; any other host is returned unchanged."""
         names = self._name_servers.get(token or "")
         return host if names is None else names.name(host)
 

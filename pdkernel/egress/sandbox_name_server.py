@@ -46,7 +46,7 @@ class NameServer:
         return int(self.socket.getsockname()[1])
 
     def name(self, address: str) -> str:
-        """The name that *address* is assigned to, or *address*."""
+        """Return the name that *address* is assigned to, or *address*."""
         return self._name_of.get(address, address)
 
     def admit(self, port: int) -> None:
@@ -90,7 +90,7 @@ class NameServer:
 
 
 def _read_name(question: bytes) -> tuple[str, int]:
-    """The name in the question, and the offset of its end. Raises `ValueError` or `IndexError`."""
+    """Return the name in the question, and the offset of its end. Raises `ValueError` or `IndexError`."""
     at, labels = _HEAD.size, []
     while length := question[at]:
         if length > 63 or at + length >= len(question):

@@ -59,7 +59,7 @@ _DENIED = refuse(errno.EACCES)
 @functools.cache
 def build_notify_filter(table: SyscallTable) -> bytes:
     """
-    A filter that reports the calls that may reach another machine: connecting, and sending to an address.
+    Return a filter that reports the calls that may reach another machine: connecting, and sending to an address.
 
     io_uring, which bypasses both, fails with ENOSYS, as all calls of 32-bit programs do.
     """
@@ -78,7 +78,7 @@ def build_notify_filter(table: SyscallTable) -> bytes:
 @functools.cache
 def build_refuse_filter(table: SyscallTable) -> bytes:
     """
-    A filter that refuses the calls that Landlock does not restrict: internet sockets other than TCP, and connecting by sending.
+    Return a filter that refuses the calls that Landlock does not restrict: internet sockets other than TCP, and connecting by sending.
 
     Landlock restricts the ports of TCP connections.
     """
@@ -128,7 +128,7 @@ class SocketAddress:
 
 def parse_sockaddr(address: bytes, *, for_datagram: bool = False) -> SocketAddress | None:
     """
-    The internet address in *address*; None for a local address (Unix socket, netlink) and for a disconnection.
+    Return the internet address in *address*; None for a local address (Unix socket, netlink) and for a disconnection.
 
     Args:
         address: A `sockaddr`.
@@ -149,12 +149,12 @@ def parse_sockaddr(address: bytes, *, for_datagram: bool = False) -> SocketAddre
 
 
 def is_unix(address: bytes) -> bool:
-    """Whether *address* is the address of a Unix socket."""
+    """Return whether *address* is the address of a Unix socket."""
     return int.from_bytes(address[:2], "little") == socket.AF_UNIX
 
 
 def is_resolver_socket(address: bytes) -> bool:
-    """Whether *address* is the Unix socket of a service that resolves names."""
+    """Return whether *address* is the Unix socket of a service that resolves names."""
     return is_unix(address) and address[2:].startswith(_RESOLVERS)
 
 
@@ -187,7 +187,7 @@ class Notification:
 
 
 def receive_notification(listener: int) -> Notification | None:
-    """The next waiting call, or None if its process has ended. Call it when *listener* is readable."""
+    """Return the next waiting call, or None if its process has ended. Call it when *listener* is readable."""
     buffer = bytearray(_NOTIFICATION.size)
     try:
         fcntl.ioctl(listener, _RECEIVE, buffer, True)
@@ -208,7 +208,7 @@ def reply_with_errno(listener: int, notification: Notification, errno_value: int
 
 
 def is_pending(listener: int, notification: Notification) -> bool:
-    """Whether the calling process still waits; if not, memory that was read from it may belong to another process."""
+    """Return whether the calling process still waits; if not, memory that was read from it may belong to another process."""
     try:
         fcntl.ioctl(listener, _STILL_VALID, struct.pack("=Q", notification.id))
     except OSError:
@@ -317,7 +317,7 @@ class Supervisor:
         return True
 
     def _connect(self, notification: Notification) -> int | None:
-        """The errno of a connect call, 0 if it was redirected, None to let the kernel execute it."""
+        """Return the errno of a connect call, 0 if it was redirected, None to let the kernel execute it."""
         descriptor, address, length, *_ = notification.arguments
         where = self._address(notification, address, length)
         if is_resolver_socket(where):

@@ -46,13 +46,13 @@ NOT_SEEN = "what sent it ended before."
 
 
 def is_safe_method(method: str) -> bool:
-    """Whether the HTTP method is safe to repeat."""
+    """Return whether the HTTP method is safe to repeat."""
     return method.upper() in SAFE_METHODS
 
 
 def may_have_effect(status: int) -> bool:
     """
-    Whether a request with the response *status* may have had an effect, and must not be sent again.
+    Return whether a request with the response *status* may have had an effect, and must not be sent again.
 
     A host that responds with 401, 403, 407, 408, 425 or 429 has rejected the request: the next run, with another account or
     later, sends it again. A host that responds with 5xx may have acted before it failed.
@@ -61,20 +61,20 @@ def may_have_effect(status: int) -> bool:
 
 
 def no_answer(why: str, at: str, idempotency_key: bytes | None = None) -> StoredResponse:
-    """The record of a request that was sent at *at* and got no response, with the value of its header `Idempotency-Key`."""
+    """Return the record of a request that was sent at *at* and got no response, with the value of its header `Idempotency-Key`."""
     headers = () if idempotency_key is None else ((_KEY_HEADER, idempotency_key.decode("latin-1")),)
     return StoredResponse(_NO_ANSWER, why, headers, b"", at)
 
 
 def may_repeat(recorded: StoredResponse, idempotency_key: bytes | None) -> bool:
-    """Whether the host itself recognizes the repetition of a request that got no response, by the same `Idempotency-Key`."""
+    """Return whether the host itself recognizes the repetition of a request that got no response, by the same `Idempotency-Key`."""
     if recorded.status != _NO_ANSWER or idempotency_key is None:
         return False
     return recorded.headers == ((_KEY_HEADER, idempotency_key.decode("latin-1")),)
 
 
 def doubt(recorded: StoredResponse) -> str | None:
-    """The note about a request that is not sent again, if its outcome is unknown or its response is not stored; else None."""
+    """Return the note about a request that is not sent again, if its outcome is unknown or its response is not stored; else None."""
     if not recorded.has_body:
         return (
             f"it was sent at {recorded.at} and got status {recorded.status} with a body of more than "
@@ -89,7 +89,7 @@ class SentRequestStore(Protocol):
     """Stored responses to unsafe requests, by key. Called in threads, never at the same time for one key."""
 
     def find(self, key: str) -> StoredResponse | None:
-        """The response stored under *key*, or None."""
+        """Return the response stored under *key*, or None."""
         ...
 
     def add(self, key: str, recorded: StoredResponse) -> None:
@@ -102,7 +102,7 @@ class SentRequestStore(Protocol):
 
 
 def request_identity(*, method: str, url: str, body_sha256: str) -> str:
-    """A text that is the same for equal requests; equal requests of a step differ by their ordinal."""
+    """Return a text that is the same for equal requests; equal requests of a step differ by their ordinal."""
     return f"{method}\n{url}\n{body_sha256}"
 
 
@@ -113,5 +113,5 @@ def sent_key(*, scope: str, step: str, target: str, identity: str, ordinal: int)
 
 
 def host_key(*, scope: str, step: str, target: str, origin: str) -> str:
-    """The key of the mark that a response of *origin* is stored, so that a repeated request may need no connection."""
+    """Return the key of the mark that a response of *origin* is stored, so that a repeated request may need no connection."""
     return hashlib.sha256(json.dumps(["host", scope, step, target, origin]).encode()).hexdigest()

@@ -265,7 +265,7 @@ class Upstream:
     async def _body(
         self, connection: Http1ClientConnection, route: _Route, active: asyncio.Semaphore
     ) -> AsyncIterator[bytes]:
-        """The body of the response; the connection is kept if the body was read to its end, otherwise it is closed."""
+        """Yield the body of the response; the connection is kept if the body was read to its end, otherwise it is closed."""
         is_kept = False
         try:
             async for chunk in connection.body():
@@ -280,7 +280,7 @@ class Upstream:
                 await connection.close()
 
     def _take(self, route: _Route) -> Http1ClientConnection | None:
-        """The connection for *route* that was used last, or None."""
+        """Return the connection for *route* that was used last, or None."""
         for connection in [each for each, (its_route, _) in reversed(self._idle.items()) if its_route == route]:
             del self._idle[connection]
             if connection.is_usable:
@@ -360,7 +360,7 @@ class Upstream:
         raise failure or httpcore.ConnectError(f"{to.host} has no address")
 
     async def _public(self, to: Destination) -> Destination:
-        """*to* with its checked address: an upstream proxy would resolve the name itself."""
+        """Return *to* with its checked address: an upstream proxy would resolve the name itself."""
         try:
             address = (await public_addresses(to.host, to.port, self._lookup))[0]
         except OSError as error:
@@ -379,7 +379,7 @@ def _for_proxy(route: _Route, target: bytes, headers: Headers) -> tuple[bytes, H
 
 
 def _proxy_authorization(url: str) -> Headers:
-    """The header with the user name and the password in the *url* of a proxy, if it has them."""
+    """Return the header with the user name and the password in the *url* of a proxy, if it has them."""
     parts = urlsplit(url)
     if parts.username is None:
         return []
@@ -402,7 +402,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _failure(error: BaseException, to: Destination) -> UpstreamError:
-    """*error* as an `UpstreamError`, described by its innermost cause: httpcore's messages are often empty."""
+    """Return *error* as an `UpstreamError`, described by its innermost cause: httpcore's messages are often empty."""
     import httpcore
 
     cause = error
@@ -462,14 +462,14 @@ class ProxyRequest:
 
 
 def find_proxy_access(context: CallContext, request: Request) -> ProxyAccess | None:
-    """The proxy for the account whose credential *request* carries, or None; only the first 64 KB of a body are searched."""
+    """Return the proxy for the account whose credential *request* carries, or None; only the first 64 KB of a body are searched."""
     if not context.proxy_by_secret_ref:
         return None
     return next((context.proxy_by_secret_ref[ref] for ref in _find_secret_refs(context, _text_of(request))), None)
 
 
 def unsupported_reason(context: CallContext, request: Request) -> str | None:
-    """Why the proxy does not support *request*, as the end of a sentence; None if it supports the request."""
+    """Return why the proxy does not support *request*, as the end of a sentence; None if it supports the request."""
     if request.wants_websocket:
         return "the proxy does not support WebSockets."
     if b"text/event-stream" in (get_header(request.headers, b"accept") or b"").lower():
@@ -491,7 +491,7 @@ def _text_of(request: Request) -> str:
 
 
 def build_proxy_request(context: CallContext, access: ProxyAccess, token: str, request: Request) -> ProxyRequest:
-    """The proxy's request for *request*, without the header or parameter of the credential: the proxy adds the credential."""
+    """Return the proxy's request for *request*, without the header or parameter of the credential: the proxy adds the credential."""
     parts = urlsplit(access.url)
     url = format_origin(request.scheme, request.host, request.port) + _target(context, request)
     coded = base64.urlsafe_b64encode(url.encode("latin-1")).decode().rstrip("=")
@@ -519,7 +519,7 @@ def build_proxy_request(context: CallContext, access: ProxyAccess, token: str, r
 
 
 def format_call_note(access: ProxyAccess, status: int) -> str:
-    """The note in the record of a call through the proxy."""
+    """Return the note in the record of a call through the proxy."""
     text = f"sent through Connect's proxy, with the account {access.account_id}"
     if status == 504:
         return f"{text}, which waits at most {PROXY_TIMEOUT_S} s for the host"

@@ -49,7 +49,7 @@ class Measurement:
     total_bytes: int | None = None
 
     def describe(self, elapsed_s: float) -> str:
-        """The state in one line: `installing axios: 3 of 9 packages, 1.2 MB, 4 s, about 8 s left`."""
+        """Return the state in one line: `installing axios: 3 of 9 packages, 1.2 MB, 4 s, about 8 s left`."""
         facts = []
         if self.total is not None:
             facts.append(f"{self.done or 0:,} of {format_count(self.total, self.noun)}")

@@ -128,7 +128,7 @@ async def run_npm(
 
 def find_npm(node: Path, environ: Mapping[str, str]) -> Path:
     """
-    The npm program of *node*.
+    Return the npm program of *node*.
 
     Raises:
         InterpreterMissingError: This Node.js has no npm.
@@ -151,7 +151,7 @@ def explain_failure(
     failure: NpmFailedError, wanted: Sequence[str], suggestion: Callable[[str], str]
 ) -> PackageInstallError:
     """
-    The error for a person that explains *failure*.
+    Return the error for a person that explains *failure*.
 
     Args:
         failure: The failure of npm.
@@ -200,7 +200,7 @@ def explain_failure(
 
 
 def build_foreign_error(wanted: Sequence[str], package: str = "") -> PackageInstallError:
-    """The error for a person if *package* (one of several if it is empty) is in a Git repository, or is a file of this machine."""
+    """Return the error for a person if *package* (one of several if it is empty) is in a Git repository, or is a file of this machine."""
     return PackageInstallError(
         f"{', '.join(wanted)} cannot be installed: {package or 'a package that it requires'} is not from a registry, but from a Git"
         " repository or a folder. Its code would run during the installation.",
@@ -235,7 +235,7 @@ def _build_machine_error(code: str, cannot: str) -> PackageInstallError | None:
 
 
 def build_disk_error(fault: OSError, wanted: Sequence[str]) -> PackageInstallError:
-    """The error for a person if *fault* prevented pdkernel from writing a folder or the lock file."""
+    """Return the error for a person if *fault* prevented pdkernel from writing a folder or the lock file."""
     code = errno.errorcode.get(fault.errno or 0, "")
     cannot = f"{', '.join(wanted)} cannot be installed"
     reason = (fault.strerror or type(fault).__name__).lower()

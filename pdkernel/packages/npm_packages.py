@@ -74,11 +74,11 @@ class LockedSet:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
     def version(self, imported: str) -> str:
-        """The exact version for the import *imported*."""
+        """Return the exact version for the import *imported*."""
         return str(self.packages[f"node_modules/{self.imports[imported]}"]["version"])
 
     def holds(self, wanted: Collection[str]) -> bool:
-        """Whether the set contains all imports in *wanted*."""
+        """Return whether the set contains all imports in *wanted*."""
         return all(each in self.imports for each in wanted)
 
 
@@ -100,7 +100,7 @@ class NpmLock:
 
     def sets(self) -> tuple[LockedSet, ...]:
         """
-        All sets, the smallest first; empty if the file does not exist.
+        Return all sets, the smallest first; empty if the file does not exist.
 
         Raises:
             ProjectError: The file is not a lock file, or cannot be read.
@@ -121,12 +121,12 @@ class NpmLock:
         return self._sets
 
     def load_extra(self) -> Mapping[str, Any]:
-        """Further facts in the file, by name. Raises as `sets`."""
+        """Return further facts in the file, by name. Raises as `sets`."""
         self.sets()
         return self._extra
 
     def version(self, imported: str) -> str | None:
-        """The project's version for *imported*, or None."""
+        """Return the project's version for *imported*, or None."""
         return next((each.version(imported) for each in self.sets() if imported in each.imports), None)
 
     def add(self, new: LockedSet) -> None:
@@ -341,12 +341,12 @@ class NpmPackages:
             raise build_disk_error(fault, list(wanted)) from None
 
     def find(self, specs: Iterable[NpmSpec]) -> NpmTree | None:
-        """The folder with *specs*, or None if they are not installed. Raises `ProjectError` for an invalid lock file."""
+        """Return the folder with *specs*, or None if they are not installed. Raises `ProjectError` for an invalid lock file."""
         return self._find_tree({str(spec): spec for spec in specs})
 
     def locked(self) -> list[tuple[LockedSet, bool]]:
         """
-        The sets of the lock file, each with whether it is installed on this machine.
+        Return the sets of the lock file, each with whether it is installed on this machine.
 
         Raises:
             ProjectError: The lock file cannot be read.
@@ -371,7 +371,7 @@ class NpmPackages:
         return NpmTree(folder, {each: locked.imports[each] for each in wanted}, locked)
 
     def _missing(self, wanted: Mapping[str, NpmSpec], only: LockedSet | None) -> list[str]:
-        """The packages that are not in any installed set; all of *wanted* if each is installed, but not together."""
+        """Return the packages that are not in any installed set; all of *wanted* if each is installed, but not together."""
         if only is not None:
             return list(wanted)
         there = {imported for locked, is_installed in self.locked() if is_installed for imported in locked.imports}
@@ -464,7 +464,7 @@ class NpmPackages:
 
 
 def did_you_mean_package(name: str) -> str:
-    """A sentence that suggests well-known packages with a similar name, or the empty string."""
+    """Return a sentence that suggests well-known packages with a similar name, or the empty string."""
     return did_you_mean(name, _WELL_KNOWN, lists_all=False)
 
 

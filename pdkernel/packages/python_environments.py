@@ -76,14 +76,14 @@ class PythonEnvironment:
         return self.folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
     def modules_of(self, name: str) -> set[str]:
-        """The top-level modules of the distribution *name*."""
+        """Return the top-level modules of the distribution *name*."""
         found = importlib.metadata.distributions(name=name, path=[str(self.site)])
         files = (Path(file) for each in found for file in each.files or ())
         names = {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"}
         return {name for name in names if name.isidentifier()}
 
     def packages(self) -> dict[str, str]:
-        """The installed packages: name to version."""
+        """Return the installed packages: name to version."""
         found = importlib.metadata.distributions(path=[str(self.site)])
         return dict(sorted((each.metadata["Name"], each.version) for each in found))
 

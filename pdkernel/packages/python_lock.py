@@ -89,32 +89,32 @@ class LockBlock:
         return since if since <= sys.version_info[:2] else ()
 
     def needed(self) -> tuple[Pin, ...]:
-        """The packages that this machine needs."""
+        """Return the packages that this machine needs."""
         return tuple(pin for pin in self.pins if pin.is_needed)
 
 
 def describe_machine() -> str:
-    """The kind of machine, as blocks name it: `Python 3.12, linux x86_64`."""
+    """Return the kind of machine, as blocks name it: `Python 3.12, linux x86_64`."""
     return f"Python {sys.version_info[0]}.{sys.version_info[1]}, {sys.platform} {platform.machine()}"
 
 
 def describe_python() -> str:
-    """The versions of Python from this one, as blocks for each platform name them: `Python 3.12 or later`."""
+    """Return the versions of Python from this one, as blocks for each platform name them: `Python 3.12 or later`."""
     return f"Python {sys.version_info[0]}.{sys.version_info[1]} or later"
 
 
 def format_requirements(requirements: Iterable[PythonRequirement]) -> str:
-    """*requirements* as text, as in the header of a block."""
+    """Return *requirements* as text, as in the header of a block."""
     return ", ".join(sorted({str(requirement) for requirement in requirements}))
 
 
 def format_pins(pins: Iterable[Pin]) -> str:
-    """*pins* as a requirements file, as uv writes it."""
+    """Return *pins* as a requirements file, as uv writes it."""
     return "".join(f"{_format_pin(pin)}\n" for pin in pins)
 
 
 def parse_pins(text: str) -> tuple[Pin, ...]:
-    """The pins of a requirements file with hashes. Raises `ValueError` if a line is not a pin."""
+    """Return the pins of a requirements file with hashes. Raises `ValueError` if a line is not a pin."""
     pins = []
     for _, line in _iter_lines(text.splitlines()):
         pin = _parse_pin(line)
@@ -131,7 +131,7 @@ class PythonLock:
         self.path = path
 
     def signature(self) -> tuple[int, int] | None:
-        """A value that changes when the file changes; None if the file is missing."""
+        """Return a value that changes when the file changes; None if the file is missing."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 - at the start of every run
         except OSError:
@@ -140,7 +140,7 @@ class PythonLock:
 
     def read(self) -> tuple[LockBlock, ...]:
         """
-        The blocks of the file.
+        Return the blocks of the file.
 
         Raises:
             ProjectError: A line is invalid, for example a merge marker; the message names the line.
@@ -155,7 +155,7 @@ class PythonLock:
         return tuple(self._blocks(lines))
 
     def find(self, requirements: str) -> LockBlock | None:
-        """The block with *requirements* that suits this machine best; None if there is none. Raises `ProjectError`."""
+        """Return the block with *requirements* that suits this machine best; None if there is none. Raises `ProjectError`."""
         found = [block for block in self.read() if block.requirements == requirements and block.rank]
         return max(found, key=lambda block: block.rank, default=None)
 
@@ -177,7 +177,7 @@ class PythonLock:
         return True
 
     def has_earlier_format(self) -> bool:
-        """Whether the file is of an earlier version of pdkernel: a package and its hash on one line."""
+        """Return whether the file is of an earlier version of pdkernel: a package and its hash on one line."""
         try:
             text = read_file(self.path)
         except OSError:

@@ -252,7 +252,7 @@ class Uv:
             raise await self._explain(output)
 
     def measure(self) -> Measurement:
-        """What uv does, and how much of its large downloads is complete."""
+        """Return what uv does, and how much of its large downloads is complete."""
         sizes, downloaded = dict(self._sizes), set(self._downloaded)
         if not sizes:
             return Measurement(self._stage)
@@ -416,7 +416,7 @@ def _missing(name: str, blamed: Sequence[PythonRequirement]) -> PythonInstallErr
 
 
 def _errors(output: str) -> str:
-    """The lines of uv's explanation, without URLs."""
+    """Return the lines of uv's explanation, without URLs."""
     lines = output.splitlines()
     first = next((index for index, line in enumerate(lines) if line.startswith("error:")), 0)
     texts = (_OMITTED_TEXT.sub("", line.strip()).strip() for line in lines[first:] if not line.startswith("hint:"))

@@ -40,7 +40,7 @@ class Determinism(JsonStruct, frozen=True):
     seed: str
 
     def json_form(self) -> object:
-        """`{"ms", "seed"}`: the form that a worker receives when a run begins."""
+        """Return `{"ms", "seed"}`: the form that a worker receives when a run begins."""
         return {"ms": int(self.clock_start.timestamp()) * 1000, "seed": self.seed}
 
     @property

@@ -141,7 +141,7 @@ class ChildProcess(Protocol):
         ...
 
     def has_children(self) -> bool:
-        """Whether processes that the program started still run (Linux only)."""
+        """Return whether processes that the program started still run (Linux only)."""
         ...
 
     def send_kill(self) -> None:
@@ -239,7 +239,7 @@ class SpawnedProcess:
 
     def has_children(self) -> bool:
         """
-        Whether processes that the program started still run (Linux only; elsewhere a worker reports what it finds).
+        Return whether processes that the program started still run (Linux only; elsewhere a worker reports what it finds).
 
         It checks the children of the main thread. Children of an ended thread move to the main thread, and a worker
         itself reports a running thread.

@@ -279,7 +279,7 @@ class StepAccess:
             raise ValueError(f"{str(relative)!r} is not an absolute path")
 
     def covers(self, other: StepAccess) -> bool:
-        """Whether a process with this access may serve a run that needs *other*."""
+        """Return whether a process with this access may serve a run that needs *other*."""
         return self is other or (
             other.read <= self.read
             and other.write <= self.write
@@ -310,5 +310,5 @@ def make_scratch_folder(prefix: str) -> Path:
 
 
 def is_step_user(uid: int) -> bool:
-    """Whether *uid* is the user of a step of a server of root on this machine."""
+    """Return whether *uid* is the user of a step of a server of root on this machine."""
     return uid in find_step_users()

@@ -109,7 +109,7 @@ class CodeCopies:
             return copy.folder
 
     def is_update_due(self) -> bool:
-        """Whether `update` has something to check."""
+        """Return whether `update` has something to check."""
         return any(self._clock() >= copy.next_check for copy in self._copies.values())
 
     def update(self) -> None:
@@ -586,7 +586,7 @@ def _outermost(paths: Collection[Path]) -> set[Path]:
 
 
 def _exists(path: Path | str) -> bool:
-    """Whether *path* exists; not if it is in a folder that this user cannot enter."""
+    """Return whether *path* exists; not if it is in a folder that this user cannot enter."""
     return os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises an error then
 
 

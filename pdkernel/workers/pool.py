@@ -518,7 +518,7 @@ class WorkerPool:
 
     @functools.cached_property
     def _common_access(self) -> StepAccess:
-        """What all workers of this pool may see."""
+        """Return what all workers of this pool may see."""
         found = set(self._access.read)
         with contextlib.suppress(InterpreterMissingError):
             found |= program_folders(self._node or find_node())
@@ -530,7 +530,7 @@ class WorkerPool:
         return replace(self._access, read=frozenset(found))
 
     def _needed_access(self, setup: RunSetup) -> StepAccess:
-        """What the processes of a run of *setup* may see."""
+        """Return what the processes of a run of *setup* may see."""
         trees = tuple(tree.folder for tree in setup.node_packages.values())
         folders = (setup.import_folder, *trees)
         return _extend(

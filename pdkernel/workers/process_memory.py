@@ -216,7 +216,7 @@ class StepMemory:
 
 
 def holds_shared_memory(pid: int, system_v: Sequence[int]) -> bool:
-    """Whether *pid*, with the descriptors *system_v* as for `SharedMemory`, would pass shared memory on to its next run."""
+    """Return whether *pid*, with the descriptors *system_v* as for `SharedMemory`, would pass shared memory on to its next run."""
     found = SharedMemory([pid], system_v)
     return found.bytes + found.may_hide > 0
 
@@ -268,7 +268,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """The children of process *pid*; psutil reads every process of the machine to find them."""
+    """Return the children of process *pid*; psutil reads every process of the machine to find them."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
@@ -373,7 +373,7 @@ def _read_all(file: int) -> bytes:
 
 
 def _cgroup_limits(proc: Path, cgroups: Path) -> Iterator[int]:
-    """The limits of this process's control group and of all groups above it."""
+    """Yield the limits of this process's control group and of all groups above it."""
     try:
         groups = (proc / "self/cgroup").read_text().splitlines()
     except OSError:  # not Linux

@@ -197,7 +197,7 @@ class RunPlace:
             raise
 
     def give_back(self) -> None:
-        """The run has ended or pauses. A second call does nothing."""
+        """Give the place back, because the run has ended or pauses. A second call does nothing."""
         self.on_change = None
         self._reserve(False)
         self._has_ended = True
@@ -244,7 +244,7 @@ class RunPlace:
             self._update_sleep()
 
     def _receive(self, held: int) -> None:
-        """The run has *held* places."""
+        """Let the run have *held* places."""
         self.has_begun = True
         self._hold(held)
         if self._waiters:
@@ -305,7 +305,7 @@ class RunPlace:
             self.on_change()
 
     def _above(self) -> Iterator[RunPlace]:
-        """The runs that wait for this one, directly or not, nearest first."""
+        """Yield the runs that wait for this one, directly or not, nearest first."""
         place = self.parent
         while place is not None:
             yield place

@@ -303,7 +303,7 @@ def _find_kind(slot: WorkerSlot) -> _Kind:
 
 
 def _weight(slot: WorkerSlot) -> int:
-    """How many processes a slot counts for: a slot without workers also keeps files open."""
+    """Return how many processes a slot counts for: a slot without workers also keeps files open."""
     return max(1, len(slot.workers))
 
 

@@ -117,7 +117,7 @@ class SlotFolder:
         return StepFiles(self._folder, self._path, self.plan)
 
     def is_empty(self) -> bool:
-        """Whether the last run has left no file."""
+        """Return whether the last run has left no file."""
         try:
             names = set(os.listdir(self._folder)) - {ACCOUNTS_NAME}  # noqa: PTH208 - by descriptor
             if names != {TMP_NAME}:

@@ -362,7 +362,7 @@ class Worker:
         return self.process.is_alive
 
     def has_begun(self, run: object) -> bool:
-        """Whether the `begin` of *run* was built for this worker."""
+        """Return whether the `begin` of *run* was built for this worker."""
         return self._run is run
 
     def build_begin(self, run: object, **setup: Any) -> dict[str, Any]:

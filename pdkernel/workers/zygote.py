@@ -187,7 +187,7 @@ class ZygoteProcess:
 
     def has_children(self) -> bool:
         """
-        Whether processes that the step's program started still run, daemons included.
+        Return whether processes that the step's program started still run, daemons included.
 
         It checks the children of the program's main thread, and processes without a parent. Children of an ended thread
         move to the main thread, and a worker itself reports a running thread.

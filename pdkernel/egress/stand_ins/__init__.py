@@ -29,7 +29,7 @@ __all__ = [
 
 
 def build_stand_ins() -> Mapping[str, StandIn]:
-    """A new set of the built-in stand-ins, by their names in `stand-in=NAME[,NAME]`."""
+    """Return a new set of the built-in stand-ins, by their names in `stand-in=NAME[,NAME]`."""
     return {
         "slack": SlackStandIn(),
         "github": GitHubStandIn(),
@@ -39,6 +39,6 @@ def build_stand_ins() -> Mapping[str, StandIn]:
 
 
 def select_stand_in(stand_ins: Mapping[str, StandIn], names: str) -> StandIn:
-    """The stand-in called *names*; for several names separated by commas, one stand-in that answers for all their hosts."""
+    """Return the stand-in called *names*; for several names separated by commas, one stand-in that answers for all their hosts."""
     chosen = [stand_ins[name] for name in names.split(",")]
     return chosen[0] if len(chosen) == 1 else StandInGroup(chosen)

@@ -97,7 +97,7 @@ class StandInGroup:
         return tuple(host for stand_in in self._stand_ins for host in stand_in.hosts)
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """The response of the stand-in for the request's host; for an unknown host, a refusal that lists the known hosts."""
+        """Return the response of the stand-in for the request's host; for an unknown host, a refusal that lists the known hosts."""
         name = request.host.rstrip(".").lower()
         for stand_in in self._stand_ins:
             if any(name == host or name.endswith(f".{host}") for host in stand_in.hosts):
@@ -108,12 +108,12 @@ class StandInGroup:
 
 
 def new_request_log() -> deque[ReceivedRequest]:
-    """A new, empty log that holds the latest requests."""
+    """Return a new, empty log that holds the latest requests."""
     return deque(maxlen=_MAX_RECEIVED)
 
 
 def parse_json_body(request: ReceivedRequest) -> JSON:
-    """The body parsed as JSON; None if it is empty or not JSON."""
+    """Return the body parsed as JSON; None if it is empty or not JSON."""
     try:
         body: JSON = json.loads(request.body or b"null")
     except ValueError:
@@ -122,12 +122,12 @@ def parse_json_body(request: ReceivedRequest) -> JSON:
 
 
 def derive_number(*of: object) -> int:
-    """A number in the form of an id, the same for the same values *of*."""
+    """Return a number in the form of an id, the same for the same values *of*."""
     digest = hashlib.sha256(json.dumps(of).encode()).digest()
     return int.from_bytes(digest[:4], "big") + 1_000_000_000
 
 
 def shorten(text: str) -> str:
-    """*text* on one line, shortened for a note."""
+    """Return *text* on one line, shortened for a note."""
     line = " ".join(text.split())
     return line if len(line) <= _MAX_NOTE_CHARS else f"{line[: _MAX_NOTE_CHARS - 1]}…"

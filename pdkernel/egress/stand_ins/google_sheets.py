@@ -116,7 +116,7 @@ class _Area:
 
 
 def _area(cells: str) -> _Area | None:
-    """The area of `A2`, `A2:C10`, `A2:C`, `A:C` or `2:10`; None for another text. A single cell of an update is its upper left."""
+    """Return the area of `A2`, `A2:C10`, `A2:C`, `A:C` or `2:10`; None for another text. A single cell of an update is its upper left."""
     found = _CELLS.fullmatch(cells)
     if found is None or not cells:
         return None
@@ -128,7 +128,7 @@ def _area(cells: str) -> _Area | None:
 
 
 def _read(rows: list[list[Any]], area: _Area) -> list[list[Any]]:
-    """The cells of *rows* in *area*, without empty cells at the ends of rows and empty rows at the end, as Google reads them."""
+    """Return the cells of *rows* in *area*, without empty cells at the ends of rows and empty rows at the end, as Google reads them."""
     found = [row[area.left - 1 : area.right] for row in rows[area.top - 1 : area.bottom]]
     for row in found:
         while row and row[-1] == "":
@@ -139,7 +139,7 @@ def _read(rows: list[list[Any]], area: _Area) -> list[list[Any]]:
 
 
 def _number(letters: str | None) -> int | None:
-    """The number of a column: A is 1, AA is 27; None without letters."""
+    """Return the number of a column: A is 1, AA is 27; None without letters."""
     number = 0
     for letter in letters or "":
         number = number * 26 + ord(letter) - ord("A") + 1
@@ -147,7 +147,7 @@ def _number(letters: str | None) -> int | None:
 
 
 def _column(number: int) -> str:
-    """The letters of a column: 1 is A, 27 is AA."""
+    """Return the letters of a column: 1 is A, 27 is AA."""
     letters = ""
     while number:
         number, index = divmod(number - 1, 26)

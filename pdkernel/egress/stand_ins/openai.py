@@ -130,7 +130,7 @@ def _respond(body: dict[str, Any]) -> StandInAnswer:
 
 
 def _build_text(question: str, format_: Any) -> str:
-    """The answer's text; *format_* contains a JSON schema, or is None for plain text."""
+    """Return the answer's text; *format_* contains a JSON schema, or is None for plain text."""
     schema = format_.get("schema") if isinstance(format_, dict) else None
     if isinstance(schema, dict):
         return json.dumps(_build_schema_value(schema, question), ensure_ascii=False)
@@ -138,7 +138,7 @@ def _build_text(question: str, format_: Any) -> str:
 
 
 def _build_schema_value(schema: Any, question: str) -> Any:
-    """A value that fits *schema*: the subset of JSON Schema in Structured Outputs, without `$ref`."""
+    """Return a value that fits *schema*: the subset of JSON Schema in Structured Outputs, without `$ref`."""
     if not isinstance(schema, dict):
         return None
     choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])

@@ -49,7 +49,7 @@ class SlackWorkspace:
             self._add_channel(derive_id("C", name), name)
 
     def find_conversation(self, identifier: str) -> SlackObject | None:
-        """The conversation of *identifier* (an id, `#name`, `name`, or `@name`); None if *identifier* is invalid."""
+        """Return the conversation of *identifier* (an id, `#name`, `name`, or `@name`); None if *identifier* is invalid."""
         identifier = identifier.strip()
         if identifier in self.channels:
             return self.channels[identifier]
@@ -67,7 +67,7 @@ class SlackWorkspace:
         return self._add_channel(derive_id("C", name), name) if name else None
 
     def find_user(self, identifier: str) -> SlackObject | None:
-        """The user with the id *identifier*, created at the first call; None if the id is malformed."""
+        """Return the user with the id *identifier*, created at the first call; None if the id is malformed."""
         known = self.users.get(identifier)
         if known is None and _ID.match(identifier) and identifier[0] in "UW":
             known = self._add_user(identifier, identifier.lower())
@@ -91,7 +91,7 @@ class SlackWorkspace:
         return message
 
     def messages_in(self, conversation: SlackObject) -> list[SlackObject]:
-        """The messages of *conversation*, oldest first."""
+        """Return the messages of *conversation*, oldest first."""
         return [message for (where, _), message in self.messages.items() if where == conversation["id"]]
 
     def _direct(self, user: str, name: str, identifier: str | None = None) -> SlackObject:
@@ -160,19 +160,19 @@ class SlackWorkspace:
 
 
 def derive_id(letter: str, seed: str) -> str:
-    """An id in Slack's format that starts with *letter*, derived from *seed*."""
+    """Return an id in Slack's format that starts with *letter*, derived from *seed*."""
     digest = hashlib.sha256(f"pdkernel {letter} {seed}".encode()).digest()
     return letter + base64.b32encode(digest).decode()[:10]
 
 
 def derive_timestamp(*of: object) -> str:
-    """A time stamp of a message, derived from *of*."""
+    """Return a time stamp of a message, derived from *of*."""
     digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).digest()
     return f"{_EPOCH + int.from_bytes(digest[:3], 'big')}.{int.from_bytes(digest[3:6], 'big') % 1_000_000:06d}"
 
 
 def is_timestamp(text: str) -> bool:
-    """Whether *text* has the format of a message's time stamp."""
+    """Return whether *text* has the format of a message's time stamp."""
     return _STAMP.match(text) is not None
 
 
@@ -370,7 +370,7 @@ class SlackStandIn:
         }
 
     def _conversation(self, arguments: SlackObject, *, named: bool = True) -> SlackObject:
-        """The conversation of a call; *named*: whether the call may use the conversation's name."""
+        """Return the conversation of a call; *named*: whether the call may use the conversation's name."""
         text = str(arguments.get("channel") or "")
         known = text if named or text in self._workspace.channels or text[:1] in ("C", "D", "G") else ""
         found = self._workspace.find_conversation(known)
@@ -385,7 +385,7 @@ def _is_slack(host: str) -> bool:
 
 
 def _arguments(request: ReceivedRequest) -> SlackObject:
-    """The call's arguments: the query, then the body as JSON or a form by its content type; a form's blocks are JSON text."""
+    """Return the call's arguments: the query, then the body as JSON or a form by its content type; a form's blocks are JSON text."""
     arguments: SlackObject = dict(parse_qsl(request.query, keep_blank_values=True))
     text = request.body.decode("utf-8", "replace") if request.method == "POST" else ""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
@@ -404,7 +404,7 @@ def _arguments(request: ReceivedRequest) -> SlackObject:
 
 
 def _content(arguments: SlackObject) -> tuple[str, SlackObject]:
-    """The text, blocks and attachments of a message. Raises `SlackError` if the message is empty."""
+    """Return the text, blocks and attachments of a message. Raises `SlackError` if the message is empty."""
     text = str(arguments.get("text") or "")
     more = {name: arguments[name] for name in ("blocks", "attachments") if arguments.get(name)}
     if not text and not more:
@@ -420,7 +420,7 @@ def _stamp(arguments: SlackObject, name: str = "ts") -> str:
 
 
 def _page(name: str, everything: list[Any], arguments: SlackObject) -> SlackObject:
-    """A page of *everything*, from the cursor."""
+    """Return a page of *everything*, from the cursor."""
     start = 0
     if arguments.get("cursor"):
         try:
@@ -444,12 +444,12 @@ def _format_channel(channel: str) -> str:
 
 
 def _first_visible_text(text: str, more: SlackObject) -> str:
-    """The first text that a reader sees."""
+    """Return the first text that a reader sees."""
     return text or _first_text(more.get("blocks")) or _first_text(more.get("attachments")) or "(blocks without text)"
 
 
 def _first_text(value: Any) -> str:
-    """The first text in blocks or attachments, at any depth."""
+    """Return the first text in blocks or attachments, at any depth."""
     if isinstance(value, dict):
         for name in ("text", "fallback", "pretext"):
             if isinstance(value.get(name), str) and value[name]:
