@@ -553,10 +553,10 @@ def searched(upstream: Upstream, tmp_path: Path, clock: ManualClock) -> Iterator
 
 @pytest.fixture
 def thousands(upstream: Upstream) -> Upstream:
-    """The API with 3,000 users in production, each with a Slack account, in pages of 100."""
+    """The API with 1,000 users in production, each with a Slack account, in pages of 100."""
     upstream.page_size = 100
     upstream.accounts["production"] = [
-        slack_account(number, f"user-{number:04}", f"Company {number}") for number in range(3000)
+        slack_account(number, f"user-{number:04}", f"Company {number}") for number in range(1000)
     ]
     return upstream
 
@@ -588,14 +588,14 @@ def test_a_small_project_needs_two_requests(searched: RemoteDirectory, upstream:
 
 
 def test_a_large_project_is_not_listed(searched: RemoteDirectory, thousands: Upstream) -> None:
-    """Of 3,000 users twenty are shown, after one request; their accounts follow, and the others are only counted."""
+    """Of 1,000 users twenty are shown, after one request; their accounts follow, and the others are only counted."""
     partial: list[UserSearchResult] = []
 
     found = searched.search_users("production", "", report=partial.append)
 
-    assert (len(found.users), found.more) == (20, 2980)
+    assert (len(found.users), found.more) == (20, 980)
     assert {len(each.accounts or ()) for each in found.users} == {1}
-    assert [(len(each.users), each.more, each.users[0].accounts) for each in partial] == [(20, 2980, None)]
+    assert [(len(each.users), each.more, each.users[0].accounts) for each in partial] == [(20, 980, None)]
     assert asked(thousands) == {"users": 1, "accounts": 1, "user's accounts": 20}
 
 
@@ -619,14 +619,14 @@ def test_names_are_read_page_by_page(searched: RemoteDirectory, thousands: Upstr
     """A text that no id contains is searched in the names of accounts, with progress, until enough users match."""
     partial: list[UserSearchResult] = []
 
-    found = searched.search_users("production", "company 12", report=partial.append)
+    found = searched.search_users("production", "company 1", report=partial.append)
     requests = asked(thousands)
     again = searched.search_users("production", "company 120")
 
     assert len(found.users) == 20
-    assert all("Company 12" in (each.accounts or ())[0].name for each in found.users)
-    assert partial[0].progress == "Reading the names of accounts: 100 of 3,000 ..."
-    assert requests["accounts"] < 20
+    assert all("Company 1" in (each.accounts or ())[0].name for each in found.users)
+    assert partial[0].progress == "Reading the names of accounts: 100 of 1,000 ..."
+    assert requests["accounts"] < 10
     assert ids(again)[0] == "user-0120"
     assert set(asked(thousands)) == {"accounts"}  # further pages: no id contains the shorter text
 
@@ -637,20 +637,20 @@ def test_a_text_without_a_match_ends(searched: RemoteDirectory, thousands: Upstr
     first = asked(thousands)
     assert searched.search_users("production", "nobody") == UserSearchResult(())
 
-    assert first == {"users": 1, "accounts": 30}
+    assert first == {"users": 1, "accounts": 10}
     assert asked(thousands) == {"users": 1}
 
 
 def test_active_users_come_first(searched: RemoteDirectory, thousands: Upstream) -> None:
     """A user with a recent run is first even if the API lists the user on a later page; a removed user is not shown."""
-    runs = {"user-2999": 2e9, "user-0003": 1.9e9, "removed": 2.1e9}
+    runs = {"user-0999": 2e9, "user-0003": 1.9e9, "removed": 2.1e9}
 
     found = searched.search_users("production", "", last_runs=runs)
-    matching = searched.search_users("production", "user-2", last_runs=runs)
+    matching = searched.search_users("production", "user-09", last_runs=runs)
 
-    assert ids(found)[:3] == ["user-2999", "user-0003", "user-0000"]
-    assert (len(found.users), found.more) == (20, 2980)
-    assert ids(matching)[0] == "user-2999"
+    assert ids(found)[:3] == ["user-0999", "user-0003", "user-0000"]
+    assert (len(found.users), found.more) == (20, 980)
+    assert ids(matching)[0] == "user-0999"
     assert found.users[0].active_at.timestamp() == 2e9
 
 
@@ -658,13 +658,13 @@ def test_all_users_with_their_accounts(searched: RemoteDirectory, thousands: Ups
     """Without a limit, users and accounts are listed page by page, with no request for a single user."""
     found = searched.search_users("production", "", limit=10**9)
 
-    assert (len(found.users), found.more) == (3000, 0)
+    assert (len(found.users), found.more) == (1000, 0)
     assert all(each.accounts for each in found.users)
-    assert asked(thousands) == {"users": 30, "accounts": 30}
+    assert asked(thousands) == {"users": 10, "accounts": 10}
 
 
 def test_cached_results_expire(searched: RemoteDirectory, upstream: Upstream, clock: ManualClock) -> None:
-    """Users appear after a minute, accounts after five, and both at once after a change by this searched."""
+    """Users appear after a minute, accounts after five, and both at once after a change by this directory."""
     upstream.page_size = 100
     searched.search_users("development", "")
     upstream.accounts["development"].append(slack_account(1, "cyd", "Cyd"))
@@ -686,10 +686,10 @@ def test_a_search_works_again_after_a_failure(searched: RemoteDirectory, thousan
     searched.search_users("production", "user-0000")
     thousands.set(fault={"kind": "status", "status": 500, "path": "/accounts"})
     with pytest.raises(ProjectError, match="server error"):
-        searched.search_users("production", "Company 29")
+        searched.search_users("production", "Company 9")
     thousands.set()
 
-    assert len(searched.search_users("production", "Company 299").users) == 11
+    assert len(searched.search_users("production", "Company 99").users) == 11
 
 
 def test_an_api_that_does_not_filter(searched: RemoteDirectory, thousands: Upstream) -> None:
@@ -697,7 +697,7 @@ def test_an_api_that_does_not_filter(searched: RemoteDirectory, thousands: Upstr
     request = searched._client.iter_user_pages
     searched._client.iter_user_pages = lambda environment, text="": request(environment)  # type: ignore[method-assign]
 
-    found = searched.search_users("production", "user-29")
+    found = searched.search_users("production", "user-09")
 
-    assert (len(found.users), ids(found)[0]) == (20, "user-2900")
-    assert asked(thousands)["users"] == 30
+    assert (len(found.users), ids(found)[0]) == (20, "user-0900")
+    assert asked(thousands)["users"] == 10

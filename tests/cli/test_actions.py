@@ -347,21 +347,11 @@ def test_a_missing_package_fails_the_run(pdkernel: Shell, environ: dict[str, Any
     assert "npm error" not in ended.stdout + ended.stderr + installing.stderr
 
 
-def test_an_installation_as_json(pdkernel: Shell, environ: dict[str, Any]) -> None:
-    """With --json, the packages of each step and the errors are one value."""
+def test_an_installation_is_listed(pdkernel: Shell, environ: dict[str, Any]) -> None:
+    """With --json, the packages of each step and the errors are one value. A fresh checkout lists what is locked as not installed."""
     missing = STEP.replace("tiny", "lodahs").replace("%%pdstep code", "%%pdstep other")
-
-    done = pdkernel("packages", "install", pdkernel.notebook(STEP, missing), "--json", **environ)
-
-    assert done.status == 1
-    assert (done.json["steps"], done.json["python"]) == ({"code": ["tiny"]}, {})
-    assert [(each["step"], each["code"]) for each in done.json["errors"]] == [("other", "package_install")]
-
-
-def test_list_shows_locked_and_installed_packages(pdkernel: Shell, environ: dict[str, Any]) -> None:
-    """In a fresh checkout the lock file lists packages, and none is installed."""
     before = pdkernel("packages", "list")
-    pdkernel("packages", "install", pdkernel.notebook(STEP), **environ)
+    done = pdkernel("packages", "install", pdkernel.notebook(STEP, missing), "--json", **environ)
     after = pdkernel("packages", "list", "--json")
     other = pdkernel.folder / "other"
     other.mkdir()
@@ -369,6 +359,9 @@ def test_list_shows_locked_and_installed_packages(pdkernel: Shell, environ: dict
     fresh = pdkernel("packages", "list", "--project", "other")
 
     assert before.stdout.startswith("No packages.")
+    assert done.status == 1
+    assert (done.json["steps"], done.json["python"]) == ({"code": ["tiny"]}, {})
+    assert [(each["step"], each["code"]) for each in done.json["errors"]] == [("other", "package_install")]
     assert after.json == [{"language": "node", "import": "tiny", "version": "1.0.0", "installed": True}]
     assert fresh.stdout == "tiny  1.0.0  (not installed)\n"
 

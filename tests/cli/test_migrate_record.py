@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from pdkernel.common.blocking import FORBID_VARIABLE
-from tests.cli.conftest import Ended, Shell
+from tests.cli.conftest import Shell
 from tests.cli.test_migrate import paste_step
 from tests.serve_process import ROOT, line_of, serving
 
@@ -183,26 +183,6 @@ def test_wrong_options_are_refused(pdkernel: Shell) -> None:
         assert fix in refused.stderr, refused.stderr
 
 
-def test_runs_are_recorded_received_and_collected(pdkernel: Shell) -> None:
-    """A server plays the platform: its runs reach the receiver, and become runs with an event and the exports of every step."""
-    write_workflow(pdkernel.folder / "project", "One")
-    with receiving(pdkernel.folder) as url:
-        pdkernel("migrate", "record", "project", "--to", url)
-        with serving(pdkernel.folder, "project") as (server, _):
-            endpoint = server["workflows"][0]["url"]
-            for number in range(3):
-                httpx.post(endpoint, json={"n": number, "password": "a-secret-word"}, timeout=60)
-            assert wait_for(lambda: ended(pdkernel("migrate", "collect", "--from", url, "--json")) == 3)
-
-    from pdkernel.annex.proof.recorded_runs import open_records
-    from pdkernel.storage import Project
-
-    with Project.open(pdkernel.folder / ".pdkernel") as project:
-        runs = open_records(project).load("p_One0000")
-    assert sorted(run.steps["work"]["$return_value"]["n"] for run in runs) == [0, 2, 4]
-    assert {run.event["body"]["password"] for run in runs} == {"{{redacted}}"}
-
-
 def test_runs_are_recorded_in_a_data_store(pdkernel: Shell) -> None:
     """Without a receiver, the records go to a data store, and come home as `migrate data` brings it."""
     write_workflow(pdkernel.folder / "project", "One")
@@ -218,11 +198,6 @@ def test_runs_are_recorded_in_a_data_store(pdkernel: Shell) -> None:
     done = pdkernel("migrate", "collect", "--from", "rescued/stores/ds_Abc123.jsonl", "--json")
 
     assert done.json["workflows"] == {"p_One0000": {"runs": 2, "ended": 2}}
-
-
-def ended(done: Ended) -> int:
-    """The number of runs that were recorded to the end."""
-    return sum(each["ended"] for each in done.json["workflows"].values())
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:

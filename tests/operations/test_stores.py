@@ -99,3 +99,32 @@ def test_an_export_is_imported_again(project: Project) -> None:
 
     assert (done.imported, done.expired, done.stored, counted) == (2, 1, 2, 3)
     assert list(export_records(project.data_stores, "s")) == lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no",
+        "[1]",
+        '{"key": "b"}',
+        '{"key": 7, "value": 1}',
+        '{"key": "b", "value": 1, "expires_at": "soon"}',
+        '{"key": "b", "value": 1, "expires_at": "2099-01-01T00:00:00"}',
+        '{"key": "b", "value": 1, "ttl": 60}',
+        '{"key": "b", "value": ' + "9" * 100_000 + "}",
+        '{"key": "b", "value": ' + "[" * 100_000 + "}",
+        '{"key": "", "value": 1}',
+        '{"key": "a\\u0000b", "value": 1}',
+        '{"key": "\\ud800", "value": 1}',
+        '{"key": "' + "k" * 2000 + '", "value": 1}',
+    ],
+    ids=lambda line: line[:50],
+)
+def test_a_wrong_line_is_named(line: str) -> None:
+    """The error has the file and the number of the line, and is short."""
+    with pytest.raises(RequestError) as caught:
+        parse_records(f'{{"key":"a","value":1}}\n{line}\n'.encode("utf-8", "surrogatepass"), "wrong.jsonl")
+
+    assert "wrong.jsonl, line 2" in str(caught.value)
+    assert "line 1" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
