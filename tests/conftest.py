@@ -24,7 +24,6 @@ from hypothesis import HealthCheck, settings
 
 os.environ["PDKERNEL_FORBID_BLOCKING"] = "1"  # before the package is imported: its database calls are checked
 
-from pdkernel.common.blocking import FORBID_VARIABLE
 from pdkernel.common.safe_files import STEP_PATHS_VARIABLE
 from pdkernel.model import Step
 from pdkernel.packages.npm_command import find_npm
@@ -249,13 +248,11 @@ def visible_test_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
+def fork_server() -> ForkServer:
     """One process that forks a child for each command."""
-    from tests.cli.fork_server import ROOT, ForkServer
+    from tests.cli.fork_server import shared_server
 
-    server = ForkServer({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), FORBID_VARIABLE: "1"})
-    yield server
-    server.close()
+    return shared_server()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -29,6 +30,7 @@ from typing import Any, NoReturn, Self
 
 import pdkernel
 from pdkernel.cli import main
+from pdkernel.common.blocking import FORBID_VARIABLE
 from pdkernel.egress.sandbox import detect_sandbox
 from pdkernel.journal.sqlite import SqliteBackend
 from pdkernel.storage import Project
@@ -186,6 +188,14 @@ class ForkServer:
         """End the process."""
         self._client.close()
         self._process.wait(60)  # on a busy machine, it may still import
+
+
+@functools.cache
+def shared_server() -> ForkServer:
+    """Return the server that the tests of this process share; it ends with the process."""
+    server = ForkServer({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), FORBID_VARIABLE: "1"})
+    atexit.register(server.close)
+    return server
 
 
 class ForkedCommand:

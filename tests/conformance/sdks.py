@@ -112,6 +112,8 @@ def _node(version: str) -> Sdk:
 
 
 GATE = (_python("2.3.0"), _python("1.1.12"), _node("3.1.6"), _node("1.8.0"))
+NEWEST = (GATE[0], GATE[2])
+"""One release for each language: what lies behind an address is the same for all."""
 EVERY = (*GATE, _python("2.1.20"), _python("2.0.5"), _python("1.1.11"), _node("2.5.0"), _node("1.6.0"), _node("1.0.7"))
 
 

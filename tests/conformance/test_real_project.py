@@ -11,7 +11,7 @@ import pytest
 
 from pdkernel.storage import Login, Project
 from tests.conformance.driving import Outcome, drive
-from tests.conformance.sdks import GATE, Sdk
+from tests.conformance.sdks import NEWEST, Sdk
 from tests.conformance.site import STEP, TRIGGER, Site, copy_project
 from tests.notebook_files import notebook_of
 from tests.serve_process import serving
@@ -42,7 +42,7 @@ def _deploys(given: dict[str, Any], served: Site) -> dict[str, Any]:
     return {**given, "workflows": [{**mine, "id": theirs["id"]}]}
 
 
-@pytest.mark.parametrize("sdk", GATE, ids=str)
+@pytest.mark.parametrize("sdk", NEWEST, ids=str)
 @pytest.mark.timeout(300)
 def test_sdk_with_one_other_address(behind: Site, driven: Callable[[Sdk], Mapping[str, Outcome]], sdk: Sdk) -> None:
     """With another base URL every call works as at the real project, except for a key's assertion."""

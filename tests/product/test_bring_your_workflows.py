@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from pdkernel.files.definition import export_to_synced_folder
 from pdkernel.files.source import load_source
 from tests import notebooks
+from tests.cli.fork_server import ForkServer
 
 pytestmark = pytest.mark.timeout(300)  # what takes seconds may take minutes on a busy machine
 
@@ -44,11 +44,11 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def imported(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Path:
     """The same workflow, imported anew."""
     folder = tmp_path_factory.mktemp("imported")
     words = ["import", str(SYNCED / WORKFLOW), "--to", "made.ipynb", "--accounts", "external-user"]
-    subprocess.run([sys.executable, "-m", "pdkernel", *words], cwd=folder, check=True, capture_output=True)
+    fork_server.run(words, folder=folder, environ=os.environ).check_returncode()
     return folder / "made.ipynb"
 
 

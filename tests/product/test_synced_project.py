@@ -7,9 +7,8 @@ A workflow is added by its folder and `expected/FOLDER.json`; the README there l
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 
 import pdkernel
 from pdkernel.files.source import iter_workflow_paths
+from tests.cli.fork_server import ForkServer
 from tests.operations.importer.import_helpers import check_round_trip, import_one
 from tests.serve_process import serving
 
@@ -120,10 +120,11 @@ def test_serving_the_project_answers_at_every_endpoint(started: dict[str, Any]) 
     }
 
 
-def test_a_workflow_that_cannot_be_served_is_listed(project: Path, started: dict[str, Any]) -> None:
+def test_a_workflow_that_cannot_be_served_is_listed(
+    project: Path, started: dict[str, Any], fork_server: ForkServer
+) -> None:
     """The others are served; `serve FOLDER` and `doctor FOLDER` give the same reason."""
-    words = [sys.executable, "-m", "pdkernel", "doctor", str(project), "--json"]
-    doctor = subprocess.run(words, cwd=project.parent, check=True, capture_output=True, text=True)
+    doctor = fork_server.run(["doctor", str(project), "--json"], folder=project.parent, environ=os.environ)
     reported = {
         each["source"]: each["not_served"] for each in json.loads(doctor.stdout)["workflows"] if "not_served" in each
     }
