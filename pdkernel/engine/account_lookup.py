@@ -80,7 +80,7 @@ class DirectorySnapshot:
         return self._directory.plan
 
     def describe_known_users(self, unknown: str) -> str:
-        """A sentence that names the external users of the environment, after those with ids near the *unknown* id."""
+        """Return a sentence that names the external users of the environment, after those with ids near the *unknown* id."""
         users = [user.external_id for user in self._directory.users(self.environment, limit=_MAX_NAMED_USERS + 1)]
         listed = ", ".join(users[:_MAX_NAMED_USERS]) + (" and more" if len(users) > _MAX_NAMED_USERS else "")
         if not users:
@@ -273,7 +273,7 @@ def _build_lookup(
 
 
 def user_required_error(reason: str, interface: Interface) -> EndUserError:
-    """The error of a run without an external user; *reason* is a sentence about the steps that require one."""
+    """Return the error of a run without an external user; *reason* is a sentence about the steps that require one."""
     return ExternalUserRequiredError(
         "No external user ID passed, but one or more steps require it", fix=f"{reason} {_PASS_USER[interface]}"
     )

@@ -298,7 +298,7 @@ class MailSettings:
 
 def parse_mail_server(text: str) -> tuple[str, int]:
     """
-    The host and the port of HOST or HOST:PORT; the default port is 25. An IPv6 address is in brackets.
+    Return the host and the port of HOST or HOST:PORT; the default port is 25. An IPv6 address is in brackets.
 
     Raises:
         RequestError: *text* has another form.

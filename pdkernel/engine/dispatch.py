@@ -327,7 +327,7 @@ class SharedDispatch(LocalDispatch):
             tasks.create_task(super().run())
 
     async def _check_lease(self) -> float:
-        """If other processes have taken this one for dead, end its runs and start anew."""
+        """End the runs of this process and start anew, if others have taken it for dead; return the seconds until the next check."""
         if self._journal.is_lost:
             if self._starter.active_run_ids:
                 _log.warning(

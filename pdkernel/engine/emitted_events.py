@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def handles_errors(request: RunRequest) -> bool:
-    """Whether the run of *request* belongs to a workflow with an errors trigger, or is triggered by such a run."""
+    """Return whether the run of *request* belongs to a workflow with an errors trigger, or is triggered by such a run."""
     return request.below_error_handler or any(trigger.type == "errors" for trigger in request.workflow.triggers)
 
 

@@ -86,7 +86,7 @@ class HttpResponse:
 
 
 def build_text_response(status: int, text: str) -> HttpResponse:
-    """A response with a plain text."""
+    """Return a response with the plain text *text*."""
     return HttpResponse(status, (), text, text.encode("utf-8", "replace"), _TEXT_TYPE)
 
 
@@ -122,7 +122,7 @@ def build_response(raw: Mapping[str, Any]) -> HttpResponse:
 
 
 def find_host_wide_headers(raw: Mapping[str, Any]) -> Sequence[str]:
-    """The names of the headers of a step's response that an endpoint sends at a host of its own only; *raw* as for `build_response`."""
+    """Return the names of the headers of *raw*, as for `build_response`, that an endpoint sends at a host of its own only."""
     return [name for name in raw["headers"] if name.lower() in HOST_WIDE_HEADERS]
 
 
@@ -173,7 +173,7 @@ class CallerResponse:
             self._on_respond(self._response)
 
     def settle(self, default: HttpResponse, redactor: Redactor) -> Response | None:
-        """Decide on *default* if no step has responded, and return the redacted response; None if none is expected."""
+        """Return the redacted response of the run, which is *default* if no step has responded; None if the caller gets none."""
         if not self._is_expected:
             return None
         if self._response is None:
@@ -184,7 +184,7 @@ class CallerResponse:
 
 
 def build_refusal_response(refusal: PdkernelError, message: str) -> HttpResponse:
-    """The response of a run that *refusal* refused before its first step; *message* is the redacted text of the error."""
+    """Return the response of a run that *refusal* refused before its first step; *message* is the redacted text of the error."""
     if not isinstance(refusal, EndUserError):
         return NO_RESPONSE
     # parity[error-status]: the platform does not document the status; 400 is not retried by its SDKs

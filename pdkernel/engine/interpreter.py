@@ -196,7 +196,7 @@ class Interpreter:
         return await self._new_record(request, self._new_state(request), watcher).enqueue(limits, origin)
 
     def _scratch_copy(self, request: RunRequest, state: RestoredRun) -> ScratchCopy:
-        """The scratch copy of the data stores for a test: one for the run, or for all requests of an external user to a test server."""
+        """Return the scratch copy of the data stores for a test: one for the run, or for all requests of an external user to a test server."""
         changes = None if state.pause is None else state.pause.carry.scratch
         if request.is_served and not request.is_silent:
             return self._scratch_by_user.get(request.external_user_id, request.environment, changes)
@@ -584,7 +584,7 @@ def _raise_problem(request: RunRequest, state: RestoredRun) -> None:
 
 
 def _begun_of(place: RunPlace) -> Begun:
-    """How far the run of *place* is: it begins when it has its place, and lends the place to its child runs later."""
+    """Return how far the run of *place* is: it begins when it has its place, and lends the place to its child runs later."""
     if place.is_alone:
         return Begun.ALONE
     return Begun.YES if place.has_begun else Begun.NO

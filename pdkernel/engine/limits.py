@@ -113,7 +113,7 @@ class PayloadCounter:
         self.last_exports_bytes = 0
 
     def add(self, exports: Mapping[str, JSON], logs: Iterable[Log]) -> tuple[PayloadLimitError | None, str | None]:
-        """Add the bytes of a step; return an error above the limit, or a warning near it."""
+        """Add the bytes of a step; return an error above the limit or None, and a warning near it or None."""
         self.last_exports_bytes = json_size(dict(exports))
         self._size += self.last_exports_bytes + sum(json_size(log.text) for log in logs)
         share = self._size / MAX_PAYLOAD_BYTES

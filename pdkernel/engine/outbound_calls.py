@@ -55,7 +55,7 @@ class StepCallsInFlight:
         return found
 
     def is_repeated(self, method: str, url: str) -> bool:
-        """Whether an earlier attempt has sent the next call of that method and redacted URL, and saw no answer; counts the call."""
+        """Return whether an earlier attempt has sent the next call of that method and redacted URL, and saw no answer; counts the call."""
         count = self._unanswered[method, url]
         self._unanswered[method, url] = max(count - 1, 0)
         return count > 0

@@ -187,12 +187,12 @@ def check_secrets(props: Sequence[SecretProp], variables: Mapping[str, str], *, 
 
 
 def format_secret_command(prop: SecretProp, source: str) -> str:
-    """The command that gives the value of *prop*; *source* is the workflow as an argument of a command."""
+    """Return the command that gives the value of *prop*; *source* is the workflow as an argument of a command."""
     return f"pdkernel secrets set {source} {prop.step} {shlex.quote(prop.prop)}"
 
 
 def format_secret_magic(prop: SecretProp) -> str:
-    """The line of a notebook that gives the value of *prop* of its workflow."""
+    """Return the line of a notebook that gives the value of *prop* of its workflow."""
     return f"%pdsecrets set {prop.step} {prop.prop}"
 
 

@@ -98,7 +98,7 @@ def batch_limits(workflow: Workflow, workflow_id: str, trigger_id: str, at_once:
 
 
 def _read_concurrency(value: object) -> int | None:
-    """The number of runs at once: itself, or the one number of a mapping; synced files have `{default: true}` for no limit."""
+    """Return the number of runs at once: itself, or the one number of a mapping; synced files have `{default: true}` for no limit."""
     if isinstance(value, dict):
         numbers = [number for number in map(_as_count, value.values()) if number is not None]
         value = numbers[0] if len(numbers) == 1 and value.get("default") is not True else None
@@ -106,7 +106,7 @@ def _read_concurrency(value: object) -> int | None:
 
 
 def _as_count(value: object) -> int | None:
-    """*value* if it is a number that a limit can have, else None: an unknown form in a synced file limits nothing."""
+    """Return *value* if it is a number that a limit can have, else None: an unknown form in a synced file limits nothing."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 

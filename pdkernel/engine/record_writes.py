@@ -133,7 +133,7 @@ async def _ended(writing: asyncio.Future[bool]) -> None:
 
 
 def _fault_of(write: asyncio.Future[bool]) -> BaseException | None:
-    """Why *write*, which has ended, is not in the journal; None if it is."""
+    """Return why *write*, which has ended, is not in the journal; None if it is."""
     if write.cancelled():
         return asyncio.CancelledError()
     if (fault := write.exception()) is not None or write.result():

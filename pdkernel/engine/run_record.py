@@ -601,7 +601,7 @@ class RunRecord:
         self._execution = None
 
     def _replaces_calls(self, path: str) -> bool:
-        """Whether the record of a step, which is written now, replaces its calls in flight."""
+        """Return whether the record of a step, which is written now, replaces its calls in flight."""
         return self._calls_bytes.pop(path, None) is not None and path not in self._interrupted_calls
 
     def _notify_paused(self) -> None:

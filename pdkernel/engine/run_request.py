@@ -51,7 +51,7 @@ VariableLoader = Callable[[Path], Mapping[str, str]]
 
 
 def build_pinned_exports(value: JSON) -> Mapping[str, JSON]:
-    """The exports of a pin: an object holds the exports; another value, or an empty object, is the return value."""
+    """Return the exports of a pin: an object holds the exports; another value, or an empty object, is the return value."""
     return value if isinstance(value, dict) and value else {RETURN_VALUE: value}
 
 

@@ -135,7 +135,7 @@ class StepActions:
         return {step: found.component for step, found in self._found.items()}
 
     def describe_locks(self) -> Mapping[str, LockedComponent]:
-        """What a continued run needs to find the same components, by step."""
+        """Return what a continued run needs to find the same components, by step."""
         locked = self._locked or {}
         return {
             step: locked.get(step) or self._catalog.describe_lock(found.component)

@@ -413,7 +413,7 @@ class StepExecutor:
         *,
         number: int,
     ) -> StepServiceRouter:
-        """The services of one run of *step*; secrets that it gets from another workflow are redacted from then on."""
+        """Return the services of one run of *step*; secrets that it gets from another workflow are redacted from then on."""
 
         def add_returned_secrets(secrets: Sequence[Secret]) -> None:
             run.record.add_returned_secrets(secrets)
@@ -556,7 +556,7 @@ def _add_warnings(
 
 
 def _pause_hint(request: RunRequest, pause: Pause) -> str:
-    """What to do about a paused run, unless its process continues the run or the output shows what to do."""
+    """Return what to do about a paused run; "" if its process continues the run or the output shows what to do."""
     if request.interface == "notebook":
         is_unreachable = pause.kind == "suspend" and request.base_url is None
         return " Its resume_url works if the draft is served before the run: %pdserve" if is_unreachable else ""

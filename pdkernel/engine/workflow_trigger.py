@@ -298,7 +298,7 @@ class WorkflowTriggerService:
         return check_external_user_id(named)
 
     def _is_own_name(self, name: str) -> bool:
-        """Whether *name* is the id or the name of the workflow of this run."""
+        """Return whether *name* is the id or the name of the workflow of this run."""
         request = self._request
         path = request.source_path
         return name == request.workflow_id or (path is not None and is_workflow_called(path, name))

@@ -67,7 +67,7 @@ class Claim:
 
     @classmethod
     def first(cls, run_id: str) -> Self:
-        """The claim of the executor that accepts the run."""
+        """Return the claim of the executor that accepts the run *run_id*."""
         return cls(run_id, FIRST_FENCE)
 
 
@@ -221,7 +221,7 @@ class WaitRow:
     has_calls: bool = False
 
     def key(self, run_id: str) -> WaitKey:
-        """The key of the pause in the run *run_id*."""
+        """Return the key of the pause in the run *run_id*."""
         return WaitKey(run_id, self.path, self.iteration, self.number)
 
 
@@ -247,7 +247,7 @@ class OutboxRow:
     lane: str = ""
 
     def idempotency_key(self, run_id: str) -> str:
-        """The key that all tries of the message share."""
+        """Return the key that all tries of the message of the run *run_id* share."""
         return f"{run_id}:{self.path}:{self.number}:{self.position}"
 
 

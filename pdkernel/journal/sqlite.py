@@ -135,7 +135,7 @@ class SqliteBackend:
 
     @contextlib.contextmanager
     def _opening(self) -> Iterator[sqlite3.Connection]:
-        """A connection for a step of opening the journal, which the next step uses. Raises `ProjectError`."""
+        """Yield a connection for a step of opening the journal, which the next step uses. Raises `ProjectError`."""
         connection = self._take_connection() or connect(self._path)
         try:
             yield connection
