@@ -43,7 +43,7 @@ from pdkernel.errors import PdkernelError, RequestError
 from pdkernel.execution import AccountUse, Execution
 from pdkernel.model import AppBinding
 from pdkernel.storage import Project
-from pdkernel.storage.variables import format_variable_ref
+from pdkernel.storage.settings import format_variable_ref
 
 
 @dataclass(frozen=True)

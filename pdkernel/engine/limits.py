@@ -16,8 +16,8 @@ import orjson
 from pdkernel.common.encode import DIGITS_TO_ZERO, encode_json
 from pdkernel.errors import DefinitionError, ExportNotJSONError, StepError, format_count
 from pdkernel.execution import Log
-from pdkernel.language.directive.option_values import MAX_TIMEOUT_S
-from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.language.directive.step_line import MAX_TIMEOUT_S
+from pdkernel.language.directive.workflow_header import SETTING_RULES
 from pdkernel.language.expression import iter_templates
 from pdkernel.language.shape import Segment, format_node_path
 from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step, Workflow

@@ -29,7 +29,7 @@ from pdkernel.journal import StoredLock
 from pdkernel.language.analysis import find_blocked_steps
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.storage import StepStores
-from pdkernel.storage.variables import format_variable_ref
+from pdkernel.storage.settings import format_variable_ref
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
 
 OnChange = Callable[[Execution], None]

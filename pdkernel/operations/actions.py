@@ -30,7 +30,7 @@ from pdkernel.errors import StepError
 from pdkernel.language.analysis import fill_secret_props
 from pdkernel.language.expression.template import OPENING_BRACES
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, require_object
-from pdkernel.storage.variables import format_variable_ref, is_secret_prop_name
+from pdkernel.storage.settings import format_variable_ref, is_secret_prop_name
 from pdkernel.workers import (
     ComponentDescription,
     ComponentFile,

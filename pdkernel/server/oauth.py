@@ -25,8 +25,7 @@ from pdkernel.common.blocking import run_blocking
 from pdkernel.server.app_context import AppContext
 from pdkernel.server.app_state import get_state
 from pdkernel.server.authorization import scope_covers
-from pdkernel.storage.access_tokens import TOKEN_LIFETIME_S
-from pdkernel.storage.oauth_clients import OAuthClient
+from pdkernel.storage.oauth_clients import TOKEN_LIFETIME_S, OAuthClient
 
 GRANT = "client_credentials"
 _NO_STORE_HEADERS = {"Cache-Control": "no-store", "Pragma": "no-cache"}

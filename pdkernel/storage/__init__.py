@@ -35,17 +35,17 @@ The local project: a folder, a key and a database that several threads and proce
     login                 the login at Pipedream: the Connect project and its OAuth client
 """
 
+from pdkernel.storage.accounts import Grant
 from pdkernel.storage.answered_requests import AnsweredRequest, AnsweredRequestTable, IdempotencyTable
 from pdkernel.storage.batches import Batch, BatchTable
 from pdkernel.storage.data_stores import DEFAULT_DATA_STORE, DataStoreSummary, DataStoreTable, StoreRecord, check_key
 from pdkernel.storage.deployed_triggers import DeployedTrigger, DeployedTriggerTable, Webhook
 from pdkernel.storage.folder import find_project
-from pdkernel.storage.grants import Grant
 from pdkernel.storage.login import Login
-from pdkernel.storage.notebook_states import NotebookStateTable
 from pdkernel.storage.project import Project
 from pdkernel.storage.schedule import Schedule
 from pdkernel.storage.scratch_stores import ScratchByStep, ScratchByUser, ScratchCopy, ScratchState, StepStores
+from pdkernel.storage.settings import NotebookStateTable
 from pdkernel.storage.short_lived_tokens import ConnectToken, PendingSignIn
 from pdkernel.storage.source_states import SourceStateTable
 from pdkernel.storage.trigger_events import EventTarget, TriggerEvent

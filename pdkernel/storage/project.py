@@ -21,8 +21,7 @@ from pdkernel.common.clock import RANDOM_IDS, SYSTEM_CLOCK, Clock, IdGenerator, 
 from pdkernel.common.identity import Plan
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.model import JSON
-from pdkernel.storage.access_tokens import AccessTokens
-from pdkernel.storage.accounts import AccountTable
+from pdkernel.storage.accounts import AccountTable, GrantTable
 from pdkernel.storage.answered_requests import AnsweredRequestTable, IdempotencyTable
 from pdkernel.storage.batches import BatchTable
 from pdkernel.storage.data_stores import DataStoreTable
@@ -30,7 +29,6 @@ from pdkernel.storage.database import Database
 from pdkernel.storage.deployed_triggers import DeployedTriggerTable
 from pdkernel.storage.endpoint_keys import EndpointKeyTable
 from pdkernel.storage.folder import KEY_NAME, ensure_folder, ensure_key, read_key
-from pdkernel.storage.grants import GrantTable
 from pdkernel.storage.journal_mark import JournalMark, check_mark, read_mark
 from pdkernel.storage.key_rotation import (
     RotationResult,
@@ -41,10 +39,9 @@ from pdkernel.storage.key_rotation import (
 )
 from pdkernel.storage.login import LoginTable
 from pdkernel.storage.migration import Ask, Schema
-from pdkernel.storage.notebook_states import NotebookStateTable
-from pdkernel.storage.oauth_clients import ClientKeyTable, OAuthClientTable
+from pdkernel.storage.oauth_clients import AccessTokens, ClientKeyTable, OAuthClientTable
 from pdkernel.storage.schema import PROJECT_SCHEMA, meta
-from pdkernel.storage.settings import SecretTable, SettingsTable
+from pdkernel.storage.settings import NotebookStateTable, SecretTable, SettingsTable, VariableTable
 from pdkernel.storage.short_lived_tokens import (
     ConnectTokenTable,
     ConsoleLoginTable,
@@ -53,7 +50,6 @@ from pdkernel.storage.short_lived_tokens import (
 )
 from pdkernel.storage.source_states import SourceStateTable, SourceTurnTable
 from pdkernel.storage.trigger_events import TriggerEventTable
-from pdkernel.storage.variables import VariableTable
 from pdkernel.storage.vault import Vault, sign_text
 from pdkernel.storage.workflow_triggers import WorkflowTriggerTable
 

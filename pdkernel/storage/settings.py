@@ -1,16 +1,157 @@
-"""Values of the project by name: settings, which are plain JSON, and encrypted secrets, which steps cannot read."""
+"""
+Values of the project by name: settings, secrets, environment variables with values of secret props, and states of notebooks.
+
+Settings are plain JSON; all others are encrypted. Steps cannot read secrets; the engine decides which variables a step gets. The
+state of a notebook's session survives a restart of the kernel; an event or an export in it may contain secrets.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
+from typing import TypeVar
 
 from sqlalchemy import delete, select
 
-from pdkernel.model import JSON
+from pdkernel.common.clock import Clock
+from pdkernel.errors import RequestError
+from pdkernel.model import JSON, VARIABLE_NAME
 from pdkernel.storage.database import Database
-from pdkernel.storage.schema import secrets, settings
-from pdkernel.storage.statements import insert_if_absent, upsert_row
+from pdkernel.storage.schema import notebooks, secrets, settings, variables
+from pdkernel.storage.statements import CompiledQuery, insert_if_absent, upsert_row
 from pdkernel.storage.vault import Vault, locate
+
+T = TypeVar("T")
+
+
+class NotebookStateTable:
+    """A JSON object for each notebook; a later `save` overwrites an earlier one."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def exists(self, notebook_key: str) -> bool:
+        """Whether a state of the notebook *notebook_key* is saved."""
+        with self._database.read() as connection:
+            query = select(notebooks.c.notebook).where(notebooks.c.notebook == notebook_key)
+            return connection.execute(query).first() is not None
+
+    def load(self, notebook_key: str, kind: type[T]) -> T | None:
+        """The saved state of the notebook *notebook_key*, or None. Raises `ProjectError` if it does not fit *kind*."""
+        query = select(notebooks.c.sealed_state).where(notebooks.c.notebook == notebook_key)
+        with self._database.read() as connection:
+            sealed = connection.execute(query).scalar_one_or_none()
+        return None if sealed is None else self._vault.unseal_json(sealed, _state_context(notebook_key), kind)
+
+    def save(self, notebook_key: str, state: object) -> None:
+        """Save *state*, a value with a JSON form, for the notebook *notebook_key*."""
+        sealed = self._vault.seal_json(state, _state_context(notebook_key))
+        now = self._clock.now().timestamp()
+        with self._database.write() as connection:
+            upsert_row(connection, notebooks, "notebook", notebook=notebook_key, sealed_state=sealed, updated=now)
+
+
+def _state_context(notebook_key: str) -> str:
+    return locate(notebooks.c.sealed_state, notebook=notebook_key)
+
+
+MAX_VALUE_BYTES = 64 * 1024
+"""Size limit of a variable's value in UTF-8 (platform documentation of environment variables)."""
+RESERVED_PREFIX = "PIPEDREAM_"
+_SECRET_PROP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[^\0]+\Z")
+_ALL = CompiledQuery(select(variables.c.name, variables.c.sealed_value))
+
+
+class VariableTable:
+    """Environment variables by name, and values of secret props by `STEP.PROP` or their key (`analysis.SecretProp`)."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    def set(self, name: str, value: str) -> None:
+        """
+        Store *value* under *name*, in place of an earlier one.
+
+        Raises:
+            RequestError: The name is invalid or reserved, or the value contains NUL or is too long.
+        """
+        check_variable(name, value)
+        sealed = self._vault.seal(value, _variable_context(name))
+        with self._database.write() as connection:
+            upsert_row(
+                connection, variables, "name", name=name, sealed_value=sealed, updated=self._clock.now().timestamp()
+            )
+
+    def remove(self, name: str) -> bool:
+        """Remove the variable; False if it does not exist."""
+        with self._database.write() as connection:
+            return connection.execute(delete(variables).where(variables.c.name == name)).rowcount > 0
+
+    def list(self) -> Sequence[str]:
+        """The names of all environment variables, sorted."""
+        return [name for name in self._list_names() if not is_secret_prop_name(name)]
+
+    def list_secret_props(self) -> Sequence[str]:
+        """The names of all secret props that have a value, sorted."""
+        return [name for name in self._list_names() if is_secret_prop_name(name)]
+
+    def _list_names(self) -> Sequence[str]:
+        with self._database.read() as connection:
+            return list(connection.execute(select(variables.c.name).order_by(variables.c.name)).scalars())
+
+    def values(self) -> dict[str, str]:
+        """Every variable and every secret prop with its value."""
+        with self._database.read() as connection:
+            rows = _ALL.fetch_all(connection)
+        return {name: self._vault.unseal(sealed, _variable_context(name)) for name, sealed in rows}
+
+
+def is_secret_prop_name(name: str) -> bool:
+    """Whether *name* is that of a secret prop, and not of an environment variable."""
+    return _SECRET_PROP_NAME.match(name) is not None
+
+
+def format_variable_ref(name: str) -> str:
+    """The reference that replaces the value of *name* in redacted text: `env/NAME`, or `prop/STEP/PROP/KEY...`."""
+    return f"prop/{name.partition('#')[0].replace('.', '/')}" if is_secret_prop_name(name) else f"env/{name}"
+
+
+def check_variable(name: str, value: str) -> None:
+    """
+    Refuse an invalid environment variable or secret prop. The error's message never contains the value.
+
+    Raises:
+        RequestError: The name is invalid or reserved, or the value contains NUL or is too long.
+    """
+    if not VARIABLE_NAME.match(name) and not is_secret_prop_name(name):
+        raise RequestError(
+            f"{name!r} is not a valid name of an environment variable.",
+            fix="Use letters, digits and underscores, with a letter or an underscore first.",
+        )
+    if name.upper().startswith(RESERVED_PREFIX):
+        raise RequestError(
+            f"{name} cannot be set, because the platform reserves names that begin with {RESERVED_PREFIX}.",
+            fix="Choose another name.",
+        )
+    if "\0" in value:
+        raise RequestError(
+            f"The value of {name} contains a NUL character, which an environment variable cannot contain."
+        )
+    size = len(value.encode("utf-8", "surrogatepass"))
+    if size > MAX_VALUE_BYTES:
+        raise RequestError(
+            f"The value of {name} has {size} bytes; the maximum is {MAX_VALUE_BYTES} bytes.",
+            fix="Store the value in a file, and the path of the file in the variable.",
+        )
+
+
+def _variable_context(name: str) -> str:
+    return locate(variables.c.sealed_value, name=name)
 
 
 class SettingsTable:

@@ -11,7 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pdkernel.cli import pdkernel as command
 from pdkernel.errors import ProjectError
 from pdkernel.storage import Project
 from pdkernel.storage.journal_mark import find_mark
@@ -42,15 +44,21 @@ asyncio.run(serve())
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a project whose server has accepted `RUNS` runs, and was killed."""
-    folder = tmp_path / ".pdkernel"
+    folder = tmp_path_factory.mktemp("killed") / ".pdkernel"
     ended = subprocess.run(
         [sys.executable, "-c", SERVER, folder, str(RUNS)], capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     return folder
+
+
+@pytest.fixture
+def folder(killed: Path, tmp_path: Path) -> Path:
+    """A copy of `killed`."""
+    return Path(shutil.copytree(killed, tmp_path / ".pdkernel"))
 
 
 def count_runs(folder: Path) -> int:
@@ -61,8 +69,7 @@ def count_runs(folder: Path) -> int:
 
 def accept(folder: Path) -> int:
     """Run `pdkernel project restore`; return its exit code."""
-    command = [sys.executable, "-m", "pdkernel", "--project", str(folder), "project", "restore", "--yes"]
-    return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode
+    return CliRunner().invoke(command, ["--project", str(folder), "project", "restore", "--yes"]).exit_code
 
 
 def test_a_killed_server_loses_nothing(folder: Path) -> None:
@@ -101,7 +108,7 @@ def test_a_missing_wal_file_is_refused(folder: Path) -> None:
     assert (code, is_new, (folder / "key").read_bytes()) == (0, True, key)
 
 
-@pytest.mark.parametrize("place", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("place", [0.3, 0.95])
 def test_a_damaged_wal_file_is_refused(folder: Path, place: float) -> None:
     """A byte that was flipped in the `-wal` file loses no accepted run in silence."""
     log = folder / "project.db-wal"

@@ -19,7 +19,7 @@ from pdkernel.files.definition.api_workflow import ENDPOINT_URL_KEY
 from pdkernel.language.analysis import find_rule_problem
 from pdkernel.language.analysis.platform_uses import PlatformUse, find_hosts, find_platform_uses
 from pdkernel.language.directive import describe_emitters
-from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.language.directive.workflow_header import SETTING_RULES
 from pdkernel.language.expression import OBSERVED_OPERATORS, RULE_FILTER, RULE_FILTER_PROP, RuleFilter
 from pdkernel.model import JSON, Step, Trigger, UnsupportedEntry, Workflow
 from pdkernel.operations.importer.import_report import AccountAssignment

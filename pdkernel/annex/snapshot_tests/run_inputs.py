@@ -25,7 +25,7 @@ from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError
 from pdkernel.execution import Execution
 from pdkernel.language.analysis import find_secret_props
-from pdkernel.storage.variables import format_variable_ref
+from pdkernel.storage.settings import format_variable_ref
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+\Z")
 

@@ -6,6 +6,7 @@ overwrites only files of an earlier export.
 """
 
 from pdkernel.files.definition.checklist import build_checklist
+from pdkernel.files.definition.entry_file import slugify
 from pdkernel.files.definition.field_grades import grade_fields
 from pdkernel.files.definition.file_plan import DefinitionFile, get_entry_path, plan_files
 from pdkernel.files.definition.folder_write import (
@@ -16,7 +17,6 @@ from pdkernel.files.definition.folder_write import (
     write_files,
 )
 from pdkernel.files.definition.lint import lint_workflow
-from pdkernel.files.definition.names import slugify
 from pdkernel.files.definition.sidecar import (
     EXTERNAL_USER,
     SIDECAR_FILE_NAME,

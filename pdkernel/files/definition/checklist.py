@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pdkernel.errors import RequestError
+from pdkernel.files.definition.entry_file import INFERRED_LANGUAGES
 from pdkernel.files.definition.file_plan import OWN_SETTINGS, SIDECAR_SETTINGS
-from pdkernel.files.definition.names import INFERRED_LANGUAGES
 from pdkernel.files.definition.sidecar import SIDECAR_FILE_NAME, Sidecar
 from pdkernel.files.definition.step_props import is_store_id
 from pdkernel.language.analysis import find_app_bindings, find_workflow_variables, is_synced, responds

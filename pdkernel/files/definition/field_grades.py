@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pdkernel.common.encode import JsonStruct
+from pdkernel.files.definition.entry_file import INFERRED_LANGUAGES, detect_language
 from pdkernel.files.definition.file_plan import WORKFLOW_FILE, DefinitionFile, get_entry_path
-from pdkernel.files.definition.names import INFERRED_LANGUAGES, detect_language
 from pdkernel.files.definition.sidecar import SIDECAR_FILE_NAME
 from pdkernel.files.definition.step_props import CONFIGURABLE_PROPS_KEY, LABELLED_VALUE_KEY, STORE_KEY
 from pdkernel.language.directive import parse_yaml

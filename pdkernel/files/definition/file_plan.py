@@ -13,7 +13,7 @@ from typing import Any
 
 from pdkernel.common.secret_patterns import CREDENTIAL_FORMS, is_credential_prop
 from pdkernel.errors import DefinitionError
-from pdkernel.files.definition.names import INFERRED_LANGUAGES, RUNTIME_NAMES, default_entry_path, detect_language
+from pdkernel.files.definition.entry_file import INFERRED_LANGUAGES, RUNTIME_NAMES, default_entry_path, detect_language
 from pdkernel.files.definition.sidecar import (
     EXTERNAL_USER,
     SIDECAR_FILE_NAME,

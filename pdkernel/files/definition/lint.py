@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from pdkernel.common.encode import JsonStruct
 from pdkernel.errors import DefinitionError, ExpressionError
+from pdkernel.files.definition.entry_file import INFERRED_LANGUAGES, slugify
 from pdkernel.files.definition.file_plan import (
     WORKFLOW_FILE,
     find_credential_errors,
@@ -20,7 +21,6 @@ from pdkernel.files.definition.file_plan import (
     get_entry_path,
     iter_texts,
 )
-from pdkernel.files.definition.names import INFERRED_LANGUAGES, slugify
 from pdkernel.files.definition.sidecar import EXTERNAL_USER, UNANSWERED, Sidecar, StepSidecar
 from pdkernel.language.analysis import (
     find_app_bindings,
@@ -30,7 +30,7 @@ from pdkernel.language.analysis import (
     find_unread_answers,
     missing_responses,
 )
-from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.language.directive.workflow_header import SETTING_RULES
 from pdkernel.model import LANGUAGE_NAMES, MAX_PROP_BYTES, AppBinding, Step, Workflow
 
 _EXACT = re.compile(r"\d+\.\d+\.\d+[\w.+-]*\Z")

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, StepNameError
-from pdkernel.files.definition.entry_file import EntryFileError, build_file_reader, read_entry_file
+from pdkernel.files.definition.entry_file import (
+    RUNTIME_NAMES,
+    EntryFileError,
+    build_file_reader,
+    default_entry_path,
+    detect_language,
+    read_entry_file,
+)
 from pdkernel.files.definition.file_plan import WORKFLOW_FILE, WORKFLOW_SCHEMA
-from pdkernel.files.definition.names import RUNTIME_NAMES, default_entry_path, detect_language
 from pdkernel.files.definition.sidecar import (
     SIDECAR_FILE_NAME,
     Sidecar,

@@ -20,8 +20,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from pdkernel.errors import DefinitionError
+from pdkernel.files.definition.entry_file import detect_language
 from pdkernel.files.definition.file_plan import iter_step_files
-from pdkernel.files.definition.names import detect_language
 from pdkernel.files.notebook.cells import (
     METADATA_KEY,
     build_step_cell,

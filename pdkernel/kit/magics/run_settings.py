@@ -198,7 +198,7 @@ class RunSettingsMagics(Magics):
 
     def _variables(self) -> str:
         from pdkernel.language.analysis import find_workflow_variables
-        from pdkernel.storage.variables import is_secret_prop_name
+        from pdkernel.storage.settings import is_secret_prop_name
 
         session = get_session(self.shell)
         values = load_variables(session.project, session.folder)

@@ -35,7 +35,7 @@ from pdkernel.kit.widgets.components import (
     show_message,
 )
 from pdkernel.kit.widgets.form import LatestCall
-from pdkernel.language.directive.option_values import format_value, parse_value
+from pdkernel.language.directive.step_line import format_value, parse_value
 from pdkernel.language.expression.template import OPENING_BRACES, add_missing_braces
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.render.actions import format_first_paragraph

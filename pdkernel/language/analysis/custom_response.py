@@ -15,10 +15,10 @@ from tree_sitter import Node
 
 from pdkernel.language.analysis import bash_code, go_code
 from pdkernel.language.analysis.imported_files import iter_sources
-from pdkernel.language.analysis.node_syntax import SIMPLE_STATEMENTS
 from pdkernel.language.analysis.python_code import ENTRY_FUNCTION, parse_source
 from pdkernel.language.analysis.source_locations import find_run_function
 from pdkernel.language.expression import javascript
+from pdkernel.language.expression.javascript import SIMPLE_STATEMENTS
 from pdkernel.model import Step, Workflow
 
 Responds = Literal["always", "maybe", "never"]

@@ -109,6 +109,5 @@ IDENTITY_FUNCTIONS = frozenset(
     {"structuredClone", "Promise.all", "Promise.resolve", "Object.freeze", "_.cloneDeep", "cloneDeep", "Object"}
 )
 EXIT_STATEMENTS = frozenset({"return_statement", "throw_statement", "continue_statement", "break_statement"})
-EMPTY_LITERALS = frozenset({"undefined", "null", '""', "''", "``"})
 EQUALITY_OPERATORS = frozenset({"===", "==", "!==", "!="})
 NUMERIC_OPERATORS = frozenset({"-", "*", "/", "%", "**", "<", ">", "<=", ">="})

@@ -31,7 +31,10 @@ from pdkernel.language.analysis.abstract_values import (
     select,
     union,
 )
-from pdkernel.language.analysis.node_syntax import (
+from pdkernel.language.analysis.trace import NO_PATHS, ConditionPaths, KnownExports, StepTracer
+from pdkernel.language.expression import javascript
+from pdkernel.language.expression.javascript import (
+    EMPTY_LITERALS,
     SIMPLE_STATEMENTS,
     get_arguments,
     get_code_children,
@@ -44,8 +47,6 @@ from pdkernel.language.analysis.node_syntax import (
     infer_literal_type,
     unwrap,
 )
-from pdkernel.language.analysis.trace import NO_PATHS, ConditionPaths, KnownExports, StepTracer
-from pdkernel.language.expression import javascript
 
 
 class NodeStepTracer(StepTracer):
@@ -519,7 +520,7 @@ class NodeStepTracer(StepTracer):
                 places = self.type_check(self.evaluate(get_field(each_bare, "argument")))
                 positive = (sign[0] == "=") != (javascript.get_string_literal(other) == "undefined")
                 return (places, NO_PATHS) if positive else (NO_PATHS, places)
-            if get_source(other) in words.EMPTY_LITERALS:
+            if get_source(other) in EMPTY_LITERALS:
                 places = self.presence_check(self.evaluate(each))
                 return (NO_PATHS, places) if sign[0] == "=" else (places, NO_PATHS)
         for each, other in ((left, right), (right, left)):

@@ -10,9 +10,8 @@ from pdkernel.language.directive.cell import (
     parse_step_cell,
 )
 from pdkernel.language.directive.located_yaml import LocatedYaml, parse_yaml
-from pdkernel.language.directive.option_values import is_action_reference
 from pdkernel.language.directive.psych_yaml import dump_yaml
-from pdkernel.language.directive.step_line import STEP_OPTIONS, StepOption, format_step_line
+from pdkernel.language.directive.step_line import STEP_OPTIONS, StepOption, format_step_line, is_action_reference
 from pdkernel.language.directive.workflow_header import (
     WORKFLOW_MAGIC,
     WorkflowHeader,

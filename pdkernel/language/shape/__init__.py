@@ -7,7 +7,6 @@ event, because other headers may be secret, too. Drawing is in `render`.
 
 from __future__ import annotations
 
-from pdkernel.language.shape.conversions import build_data_frame, build_schema, infer_schema
 from pdkernel.language.shape.inference import (
     ANY_KEY,
     MAX_CHANGES,
@@ -20,7 +19,10 @@ from pdkernel.language.shape.inference import (
     Difference,
     Shape,
     ShapeBuilder,
+    build_data_frame,
+    build_schema,
     compare_values,
+    infer_schema,
     infer_shape,
 )
 from pdkernel.language.shape.path_syntax import (

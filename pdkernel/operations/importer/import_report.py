@@ -36,7 +36,7 @@ from pdkernel.language.analysis import (
 from pdkernel.language.analysis.old_code import OLD_VERSION, find_old_uses
 from pdkernel.language.analysis.step_references import find_step_variables
 from pdkernel.language.directive import describe_emitters
-from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.language.directive.workflow_header import SETTING_RULES
 from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
 from pdkernel.render.markup import escape_control_characters
 

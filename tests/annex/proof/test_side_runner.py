@@ -29,7 +29,7 @@ from pdkernel.errors import OutboundCallRefusedError
 from pdkernel.execution import ErrorRecord, StepResult
 from pdkernel.model import Step, Trigger, Workflow
 from pdkernel.storage import Project
-from pdkernel.storage.grants import Grant
+from pdkernel.storage.accounts import Grant
 from tests.builders import a_step, a_workflow, an_event, bash_step, go_step, node_step, python_step
 from tests.oauth_provider import connect_account, oauth_provider
 from tests.render.builders import a_call

@@ -12,6 +12,7 @@ from pdkernel.files.definition.entry_file import (
     EntryFileError,
     build_file_reader,
     read_entry_file,
+    slugify,
 )
 from pdkernel.language.analysis import StepFileError
 
@@ -116,3 +117,21 @@ def test_an_imported_link_is_refused(folder: Path) -> None:
     for path in ("link/a.js", "file.js"):
         with pytest.raises(StepFileError, match="which is a link"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("Random Album Cover (Mastodon)", "random-album-cover-mastodon"),
+        ("a_b  -  c", "a_b-c"),
+        ("- a -", "a"),
+        ("Ärger", "rger"),
+        ("v1.2", "v12"),
+        ("", "workflow"),
+        ("!?", "workflow"),
+        (" - ", "workflow"),
+    ],
+)
+def test_a_slug(name: str, slug: str) -> None:
+    """Punctuation is dropped, blanks and dashes are one dash, underscores stay; an empty slug is `workflow`."""
+    assert slugify(name) == slug

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pdkernel.files.definition import DefinitionFile, Sidecar, grade_fields, plan_files, read_folder_workflow
 from pdkernel.files.definition.file_plan import SIDECAR_SETTINGS
-from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.language.directive.workflow_header import SETTING_RULES
 from pdkernel.model import LANGUAGES, AppBinding, Step, StoreBinding, Trigger, Workflow
 from tests.files.definition.builders import PYTHON, quickstart, synced
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -22,6 +22,8 @@ from tests.builders import with_step
 from tests.files.definition.builders import text_of
 from tests.files.definition.test_synced_folder import TEXT, VALUES, workflows
 
+FEWER = settings(max_examples=settings().max_examples // 2)
+"""An example writes and reads a folder."""
 STYLES = st.fixed_dictionaries(
     {
         "by_psych": st.booleans(),
@@ -72,6 +74,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@FEWER
 @given(workflows(), STYLES)
 def test_an_unchanged_workflow_changes_nothing(workflow: Workflow, style: dict[str, Any]) -> None:
     """A workflow that is exported into its original folder changes no byte and adds no file."""
@@ -84,6 +87,7 @@ def test_an_unchanged_workflow_changes_nothing(workflow: Workflow, style: dict[s
         assert contents(folder) == before
 
 
+@FEWER
 @given(workflows(), STYLES, VALUES, TEXT)
 def test_a_changed_workflow_reads_back(workflow: Workflow, style: dict[str, Any], value: Any, notes: str) -> None:
     """After an export, the folder reads back as the exported workflow, and only the changed step's lines differ."""
@@ -103,6 +107,7 @@ def test_a_changed_workflow_reads_back(workflow: Workflow, style: dict[str, Any]
         ]
 
 
+@FEWER
 @given(workflows(), STYLES, st.data())
 def test_steps_in_any_order(workflow: Workflow, style: dict[str, Any], data: st.DataObject) -> None:
     """Steps that are removed, added and reordered read back in that order."""

@@ -61,7 +61,7 @@ class _Garbage:
         self._me = self
 
     def __del__(self) -> None:
-        for _ in range(200):
+        for _ in range(60):
             pass
 
 
@@ -87,4 +87,4 @@ def test_threads_parse_at_once() -> None:
         return parse_source(source) is not None
 
     with ThreadPoolExecutor(4) as threads:
-        assert all(threads.map(parse, range(200)))
+        assert all(threads.map(parse, range(60)))

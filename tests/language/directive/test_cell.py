@@ -23,7 +23,7 @@ from pdkernel.language.directive import (
     parse_workflow_cell,
 )
 from pdkernel.language.directive.cell import build_unreadable_step
-from pdkernel.language.directive.setting_rules import SETTING_RULES
+from pdkernel.language.directive.workflow_header import SETTING_RULES
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "trigger")

@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -87,7 +87,6 @@ def test_an_unchanged_document_is_the_same_text(text: str) -> None:
     assert patch_yaml(text, read(text), read(text)) == text
 
 
-@settings(max_examples=2 * settings().max_examples)
 @given(texts(), st.data())
 def test_one_scalar_changes_only_its_own_lines(text: str, data: st.DataObject) -> None:
     """A changed scalar reads back, and only the value's own lines differ."""
@@ -114,7 +113,6 @@ def test_one_scalar_changes_only_its_own_lines(text: str, data: st.DataObject) -
     assert bottom >= len(text.splitlines()) - following + 1 or patched == text
 
 
-@settings(max_examples=2 * settings().max_examples)
 @given(texts(), DOCUMENTS)
 def test_any_value_becomes_any_other(text: str, new: dict[str, Any]) -> None:
     """The patched text has the requested value, or the change is refused."""

@@ -8,7 +8,7 @@ import pytest
 
 from pdkernel.errors import RequestError
 from pdkernel.storage import Project
-from pdkernel.storage.variables import MAX_VALUE_BYTES, check_variable, format_variable_ref
+from pdkernel.storage.settings import MAX_VALUE_BYTES, check_variable, format_variable_ref
 
 KEY = "send.headers.Authorization#0123456789ab"
 

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from pdkernel.language.directive.option_values import (
+from pdkernel.language.directive.step_line import (
     format_app,
     format_timeout,
     format_value,
