@@ -58,10 +58,9 @@ def render_output(
     name: str,
     comparisons: Sequence[EventComparison] = (),
     example: JSON = None,
-    max_rows: int = MAX_ROWS,
 ) -> RichOutput:
     """Render the contract of the workflow *name*, the result for each checked event, and an *example* event."""
-    arguments = (contract, name, comparisons, example, max_rows)
+    arguments = (contract, name, comparisons, example)
     return RichOutput(render_text(*arguments), render_html(*arguments))
 
 
@@ -70,17 +69,16 @@ def render_text(
     name: str,
     comparisons: Sequence[EventComparison] = (),
     example: JSON = None,
-    max_rows: int = MAX_ROWS,
 ) -> str:
     """Render the contract as text."""
     rows = list(_rows(contract))
-    shown = rows[:max_rows]
+    shown = rows[:MAX_ROWS]
     widths = [min(48, max((len(row[place]) for row in shown), default=0)) for place in range(3)]
     lines = [_title(contract, name)]
     for row in shown:
         columns = zip(row[:3], widths, strict=True)
         lines.append("  " + "  ".join([*(f"{text:<{width}}" for text, width in columns), row.readers]))
-    lines += [f"  … {format_count(len(rows) - max_rows, 'more line')} not shown"] if len(rows) > max_rows else []
+    lines += [f"  … {format_count(len(rows) - MAX_ROWS, 'more line')} not shown"] if len(rows) > MAX_ROWS else []
     lines += [f"  {_format_unread(reader)}" for reader in contract.unparsed_steps]
     for names, violations in _group_by_violations(comparisons):
         lines += _event_lines(names, violations)
@@ -94,15 +92,14 @@ def render_html(
     name: str,
     comparisons: Sequence[EventComparison] = (),
     example: JSON = None,
-    max_rows: int = MAX_ROWS,
 ) -> str:
     """Render the contract as an HTML table, with events and the example below."""
     rows = list(_rows(contract))
     parts = [tag("strong", _title(contract, name))]
     if rows:
-        parts.append(tag("table", join_lines(_tr(row) for row in rows[:max_rows])))
-    if len(rows) > max_rows:
-        parts.append(tag("div", f"… {format_count(len(rows) - max_rows, 'more line')} not shown", style=MUTED_STYLE))
+        parts.append(tag("table", join_lines(_tr(row) for row in rows[:MAX_ROWS])))
+    if len(rows) > MAX_ROWS:
+        parts.append(tag("div", f"… {format_count(len(rows) - MAX_ROWS, 'more line')} not shown", style=MUTED_STYLE))
     parts += [tag("div", _format_unread(reader)) for reader in contract.unparsed_steps]
     parts += [_event_html(names, violations) for names, violations in _group_by_violations(comparisons)]
     if example is not None:

@@ -81,8 +81,6 @@ def render_output(
 def render_text(
     shape: Shape,
     *,
-    root: Sequence[Segment] = EVENT_PATH,
-    max_children: int = MAX_CHILDREN,
     max_lines: int | None = None,
     more: str = "",
 ) -> str:
@@ -91,16 +89,16 @@ def render_text(
 
     Args:
         shape: The shape.
-        root: The path of the shape.
-        max_children: The number of keys of one object that are shown.
         max_lines: The number of lines of a preview; None for the whole tree.
         more: The command that shows the whole tree, for the last line of a preview.
     """
     total = _count(shape)
     is_preview = max_lines is not None and total > max_lines + 1
-    shown = _select_first(shape, max_lines or 0) if is_preview else _shown(shape, max_children)
+    shown = _select_first(shape, max_lines or 0) if is_preview else _shown(shape)
     events = _events(shape)
-    lines = list(_text_lines(shape, format_node_path((*root, *shape.path)), 0, shown, events, is_preview=is_preview))
+    lines = list(
+        _text_lines(shape, format_node_path((*EVENT_PATH, *shape.path)), 0, shown, events, is_preview=is_preview)
+    )
     width = min(48, max(len(name) for name, _ in lines))
     columns = formatting.TEXT_COLUMNS - width - 2
     written = [f"{name:<{width}}  {formatting.truncate_line(text, columns)}".rstrip() for name, text in lines]
@@ -114,8 +112,6 @@ def render_text(
 def render_html(
     shape: Shape,
     *,
-    root: Sequence[Segment] = EVENT_PATH,
-    max_children: int = MAX_CHILDREN,
     max_nodes: int = MAX_NODES,
     kinds: Iterable[StepKind] = (),
 ) -> str:
@@ -124,14 +120,11 @@ def render_html(
 
     Args:
         shape: The shape.
-        root: The path of the shape.
-        max_children: The number of keys of one object that are shown.
         max_nodes: About the number of paths that are shown.
         kinds: The kinds of the steps below, in order: a key copies a path for the first. Node.js and Python by default.
     """
     view = _HtmlView(
-        tuple(root),
-        _shown(shape, max_children, max_nodes),
+        _shown(shape, max_nodes),
         _select_first(shape, PREVIEW_LINES) if _count(shape) > PREVIEW_LINES + 1 else None,
         _events(shape),
         tuple(dict.fromkeys(kinds)) or ("node", "python"),
@@ -145,14 +138,14 @@ def _count(shape: Shape) -> int:
     return 1 + sum(map(_count, shape.children))
 
 
-def _shown(shape: Shape, max_children: int, max_nodes: int = MAX_NODES) -> set[tuple[Segment, ...]]:
+def _shown(shape: Shape, max_nodes: int = MAX_NODES) -> set[tuple[Segment, ...]]:
     """The paths to show, level by level, so that a large branch does not hide the others."""
     shown: set[tuple[Segment, ...]] = set()
     level = deque([shape])
     while level and len(shown) < max_nodes:
         node = level.popleft()
         shown.add(node.path)
-        level.extend(node.children[:max_children])
+        level.extend(node.children[:MAX_CHILDREN])
     return shown
 
 
@@ -278,7 +271,6 @@ def _text_lines(
 class _HtmlView:
     """The HTML of a shape; the attributes are explained at `render_html`, *first* has the open paths, or None for all."""
 
-    root: tuple[Segment, ...]
     shown: set[tuple[Segment, ...]]
     first: set[tuple[Segment, ...]] | None
     events: int
@@ -300,8 +292,8 @@ class _HtmlView:
         return collapsible(self._head(shape), _list([*map(self.node, first), *folded]), open_=True)
 
     def _head(self, shape: Shape, folded: str = "") -> Html:
-        path = (*self.root, *shape.path)
-        name = _key(shape) if shape.path else format_node_path(self.root)
+        path = (*EVENT_PATH, *shape.path)
+        name = _key(shape) if shape.path else format_node_path(EVENT_PATH)
         first, *others = self.kinds
         parts = [
             copyable(name or '""', format_path(path, first), style="font-weight:bold"),
@@ -321,9 +313,7 @@ def _more(count: int) -> str:
     return f"… {format_count(count, 'more field')}"
 
 
-def render_difference(
-    difference: Difference, names: tuple[str, str], *, more: str | None = None, root: Sequence[Segment] = EVENT_PATH
-) -> RichOutput:
+def render_difference(difference: Difference, names: tuple[str, str], *, more: str | None = None) -> RichOutput:
     """
     Render the difference of two events.
 
@@ -331,7 +321,6 @@ def render_difference(
         difference: The difference.
         names: The names of the events.
         more: The line that shows the whole text; None shows all listed changes.
-        root: The path of the events.
     """
     counts = difference.counts
     counted = [
@@ -349,7 +338,7 @@ def render_difference(
         lines.append(f"… {format_count(total - len(shown), 'more difference')}: {more}")
     elif total > len(changes):
         lines.append(f"… {format_count(total - len(changes), 'more difference')} not shown")
-    return RichOutput("\n".join(lines), _difference_html(title, changes, total, root))
+    return RichOutput("\n".join(lines), _difference_html(title, changes, total))
 
 
 def _format_change(change: Change) -> str:
@@ -361,12 +350,12 @@ def _format_values(change: Change) -> str:
     return " → ".join(filter(None, (change.before, change.after)))
 
 
-def _difference_html(title: str, changes: Sequence[Change], total: int, root: Sequence[Segment]) -> Html:
+def _difference_html(title: str, changes: Sequence[Change], total: int) -> Html:
     rows = [
         tag(
             "div",
             pill(change.kind if change.kind in ("added", "removed") else f"other {change.kind}", _TONES[change.kind]),
-            copyable(format_node_path(change.path) or "the event", format_node_path((*root, *change.path))),
+            copyable(format_node_path(change.path) or "the event", format_node_path((*EVENT_PATH, *change.path))),
             Html(" "),
             tag("span", _format_values(change), style=MUTED_STYLE),
         )
@@ -382,15 +371,15 @@ def _difference_html(title: str, changes: Sequence[Change], total: int, root: Se
     return tag("div", join_lines(parts), style=CONTAINER_STYLE, class_="pd-view pd-shape")
 
 
-def build_change_rows(difference: Difference, *, root: Sequence[Segment] = EVENT_PATH) -> dict[str, object]:
+def build_change_rows(difference: Difference) -> dict[str, object]:
     """Build the JSON of a difference: the number of changes by kind, and the changes with their paths."""
     return {
         **{str(kind): number for kind, number in difference.counts.items()},
         "changes": [
             {
                 "kind": change.kind,
-                "path": format_node_path((*root, *change.path)),
-                "python": format_python_path((*root, *change.path)),
+                "path": format_node_path((*EVENT_PATH, *change.path)),
+                "python": format_python_path((*EVENT_PATH, *change.path)),
                 "before": change.before or None,
                 "after": change.after or None,
             }
@@ -399,17 +388,17 @@ def build_change_rows(difference: Difference, *, root: Sequence[Segment] = EVENT
     }
 
 
-def build_rows(shape: Shape, *, root: Sequence[Segment] = EVENT_PATH) -> list[dict[str, object]]:
+def build_rows(shape: Shape) -> list[dict[str, object]]:
     """Build rows for JSON: the path in both languages, types with counts, samples, presence."""
     return [
         {
-            "path": format_node_path((*root, *shape.path)),
-            "python": format_python_path((*root, *shape.path)),
+            "path": format_node_path((*EVENT_PATH, *shape.path)),
+            "python": format_python_path((*EVENT_PATH, *shape.path)),
             "types": dict(shape.types),
             "samples": list(shape.samples),
             "present": shape.present_count,
             "total": shape.possible_count,
             **({"keys": list(shape.keys)} if shape.keys else {}),
         },
-        *(row for child in shape.children for row in build_rows(child, root=root)),
+        *(row for child in shape.children for row in build_rows(child)),
     ]

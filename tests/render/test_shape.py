@@ -121,14 +121,6 @@ def test_a_huge_tree_is_shown_level_by_level() -> None:
     assert len(drawn) < 1_500_000
 
 
-def test_another_root_can_be_given() -> None:
-    """The exports of a step have a shape too; its paths start with that step."""
-    drawn = shape_view.render_html(infer_shape({"ok": True}), root=("steps", "send", "$return_value"))
-
-    assert "Copy steps.send.$return_value.ok" in drawn
-    assert "Copy pd.steps[&quot;send&quot;][&quot;$return_value&quot;][&quot;ok&quot;]" in drawn
-
-
 def test_presence_of_paths_in_several_events() -> None:
     """Presence counts events, also below a key that only some events have; in a list it counts items."""
     events = [

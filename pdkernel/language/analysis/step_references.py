@@ -167,15 +167,12 @@ def _find_code_or_step_variables(step: Step) -> VariableReferences:
         return find_step_variables(replace(step, props={}))
 
 
-def find_workflow_variables(
-    workflow: Workflow, *, include_optional: bool = False, ignore_bad_props: bool = False
-) -> dict[str, list[str]]:
+def find_workflow_variables(workflow: Workflow, *, ignore_bad_props: bool = False) -> dict[str, list[str]]:
     """
     Environment variables that the enabled steps need, sorted, each with the steps that read it.
 
     Args:
         workflow: The workflow.
-        include_optional: True adds variables that steps read with a default or a check.
         ignore_bad_props: True reads only the code of a step if an expression of its props is invalid.
 
     Raises:
@@ -185,6 +182,6 @@ def find_workflow_variables(
     for step in workflow.steps:
         if not step.disabled:
             found = _find_code_or_step_variables(step) if ignore_bad_props else find_step_variables(step)
-            for name in found.required | (found.optional if include_optional else frozenset()):
+            for name in found.required:
                 readers.setdefault(name, []).append(step.name)
     return dict(sorted(readers.items()))

@@ -14,6 +14,7 @@ from pdkernel.language.analysis import (
     find_workflow_variables,
     needs_step,
 )
+from pdkernel.language.analysis.step_references import find_step_variables
 from pdkernel.model import AppBinding, Language, Step, Workflow
 
 NODE = "export default defineComponent({ async run({ steps, $ }) { "
@@ -74,10 +75,9 @@ GO = 'package main\nimport "os"\nfunc main() {}\n'
 )
 def test_variables(language: Language, source: str, required: str, optional: str) -> None:
     """Variables with a default or a check are optional; other variables are required."""
-    flow = workflow(Step("s", language, source))
+    found = find_step_variables(Step("s", language, source))
 
-    assert "".join(find_workflow_variables(flow)) == required
-    assert "".join(find_workflow_variables(flow, include_optional=True)) == "".join(sorted(required + optional))
+    assert ("".join(sorted(found.required)), "".join(sorted(found.optional))) == (required, optional)
 
 
 def test_variables_name_their_steps() -> None:
