@@ -12,6 +12,7 @@ The HTTP server: Connect's API, workflow endpoints and Connect Link.
     passthrough         Connect's routes with a real project: Pipedream's API answers them
     pipedream_tokens    tokens that Pipedream issued
     link                Connect Link: tokens, pages
+    forms               fields of forms, protection against cross-site request forgery
     console             pages that show and steer runs
     run_pages           URLs that resume or cancel a run, health checks
     endpoint            requests that start workflows

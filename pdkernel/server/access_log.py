@@ -70,13 +70,13 @@ def add_access_log_note(scope: Scope, words: str, outcome: asyncio.Future[str] |
 
 
 def find_route_words(routes: Iterable[BaseRoute]) -> frozenset[str]:
-    """The segments in the paths of *routes* that are not parameters."""
+    """Find the segments in the paths of *routes* that are not parameters."""
     paths = [route.path for route in routes if isinstance(route, Route)]
     return frozenset(word for path in paths for word in path.split("/") if "{" not in word)
 
 
 def shorten_path(path: str, words: Collection[str]) -> str:
-    """*path* with `*` in place of each segment that is not one of *words*, up to 200 characters."""
+    """Return *path* with `*` in place of each segment that is not one of *words*, up to 200 characters."""
     # a segment takes a character and a slash at least
     segments = path.split("/", _MAX_PATH_CHARS)[:_MAX_PATH_CHARS]
     return "/".join(segment if segment in words else "*" for segment in segments)[:_MAX_PATH_CHARS]

@@ -45,7 +45,7 @@ _WRONG_SERVER_MESSAGE = (
 
 
 def create_link_app(context: LinkOnlyContext) -> Starlette:
-    """The application that serves only the pages of Connect Link."""
+    """Create the application that serves only the pages of Connect Link."""
     app = Starlette(
         routes=link.pages(), middleware=[Middleware(HostCheckMiddleware, names=HostNames(context.settings))]
     )
@@ -54,7 +54,7 @@ def create_link_app(context: LinkOnlyContext) -> Starlette:
 
 
 def create_app(context: AppContext) -> Starlette:
-    """The application that serves *context*; the caller opens and closes the context's resources."""
+    """Create the application that serves *context*; the caller opens and closes the context's resources."""
     own_server = context.engine.gateway.own_server
     own_server.announce(
         context.settings.base_url,
@@ -108,7 +108,7 @@ def create_app(context: AppContext) -> Starlette:
 
 @cache  # the same for every application, and slow to build
 def _list_routes(*, forwards_connect: bool) -> tuple[BaseRoute, ...]:
-    """The routes of an application; *forwards_connect*: Pipedream answers the routes of Connect."""
+    """Return the routes of an application; *forwards_connect*: Pipedream answers the routes of Connect."""
     connect = (
         [Route(f"/v1/{rest_of_path()}", forward_to_pipedream, methods=_FORWARDED_METHODS)]
         if forwards_connect
@@ -118,7 +118,7 @@ def _list_routes(*, forwards_connect: bool) -> tuple[BaseRoute, ...]:
 
 
 async def forward_to_pipedream(request: Request) -> Response:
-    """Every route of Connect with a real project: Pipedream answers, except for a token that this server issued."""
+    """Answer every route of Connect with a real project: by Pipedream, except for a token that this server issued."""
     context = get_state(request.app).context
     token = parse_bearer_token(request.headers.get("authorization"))
     if token is not None and await run_blocking(context.project.access_tokens.verify, token) is not None:
@@ -128,5 +128,5 @@ async def forward_to_pipedream(request: Request) -> Response:
 
 
 async def _on_client_disconnect(*_: Any) -> Response:
-    """The response after the caller disconnected while sending the body; it is never sent."""
+    """Return the response after the caller disconnected while sending the body; it is never sent."""
     return Response(status_code=400)

@@ -61,15 +61,15 @@ class ServedWorkflows(Protocol):
         ...
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
-        """All workflows in their current state."""
+        """Return all workflows in their current state."""
         ...
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """The workflow with that endpoint key (`eo...`, case-insensitive), or None."""
+        """Return the workflow with that endpoint key (`eo...`, case-insensitive), or None."""
         ...
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
-        """The workflow with that id (`p_...`), or None. An id does not address an endpoint."""
+        """Return the workflow with that id (`p_...`), or None. An id does not address an endpoint."""
         ...
 
 

@@ -21,12 +21,12 @@ _VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "da
 
 
 def derive_app_id(slug: str) -> str:
-    """The id of an app, derived from the slug, so that every server uses the same id."""
+    """Derive the id of an app from the slug, so that every server uses the same id."""
     return derive_id("app_", slug)
 
 
 def resolve_slug(text: str, slugs: Callable[[], Iterable[str]]) -> str:
-    """The slug for *text*, an app's id or slug. An id that matches none of *slugs* is returned unchanged."""
+    """Return the slug for *text*, an app's id or slug. An id that matches none of *slugs* is returned unchanged."""
     if not text.startswith("app_"):
         return text
     return next((slug for slug in slugs() if derive_app_id(slug) == text), text)
@@ -38,7 +38,7 @@ def list_offered_apps(context: LinkContext) -> Sequence[str]:
 
 
 def resolve_link_app(context: LinkContext, text: str) -> str:
-    """The slug for *text*, the app's id, slug or display name in a link."""
+    """Return the slug for *text*, the app's id, slug or display name in a link."""
     offered = list_offered_apps(context)
     known = {*offered, *context.directory.connected_apps()}
     slug = resolve_slug(text, lambda: known)

@@ -65,7 +65,7 @@ def set_state(app: Starlette, state: AppState) -> None:
 
 
 def get_state(app: Starlette) -> AppState:
-    """The state of *app*, which `create_app` made."""
+    """Return the state of *app*, which `create_app` made."""
     state = app.state.served
     assert isinstance(state, AppState)
     return state
@@ -77,6 +77,6 @@ def set_link_context(app: Starlette, context: LinkContext) -> None:
 
 
 def get_link_context(app: Starlette) -> LinkContext:
-    """The context of the link pages of *app*, which `create_app` or `create_link_app` made."""
+    """Return the context of the link pages of *app*, which `create_app` or `create_link_app` made."""
     context: LinkContext = app.state.link_context
     return context

@@ -21,7 +21,7 @@ INVOKE_SCOPE = "connect:workflow:invoke"
 
 
 def scope_covers(held: Iterable[str], required: str) -> bool:
-    """Whether one of the *held* scopes includes *required*."""
+    """Return whether one of the *held* scopes includes *required*."""
     return any(scope in ("*", required) or (scope.endswith(":*") and required.startswith(scope[:-1])) for scope in held)
 
 
@@ -45,19 +45,19 @@ class AuthorizedClient:
     scopes: tuple[str, ...]
 
     def has_scope(self, scope: str) -> bool:
-        """Whether the token has *scope*."""
+        """Return whether the token has *scope*."""
         return scope_covers(self.scopes, scope)
 
 
 def parse_bearer_token(authorization: str | None) -> str | None:
-    """The token in an `Authorization` header, or None; some Python SDKs send an empty header."""
+    """Return the token in an `Authorization` header, or None; some Python SDKs send an empty header."""
     scheme, _, token = (authorization or "").strip().partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def authorize(project: Project, authorization: str | None) -> AuthorizedClient:
     """
-    The client of the `Authorization` header's token. Reads the database at most once in five seconds per token.
+    Return the client of the `Authorization` header's token. Reads the database at most once in five seconds per token.
 
     Raises:
         UnauthorizedError: The token is missing or invalid.

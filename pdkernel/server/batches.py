@@ -68,7 +68,7 @@ class Batches:
 
     async def new_batch(self, state: TriggerState, trigger: Trigger, at: datetime) -> Batch | None:
         """
-        The batch of a schedule's tick at *at*; None if runs of the schedule's batch before still wait for their start.
+        Create the batch of a schedule's tick at *at*; None if runs of the schedule's batch before still wait for their start.
 
         Otherwise a schedule that is faster than its runs would store more and more of them.
         """

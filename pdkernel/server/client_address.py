@@ -17,7 +17,7 @@ from pdkernel.errors import RequestError
 
 
 def resolve_client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
-    """The client's address, from `X-Forwarded-For` as far as the hops are in *trusted* networks (CIDR)."""
+    """Return the client's address, from `X-Forwarded-For` as far as the hops are in *trusted* networks (CIDR)."""
     peer = _peer(scope)
     if not trusted or not _within(peer, tuple(trusted)):
         return peer
@@ -32,7 +32,7 @@ def resolve_client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) ->
 
 
 def resolve_scheme(scope: Scope, headers: Headers, trusted: Sequence[str]) -> str:
-    """`http` or `https`; from `X-Forwarded-Proto` if a trusted proxy sets it."""
+    """Return `http` or `https`, from `X-Forwarded-Proto` if a trusted proxy sets it."""
     if trusted and _within(_peer(scope), tuple(trusted)):
         forwarded = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
         if forwarded in ("http", "https"):
@@ -58,12 +58,12 @@ def parse_networks(networks: Sequence[str]) -> tuple[str, ...]:
 
 
 def _peer(scope: Scope) -> str:
-    """The peer's address; an IPv4 address mapped to IPv6 is returned as IPv4."""
+    """Return the peer's address; an IPv4 address mapped to IPv6 is returned as IPv4."""
     return _unmap_ipv4(str(scope["client"][0])) if scope.get("client") else ""
 
 
 def _address(hop: str) -> str:
-    """The address in an entry of `X-Forwarded-For`, without the port that some proxies add."""
+    """Return the address in an entry of `X-Forwarded-For`, without the port that some proxies add."""
     if hop.startswith("["):
         return _unmap_ipv4(hop[1:].partition("]")[0])
     return _unmap_ipv4(hop.partition(":")[0] if hop.count(":") == 1 else hop)

@@ -56,7 +56,7 @@ class TooManyAttemptsError(Exception):
 
 def hash_admin_token(token: str) -> bytes:
     """
-    The SHA-256 of *token*, by which `ConsoleSessions` recognizes the admin token.
+    Return the SHA-256 of *token*, by which `ConsoleSessions` recognizes the admin token.
 
     Raises:
         RequestError: *token* is easier to guess than a random one of 128 bits.
@@ -70,7 +70,7 @@ def hash_admin_token(token: str) -> bytes:
 
 
 def _estimate_bits(token: str) -> float:
-    """The bits of a random text with the length and the characters of *token*; 0 if *token* repeats or counts."""
+    """Return the bits of a random text with the length and the characters of *token*; 0 if *token* repeats or counts."""
     beginning = token[:64]
     steps = {ord(second) - ord(first) for first, second in pairwise(beginning)}
     triples = [beginning[start : start + 3] for start in range(len(beginning) - 2)]
@@ -192,7 +192,7 @@ class ConsoleSessions:
         return token
 
     def exchange(self, secret: str, address: str) -> str | None:
-        """A new code for a login at another host name, for the one-time code or the admin token. As `log_in` otherwise."""
+        """Exchange the one-time code or the admin token for a new code at another host name. As `log_in` otherwise."""
         with self._one_transaction():
             return self.create_code() if self._use_secret(secret, address) else None
 
@@ -220,11 +220,11 @@ class ConsoleSessions:
         return self._attempts
 
     def is_admin_token(self, text: str) -> bool:
-        """Whether *text* is the admin token."""
+        """Return whether *text* is the admin token."""
         return self._admin_token_hash is not None and hmac.compare_digest(_digest(text.strip()), self._admin_token_hash)
 
     def find(self, token: str) -> Session | None:
-        """The session of a cookie's value in the database, or None if it has ended."""
+        """Return the session of a cookie's value in the database, or None if it has ended."""
         expires_at = self._logins.find_session(token) if token else None
         if expires_at is None:
             return None
@@ -232,7 +232,7 @@ class ConsoleSessions:
         return Session(token, base64.urlsafe_b64encode(signature).decode(), expires_at)
 
     def is_open(self, session: Session) -> bool:
-        """Whether the session has not ended, from the database."""
+        """Return whether the session has not ended, from the database."""
         return self.find(session.token) is not None
 
     def end(self, session: Session) -> None:
@@ -245,7 +245,7 @@ def _digest(text: str) -> bytes:
 
 
 def _network(address: str) -> str:
-    """The network of a client's address: an IPv4 address alone, an IPv6 address with its neighbours."""
+    """Return the network of a client's address: an IPv4 address alone, an IPv6 address with its neighbours."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -67,7 +67,7 @@ class DatabaseProbe:
 
     @contextmanager
     def request(self) -> Iterator[DatabaseWait]:
-        """A context in which the current task waits for the database only as long as it answers; else it gets `CancelledError`."""
+        """Let the current task wait for the database only as long as it answers; else the task gets `CancelledError`."""
         wait = DatabaseWait.begin(lambda: self.answers or wait not in self._waits)
         self._waits.add(wait)
         try:

@@ -21,7 +21,7 @@ from pdkernel.workers import Isolation
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches *host*."""
+    """Return whether only this machine reaches *host*."""
     if host == "localhost":
         return True
     try:

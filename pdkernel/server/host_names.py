@@ -40,7 +40,7 @@ def parse_public_url(url: str) -> str:
 
 
 def parse_host_name(host: str) -> str:
-    """The name in a Host header: lower case, without port."""
+    """Parse the name in a Host header: lower case, without port."""
     host = host.strip().lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
@@ -49,7 +49,7 @@ def parse_host_name(host: str) -> str:
 
 def build_console_host(project: Project) -> str:
     """
-    The host name of the console of a server that only this machine reaches, the same after each start.
+    Build the host name of the console of a server that only this machine reaches, the same after each start.
 
     Browsers send a cookie to all ports of a host, so every program that listens on another port of 127.0.0.1 would receive the
     console's. Browsers lead each name below `localhost` to this machine, and take it for a site of its own. The name
@@ -60,7 +60,7 @@ def build_console_host(project: Project) -> str:
 
 
 def build_console_url(base_url: str, console_host: str | None, port: int | None = None) -> str:
-    """The base of the console's URLs: *base_url*, at *console_host* if it is not None; *port* replaces that of *base_url*."""
+    """Build the base of the console's URLs: *base_url*, at *console_host* and *port* if they are not None."""
     if console_host is None:
         return base_url
     parts = urlsplit(base_url)
@@ -83,7 +83,7 @@ class HostNames:
         self._names = {name.lower() for name in (*settings.allowed_hosts, *((public,) if public else ()))}
 
     def is_allowed(self, host: str) -> bool:
-        """Whether the server accepts a request with that Host header."""
+        """Return whether the server accepts a request with that Host header."""
         name = parse_host_name(host)
         if not name or name in self._names or self.find_endpoint_key(host) is not None:
             return True
@@ -95,11 +95,11 @@ class HostNames:
         return self._console is not None
 
     def is_console(self, host: str) -> bool:
-        """Whether a request with that Host header is for the console's own host name."""
+        """Return whether a request with that Host header is for the console's own host name."""
         return self._console is not None and hmac.compare_digest(parse_host_name(host).encode(), self._console.encode())
 
     def find_endpoint_key(self, host: str) -> str | None:
-        """The endpoint's key in a name like `{key}.m.pipedream.net`, `{key}.localhost` or `{key}.` before a name of this server."""
+        """Find the endpoint's key in `{key}.m.pipedream.net`, `{key}.localhost`, or `{key}.` before a name of this server."""
         key, dot, domain = parse_host_name(host).partition(".")
         return key if dot and (domain in (PIPEDREAM_ENDPOINT_DOMAIN, "localhost") or domain in self._names) else None
 
@@ -114,7 +114,7 @@ def _is_address(name: str) -> bool:
 
 def build_base_url(port: int, public_url: str | None) -> str:
     """
-    The base URL of a server on *port* of this machine: *public_url* with `{port}` replaced, else the loopback address.
+    Build the base URL of a server on *port* of this machine: *public_url* with `{port}` replaced, else the loopback address.
 
     Raises:
         RequestError: *public_url* is not a base URL.

@@ -111,7 +111,7 @@ class UnsentResponses:
             slowest.abort()
 
     def _speed(self, recipient: Recipient) -> tuple[bool, float, float]:
-        """A key that orders recipients by their rate; those that began within `YOUNG_S` are last, the latest at the end."""
+        """Return a key that orders recipients by rate; those that began within `YOUNG_S` are last, the latest at the end."""
         share = self._shares[recipient]
         age = self._now() - share.since
         rate = (recipient.read_bytes - share.read_before) / max(age, YOUNG_S)
@@ -365,7 +365,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self._bodies.app = _ContentLengthApp(self._bodies.app)
 
     def _head_without_upgrade(self) -> bytes:
-        """The request's head without the Upgrade header; the server supports no other protocol."""
+        """Return the request's head without the Upgrade header; the server supports no other protocol."""
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])

@@ -181,7 +181,7 @@ class EndpointRoutingMiddleware:
         await self._endpoint(scope, receive, send)
 
     def _is_at_endpoint(self, path: str) -> bool:
-        """Whether the path begins with an endpoint key; saves most requests the search through all routes."""
+        """Return whether the path begins with an endpoint key; saves most requests the search through all routes."""
         first = path[1:].partition("/")[0]
         return _KEY.fullmatch(first) is not None and self._workflows.find(first) is not None
 

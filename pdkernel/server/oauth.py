@@ -104,7 +104,7 @@ async def revoke_token(request: Request) -> Response:
 
 
 async def _is_pipedream_client(context: AppContext, request: Request, fields: Mapping[str, str]) -> bool:
-    """Whether the client is not a client of this server, so that Pipedream may know it. Local credentials are never forwarded."""
+    """Return whether the client is not of this server, so that Pipedream may know it. Local credentials are never forwarded."""
     return not await run_blocking(context.project.oauth_clients.is_known, _credentials(request, fields)[0])
 
 
@@ -205,7 +205,7 @@ def _grant_scopes(client: OAuthClient, requested: str) -> tuple[str, ...]:
 
 
 def _limit_body(request: Request) -> Request:
-    """*request* with a limit on its body."""
+    """Return *request* with a limit on its body."""
     size = 0
 
     async def receive() -> Message:
@@ -220,7 +220,7 @@ def _limit_body(request: Request) -> Request:
 
 
 async def _parse_fields(request: Request) -> dict[str, str]:
-    """The fields of a JSON or form body; without a content type, the first character decides."""
+    """Return the fields of a JSON or form body; without a content type, the first character decides."""
     raw = await request.body()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_json = kind == "application/json" or kind.endswith("+json") or (not kind and raw.lstrip()[:1] == b"{")

@@ -62,7 +62,7 @@ class PipedreamPassthrough:
         self._http: httpx.AsyncClient | None = None
 
     async def forward(self, request: Request) -> Response:
-        """Pipedream's response to *request*, or a 502 with the reason."""
+        """Return Pipedream's response to *request*, or a 502 with the reason."""
         upstream = await self._send(request)
         return upstream if isinstance(upstream, Response) else _UpstreamResponse(upstream)
 
@@ -92,7 +92,7 @@ class PipedreamPassthrough:
         return answer, parse_json_object(plain)
 
     async def probe_accounts(self, token: str, *, timeout_s: float) -> int | None:
-        """The status of a request for the project's accounts with *token*; None if Pipedream does not respond."""
+        """Return the status of a request for the project's accounts with *token*; None if Pipedream does not respond."""
         import httpx
 
         try:
@@ -107,7 +107,7 @@ class PipedreamPassthrough:
         return answer.status_code
 
     async def fetch_own_token(self, *, timeout_s: float) -> str | None:
-        """A new token for the client of the login, or None if Pipedream does not issue a token."""
+        """Return a new token for the client of the login, or None if Pipedream does not issue a token."""
         import httpx
 
         form = {
@@ -128,7 +128,7 @@ class PipedreamPassthrough:
             await self._http.aclose()
 
     async def _send(self, request: Request) -> httpx.Response | Response:
-        """The response with its body unread, or an error response. A disconnect of the caller cancels the request."""
+        """Return the response with its body unread, or an error response. A disconnect of the caller cancels the request."""
         import httpx
 
         read = asyncio.Event()
@@ -225,7 +225,7 @@ async def _body(request: Request, read: asyncio.Event) -> AsyncIterator[bytes]:
 
 
 def _chunked(request: Request, *, framed: bool) -> list[tuple[bytes, bytes]]:
-    """The framing of a body without a length."""
+    """Return the framing of a body without a length."""
     return [(b"transfer-encoding", b"chunked")] if framed and "content-length" not in request.headers else []
 
 

@@ -24,10 +24,10 @@ register_url_convertor(_PART, _Part())
 
 
 def rest_of_path(name: str = "rest") -> str:
-    """A route parameter that matches the rest of the path, also before a fixed suffix."""
+    """Return a route parameter that matches the rest of the path, also before a fixed suffix."""
     return f"{{{name}:{_REST}}}"
 
 
 def path_segment(name: str) -> str:
-    """A route parameter that matches one segment, which may be empty."""
+    """Return a route parameter that matches one segment, which may be empty."""
     return f"{{{name}:{_PART}}}"

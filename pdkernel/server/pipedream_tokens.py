@@ -50,7 +50,7 @@ class TokenIssuer(Protocol):
         ...
 
     async def forward(self, request: Request) -> Response:
-        """Pipedream's response to *request*, or a 502 with the reason."""
+        """Return Pipedream's response to *request*, or a 502 with the reason."""
         ...
 
     async def forward_and_parse(self, request: Request) -> tuple[Response, dict[str, Any]]:
@@ -58,11 +58,11 @@ class TokenIssuer(Protocol):
         ...
 
     async def probe_accounts(self, token: str, *, timeout_s: float) -> int | None:
-        """The status of a request for the project's accounts with *token*; None if Pipedream does not respond."""
+        """Return the status of a request for the project's accounts with *token*; None if Pipedream does not respond."""
         ...
 
     async def fetch_own_token(self, *, timeout_s: float) -> str | None:
-        """A new token for the client of the login, or None if Pipedream does not issue a token."""
+        """Return a new token for the client of the login, or None if Pipedream does not issue a token."""
         ...
 
 
@@ -172,7 +172,7 @@ class PipedreamTokenVerifier:
 
 def decode_claims(token: str) -> Mapping[str, Any]:
     """
-    The claims of *token*, or an empty mapping if the token is not a JWT.
+    Return the claims of *token*, or an empty mapping if the token is not a JWT.
 
     The signature is not checked: pass only tokens that Pipedream issued or accepted.
     """
@@ -201,7 +201,7 @@ def _digest(token: str) -> bytes:
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in *body*; empty if *body* is not a JSON object."""
+    """Parse the JSON object in *body*; empty if *body* is not a JSON object."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

@@ -257,7 +257,7 @@ class ServerProcesses:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
-        """A socket that is readable after a signal; SIGINT and SIGTERM are counted."""
+        """Open a socket that is readable after a signal; SIGINT and SIGTERM are counted."""
         wakeup, alarm = socket.socketpair()
         wakeup.setblocking(False)
         alarm.setblocking(False)

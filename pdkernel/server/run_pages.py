@@ -49,12 +49,12 @@ def routes() -> list[BaseRoute]:
 
 
 async def live(_: Request) -> Response:
-    """GET `/-/live`: the process responds."""
+    """Answer GET `/-/live`: the process responds."""
     return JSONResponse({"status": "live"})
 
 
 async def ready(request: Request) -> Response:
-    """GET `/-/ready`: the server accepts requests; 503 after a shutdown has begun, or if the database cannot be used."""
+    """Answer GET `/-/ready`: the server accepts requests; 503 after a shutdown has begun, or if the database cannot be used."""
     state = get_state(request.app)
     if state.is_stopping:
         return JSONResponse({"status": "stopping"}, status_code=503)
@@ -66,7 +66,7 @@ async def ready(request: Request) -> Response:
 
 async def flow_url(verb: FlowVerb, request: Request) -> Response:
     """
-    A step's `resume_url` or `cancel_url`. The URL itself is the authorization.
+    Answer a step's `resume_url` or `cancel_url`. The URL itself is the authorization.
 
     A POST decides, and its body becomes the step's `$resume_data`. A GET only shows a page with a button, because mail
     clients and link previews follow links; it decides if a step of this server makes it, or if the workflow has
@@ -103,7 +103,7 @@ async def _find_pause(
     context: AppContext, verb: FlowVerb, params: Mapping[str, str]
 ) -> tuple[WaitKey, tuple[Execution, ClaimedRun]] | None:
     """
-    The pause that the URL names, and its run; None if there is no such run, or the URL is not signed by this project.
+    Return the pause that the URL names, and its run; None if there is no such run, or the URL is not signed by this project.
 
     A key that was replaced opens only runs that began before: it may have been replaced because others know it.
     """
@@ -135,7 +135,7 @@ def _describe_late(execution: Execution) -> str:
 
 
 def _flow_page(verb: FlowVerb, execution: Execution) -> Response:
-    """The page with the button that resumes or cancels a run."""
+    """Return the page with the button that resumes or cancels a run."""
     act = "Continue the run" if verb == "resume" else "Cancel the run"
     waits = execution.status in UNFINISHED_STATUSES
     button = f'<form method="post"><button>{act}</button></form>' if waits else ""

@@ -13,7 +13,7 @@ import logging
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,10 +65,19 @@ _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+def _new_future() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _settle(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+@dataclass(eq=False)
 class StartedRun:
     """
-    A started run.
+    A started run, for the caller that waits for it.
 
     Attributes:
         run_id: Id of the run.
@@ -82,9 +91,32 @@ class StartedRun:
 
     run_id: str
     request: RunRequest
-    recorded: asyncio.Future[bool | HttpResponse]
-    response: asyncio.Future[HttpResponse]
-    outcome: asyncio.Future[str]
+    recorded: asyncio.Future[bool | HttpResponse] = field(default_factory=_new_future)
+    response: asyncio.Future[HttpResponse] = field(default_factory=_new_future)
+    outcome: asyncio.Future[str] = field(default_factory=_new_future)
+
+    def accept(self) -> None:
+        """Report that the run is on disk."""
+        _settle(self.recorded, True)
+
+    def refuse(self, response: HttpResponse) -> None:
+        """Report that the event is refused with *response*."""
+        _settle(self.recorded, response)
+        _settle(self.response, response)
+
+    def respond(self, response: HttpResponse) -> None:
+        """Pass *response* to the caller, unless the caller has one."""
+        _settle(self.response, response)
+
+    def pause(self) -> None:
+        """Report that the run pauses."""
+        _settle(self.outcome, "paused")
+
+    def end(self, outcome: str) -> None:
+        """Report that the run has ended, or was lost before it was recorded."""
+        _settle(self.recorded, False)
+        _settle(self.response, NO_RESPONSE_BEFORE_PAUSE)
+        _settle(self.outcome, outcome)
 
 
 def build_run_request(
@@ -135,45 +167,6 @@ def build_run_request(
     )
 
 
-class _Caller:
-    """The caller that waits for the run of *request*: the futures of its `StartedRun`."""
-
-    def __init__(self, request: RunRequest) -> None:
-        self.request = request
-        loop = asyncio.get_running_loop()
-        self.accepted: asyncio.Future[bool | HttpResponse] = loop.create_future()
-        self.response: asyncio.Future[HttpResponse] = loop.create_future()
-        self.outcome: asyncio.Future[str] = loop.create_future()
-
-    def accept(self) -> None:
-        """The run is on disk."""
-        _settle(self.accepted, True)
-
-    def refuse(self, response: HttpResponse) -> None:
-        """The event is refused."""
-        _settle(self.accepted, response)
-        _settle(self.response, response)
-
-    def respond(self, response: HttpResponse) -> None:
-        """The run has a response for its caller."""
-        _settle(self.response, response)
-
-    def pause(self) -> None:
-        """The run pauses."""
-        _settle(self.outcome, "paused")
-
-    def end(self, outcome: str) -> None:
-        """The run has ended, or was lost before it was recorded."""
-        _settle(self.accepted, False)
-        _settle(self.response, NO_RESPONSE_BEFORE_PAUSE)
-        _settle(self.outcome, outcome)
-
-
-def _settle(future: asyncio.Future[T], value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
 class RunRegistry:
     """
     The runs of one server. Belongs to one event loop.
@@ -191,8 +184,8 @@ class RunRegistry:
         self._sources: set[asyncio.Task[Any]] = set()
         self._followers: set[asyncio.Task[None]] = set()
         self.source_turns = SourceTurns(context.project.source_turns, context.ids)
-        self._callers: dict[str, _Caller] = {}  # callers of the runs that wait for their start
-        self._launched: dict[asyncio.Task[Execution], _Caller] = {}  # callers of the runs in progress
+        self._callers: dict[str, StartedRun] = {}  # callers of the runs that wait for their start
+        self._launched: dict[asyncio.Task[Execution], StartedRun] = {}  # callers of the runs in progress
         self._is_handing_over = False
         self._ending: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._journal = context.engine.journal
@@ -228,7 +221,7 @@ class RunRegistry:
 
     def has_room(self, external_user_id: str | None) -> bool:
         """
-        Whether a run for that external user can be started. A paused run does not count.
+        Return whether a run for that external user can be started. A paused run does not count.
 
         A user may have as many runs in progress as the limit leaves for all others, so that one of several users has at most their
         share, and a single one half of the limit. All runs without a user have one share.
@@ -280,23 +273,20 @@ class RunRegistry:
         run_ids = request.run_ids or new_run_ids(self._context.ids)
         request = request if request.run_ids else request.with_changes(run_ids=run_ids)
         run_id = run_ids[0]
-        caller = _Caller(request)
-        started = StartedRun(run_id, request, caller.accepted, caller.response, caller.outcome)
+        started = StartedRun(run_id, request)
         limits = find_limits(request)
         if limits is None:
-            self._launch(
-                run_id, request.external_user_id, caller, lambda watcher: self._context.engine.run(request, watcher)
-            )
+            self._launch_started(started, lambda watcher: self._context.engine.run(request, watcher))
         elif request.keep_in_journal:
-            self._callers[run_id] = caller
-            self.start_source(self._enqueue(run_id, request, caller, limits))
+            self._callers[run_id] = started
+            self.start_source(self._enqueue(started, limits))
         else:
-            self.start_source(self._enter_queue(run_id, request, caller))
+            self.start_source(self._enter_queue(started))
         return started
 
-    async def _enqueue(self, run_id: str, request: RunRequest, caller: _Caller, limits: QueueLimits) -> None:
+    async def _enqueue(self, caller: StartedRun, limits: QueueLimits) -> None:
         """Record a run that waits; a run that finds the queue full is recorded as refused."""
-        engine = self._context.engine
+        run_id, request, engine = caller.run_id, caller.request, self._context.engine
         try:
             has_room = await engine.enqueue(request, limits, RunWatcher(on_recorded=caller.accept))
         except Exception as fault:  # noqa: BLE001 - the caller must not wait for a run that was not recorded
@@ -313,54 +303,55 @@ class RunRegistry:
             self.dispatch.notify()
             if self._context.project.is_shared:
                 is_waiting = lambda: self._callers.get(run_id) is caller  # noqa: E731 - this server has not started the run since
-                self._keep(self._followers, self._follow(run_id, caller, is_waiting))
+                self._keep(self._followers, self._follow(caller, is_waiting))
             return
         self._callers.pop(run_id, None)
         if await self._is_recorded(request.dedupe_key):
             caller.end("lost")
             return
-        self._refuse(run_id, request, caller, QueueFullError(limits))
+        self._refuse(caller, QueueFullError(limits))
 
     async def _is_recorded(self, dedupe_key: str | None) -> bool:
-        """Whether a run with that key is recorded, so that the queue has refused another one with the key."""
+        """Return whether a run with that key is recorded, so that the queue has refused another one with the key."""
         with contextlib.suppress(PdkernelError):
             return dedupe_key is not None and await self._journal.find_run_id(dedupe_key) is not None
         return False
 
-    async def _enter_queue(self, run_id: str, request: RunRequest, caller: _Caller) -> None:
+    async def _enter_queue(self, caller: StartedRun) -> None:
         """Start a run that is not recorded, and that waits in this process for the limits of its workflow."""
         engine = self._context.engine
         try:
-            turn = await engine.enter_queue(request)
+            turn = await engine.enter_queue(caller.request)
         except QueueFullError as full:
-            self._refuse(run_id, request, caller, full)
+            self._refuse(caller, full)
         except PdkernelError as fault:
             _LOG.error("A run could not be started: %s", fault.message)
             caller.end("lost")
         else:
-            self._launch(
-                run_id, request.external_user_id, caller, lambda watcher: engine.run(request, watcher, turn=turn)
-            )
+            self._launch_started(caller, lambda watcher: engine.run(caller.request, watcher, turn=turn))
 
-    def _refuse(self, run_id: str, request: RunRequest, caller: _Caller, error: QueueFullError) -> None:
-        engine = self._context.engine
+    def _refuse(self, caller: StartedRun, error: QueueFullError) -> None:
+        request = caller.request
         refusal = RequestRefusal(error, build_text_response(429, f"{error.message}\n"))
         caller.refuse(refusal.response)
         # a caller sends a refused event again, with the same key; a trigger does not
         key = None if request.event.is_http else request.dedupe_key
         refused = replace(request, refusal=refusal, dedupe_key=key)
-        self._launch(run_id, refused.external_user_id, caller, lambda watcher: engine.run(refused, watcher))
+        self._launch_started(caller, lambda watcher: self._context.engine.run(refused, watcher))
+
+    def _launch_started(self, caller: StartedRun, run: Callable[[RunWatcher], Coroutine[Any, Any, Execution]]) -> None:
+        self._launch(caller.run_id, caller.request.external_user_id, caller, run)
 
     def follow(self, run_id: str, request: RunRequest) -> StartedRun:
         """Return the run with that id, which an equal *request* has started before, maybe on another server."""
-        caller = _Caller(request)
+        caller = StartedRun(run_id, request)
         caller.accept()
-        self._keep(self._followers, self._follow(run_id, caller, lambda: True))
-        return StartedRun(run_id, request, caller.accepted, caller.response, caller.outcome)
+        self._keep(self._followers, self._follow(caller, lambda: True))
+        return caller
 
-    async def _follow(self, run_id: str, caller: _Caller, is_waiting: Callable[[], bool]) -> None:
+    async def _follow(self, caller: StartedRun, is_waiting: Callable[[], bool]) -> None:
         """Pass the response of a run that this server may not execute to its caller, as long as *is_waiting* returns True."""
-        has_failed = False
+        run_id, has_failed = caller.run_id, False
         while not caller.outcome.done():
             await asyncio.sleep(_FOLLOW_INTERVAL_S)
             if not is_waiting():
@@ -388,7 +379,7 @@ class RunRegistry:
                 caller.respond(NO_RESPONSE_BEFORE_PAUSE if is_paused else default)
                 caller.end("lost" if execution is None else _outcome(execution))
 
-    def _respond_as_recorded(self, claimed: ClaimedRun, caller: _Caller) -> None:
+    def _respond_as_recorded(self, claimed: ClaimedRun, caller: StartedRun) -> None:
         """Pass on the response that a run has made so far; a record that cannot be read has none."""
         try:
             response = self._context.engine.restore_state(claimed).response
@@ -408,7 +399,7 @@ class RunRegistry:
         self._launch(run_id, claimed.external_user, self._callers.pop(run_id, None), go_on, is_claimed=True)
 
     def _current_policy(self) -> OutboundPolicy:
-        """The policy of this server; that of a notebook may have changed since it is served."""
+        """Return the policy of this server; that of a notebook may have changed since it is served."""
         context = self._context
         served = () if context.engine.continues_runs else context.workflows.list_workflows()
         return next((each.policy for each in served if each.policy is not None), context.settings.policy)
@@ -429,7 +420,7 @@ class RunRegistry:
         self,
         run_id: str,
         external_user_id: str | None,
-        caller: _Caller | None,
+        caller: StartedRun | None,
         run: Callable[[RunWatcher], Coroutine[Any, Any, Execution]],
         *,
         is_claimed: bool = False,
@@ -518,7 +509,7 @@ class RunRegistry:
 
 
 def _outcome(execution: Execution) -> str:
-    """The run's status and, if it failed, the error's name and step. The message may contain private data and is omitted."""
+    """Return the run's status and, if it failed, the error's name and step, but not the message: it may have private data."""
     error = execution.error
     if error is None:
         return execution.status

@@ -70,7 +70,7 @@ class SourceTurns:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def is_taken(self, source: str) -> bool:
-        """Whether this server runs the source, or waits for it."""
+        """Return whether this server runs the source, or waits for it."""
         lock = self._locks.get(source)
         return lock is not None and lock.locked()
 
@@ -139,7 +139,7 @@ async def _extend(table: SourceTurnTable, source: str, owner: str) -> None:
 
 
 def is_of_database(fault: PdkernelError) -> bool:
-    """Whether *fault* of a source is that the database could not be read or written: then the source runs again soon."""
+    """Return whether *fault* of a source is that the database could not be read or written: then the source runs again soon."""
     return isinstance(fault, ProjectError) and not isinstance(fault, DamagedRecordError)
 
 
@@ -157,7 +157,7 @@ class TimerTicks:
         self._deaths: Counter[str] = Counter()
 
     def may_run(self, source: str) -> bool:
-        """Whether a tick of *source* that is due may run now."""
+        """Return whether a tick of *source* that is due may run now."""
         return self._retry_at.get(source, -math.inf) <= self._clock.monotonic()
 
     def postpone(self, source: str) -> None:

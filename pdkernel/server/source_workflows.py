@@ -112,15 +112,15 @@ class SourceWorkflows:
         return tuple(self._refused[path] for path in sorted(self._refused))
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
-        """All served workflows."""
+        """Return all served workflows."""
         return tuple(self._workflows.values())
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """The workflow with that endpoint key, or None."""
+        """Return the workflow with that endpoint key, or None."""
         return self._workflows.get(self._names.get(key.lower(), ""))
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
-        """The workflow with that id, or None."""
+        """Return the workflow with that id, or None."""
         return self._workflows.get(self._ids.get(workflow_id, ""))
 
     async def refresh(self) -> None:
@@ -263,7 +263,7 @@ def check_values(workflows: Sequence[ServedWorkflow]) -> None:
 
 
 def find_refusal(project: Project, path: Path) -> RefusedSource | None:
-    """The workflow at *path* with the reason why it is not served in *project*, or None if it is served."""
+    """Return the workflow at *path* with the reason why it is not served in *project*, or None if it is served."""
     try:
         source = load_served_source(path)
         check_values([ServedWorkflow("", "", source, load_variables(project, source.folder))])

@@ -36,7 +36,7 @@ _ANSWER_BYTES, _TIMEOUT_S = 4096, 1.0
 
 def is_step_connection(own: Sequence[Any] | None, peer: Sequence[Any] | None) -> bool:
     """
-    Whether a step has opened the connection of a server of root between the addresses *own* and *peer*.
+    Return whether a step has opened the connection of a server of root between the addresses *own* and *peer*.
 
     A program of this machine that has closed the connection already may be a step as well, so it counts as one.
     """
@@ -53,7 +53,7 @@ def is_step_connection(own: Sequence[Any] | None, peer: Sequence[Any] | None) ->
 
 def _find_user(address: tuple[str, int], other: tuple[str, int]) -> int | None:
     """
-    The user who opened the TCP socket of this machine at *address* that is connected to *other*; None if it is closed.
+    Return the user who opened the TCP socket of this machine at *address* that is connected to *other*; None if it is closed.
 
     Raises:
         OSError: The kernel does not answer.

@@ -89,7 +89,7 @@ class TriggerEvents:
                     return
 
     def _serves(self, target: EventTarget) -> bool:
-        """Whether this server starts the runs of the target."""
+        """Return whether this server starts the runs of the target."""
         # a notebook serves drafts, whose own triggers do not fire
         is_fired = self._context.engine.continues_runs or target.deployed_trigger_id is not None
         return is_fired and self._context.workflows.find_id(target.id) is not None
@@ -131,7 +131,7 @@ class TriggerEvents:
         return await self._context.engine.journal.find_run_id(dedupe_key)  # another server has started the run before
 
     async def _build_request(self, served: ServedWorkflow, event: TriggerEvent) -> RunRequest | None:
-        """The request for the run of *event*; None if its deployed trigger was removed meanwhile."""
+        """Build the request for the run of *event*; None if its deployed trigger was removed meanwhile."""
         user, environment, key = event.external_user_id, event.environment, event.target.deployed_trigger_id
         if key is not None:
             deployed = await run_blocking(self._deployed.find, key)
@@ -176,7 +176,7 @@ class TriggerEvents:
             _LOG.warning("A webhook of the deployed trigger %s did not receive an event: %s", trigger.id, failure)
 
     async def _post(self, trigger: DeployedTrigger, hook: Webhook, event: TriggerEvent) -> str | None:
-        """The reason why the delivery failed, or None."""
+        """Return the reason why the delivery failed, or None."""
         import httpx
 
         context, body = self._context, json.dumps(event.data).encode()
@@ -207,7 +207,7 @@ class TriggerEvents:
 
 def has_moved(activated_url: str | None, base_url: str) -> bool:
     """
-    Whether a source must be activated again, so that its app calls the endpoint at the server of *base_url*.
+    Return whether a source must be activated again, so that its app calls the endpoint at the server of *base_url*.
 
     Args:
         activated_url: The base of the endpoint's URL when the source was activated; None without an endpoint.

@@ -228,7 +228,7 @@ class DeployedTriggers:
         return serialized
 
     def _find_targets(self, trigger: DeployedTrigger) -> Sequence[str]:
-        """The ids of the trigger's webhooks, and of its workflows that are served."""
+        """Find the ids of the trigger's webhooks, and of its workflows that are served."""
         found = [hook.id for hook in trigger.webhooks]
         for name in trigger.workflows:
             served = find_workflow(self._context, name)
@@ -249,7 +249,7 @@ def _build_removed_error(trigger: DeployedTrigger) -> RequestError:
 
 
 def trigger_endpoint_url(context: AppContext, trigger: DeployedTrigger) -> str | None:
-    """The URL of *trigger*'s endpoint, or None."""
+    """Return the URL of *trigger*'s endpoint, or None."""
     return f"{context.settings.base_url}/{trigger.endpoint}" if trigger.endpoint else None
 
 
@@ -271,5 +271,5 @@ def build_source_request(context: AppContext, trigger: DeployedTrigger, act: Sou
 
 
 def find_workflow(context: AppContext, name: str) -> ServedWorkflow | None:
-    """The served workflow with that id or endpoint key, or None."""
+    """Return the served workflow with that id or endpoint key, or None."""
     return context.workflows.find_id(name) or context.workflows.find(name)

@@ -116,7 +116,7 @@ class UploadFolder:
         return await run_blocking(copy)
 
     def find(self, name: str) -> tuple[Path, str, str] | None:
-        """Path, filename and media type of the stored file, or None if the file does not exist or has expired."""
+        """Return the path, filename and media type of the stored file, or None if the file does not exist or has expired."""
         if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
             return None
         try:
@@ -128,7 +128,7 @@ class UploadFolder:
         return self._folder / name, metadata["filename"], metadata["mimetype"]
 
     async def respond(self, name: str) -> Response:
-        """The response with the stored file *name*, or 404."""
+        """Return the response with the stored file *name*, or 404."""
         found = await run_blocking(self.find, name)
         if found is None:
             text = "There is no such file. Files of requests expire after 30 minutes.\n"

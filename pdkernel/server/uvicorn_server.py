@@ -72,7 +72,7 @@ class ConnectionShare:
 
 
 def share_connections(processes: int) -> list[ConnectionShare]:
-    """The shares of *processes* that this process forks; none of them accepts connections yet."""
+    """Return the shares of *processes* that this process forks; none of them accepts connections yet."""
     counts = memoryview(mmap.mmap(-1, processes * 4)).cast("i")
     shares = [ConnectionShare(counts, index) for index in range(processes)]
     for share in shares:
@@ -164,12 +164,13 @@ REMOVAL_INTERVAL_S = 3600.0
 KEEP_ALIVE_S = 75
 """Seconds after a response until an idle connection is closed: longer than clients keep one, so that no request crosses its end."""
 SHUTDOWN_GRACE_S = 10.0
-"""Seconds for runs to end after a shutdown has begun."""
+"""Seconds for runs or requests to end after a shutdown has begun."""
+_CLOSE_INTERVAL_S = 0.01
 
 
 def listen(host: str, port: int) -> socket.socket:
     """
-    A listening socket; port 0 takes any free port.
+    Open a listening socket; port 0 takes any free port.
 
     Raises:
         RequestError: The address is invalid or in use.
@@ -196,7 +197,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def local_url(listener: socket.socket, host: str, *, tls: bool) -> str:
-    """The URL of *listener* for clients on this machine."""
+    """Return the URL of *listener* for clients on this machine."""
     port = listener.getsockname()[1]
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"{'https' if tls else 'http'}://{name}:{port}"
@@ -214,7 +215,12 @@ class UvicornServer(uvicorn.Server):
         max_connections: Connections of the process at once, as for `StrictHttpProtocol`.
         on_ready: Called in a thread when the server accepts requests.
         share: The connections of this process and of others that serve the same socket; None for the only process.
+
+    Attributes:
+        response_grace_s: Seconds for responses to end after a shutdown has begun.
     """
+
+    response_grace_s = SHUTDOWN_GRACE_S
 
     def __init__(
         self,
@@ -252,6 +258,7 @@ class UvicornServer(uvicorn.Server):
         self._share = share
         self._shared_listener: SharedListener | None = None
         self._accepts_requests = asyncio.Event()
+        self._is_stopping = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -295,9 +302,40 @@ class UvicornServer(uvicorn.Server):
             self._accepts_requests.set()
             await run_blocking(self._on_ready)
 
+    async def main_loop(self) -> None:
+        """Update the date of responses each second until `stop`, which takes effect at once."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._is_stopping.wait()
+
     def stop(self) -> None:
         """Stop accepting requests."""
         self.should_exit = True
+        self._is_stopping.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to listen, and close the connections after their responses. `force_exit` and `response_grace_s` limit the wait."""
+        self._stop_listening(sockets)
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        await asyncio.sleep(_CLOSE_INTERVAL_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.response_grace_s):
+                while (state.connections or state.tasks) and not self.force_exit:
+                    await asyncio.sleep(_CLOSE_INTERVAL_S)
+        for task in state.tasks:
+            task.cancel()
+
+    def _stop_listening(self, sockets: list[socket.socket] | None) -> None:
+        for listening in self.servers:
+            listening.close()
+        if self._shared_listener is not None:
+            self._shared_listener.close()
+            self._shared_listener = None
+        for opened in sockets or []:
+            opened.close()
 
     def _listen_with_others(self, opened: socket.socket, share: ConnectionShare) -> SharedListener:
         """Accept connections on a socket that other processes serve too."""
@@ -329,6 +367,7 @@ class Server(UvicornServer):
     """
 
     grace_s = SHUTDOWN_GRACE_S
+    response_grace_s = 2.0  # for clients to read their responses after the runs have ended
     _tasks: tuple[asyncio.Task[None], ...] = ()
 
     def stop(self) -> None:
@@ -345,12 +384,7 @@ class Server(UvicornServer):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the runs first, because their callers wait for responses; then close the connections."""
-        for listening in self.servers:
-            listening.close()
-        if self._shared_listener is not None:
-            self._shared_listener.close()
-        for opened in sockets or []:
-            opened.close()
+        self._stop_listening(sockets)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -360,7 +394,6 @@ class Server(UvicornServer):
             await asyncio.wait([ending], timeout=0.1)
             if self.force_exit:
                 await runs.close(0)
-        self.config.timeout_graceful_shutdown = 2
         await super().shutdown(sockets)
 
 
@@ -412,7 +445,7 @@ async def _remove_expired_runs(journal: Journal, project: Project) -> None:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of uvloop, which is faster, or of asyncio if uvloop is not installed (Windows)."""
+    """Create the event loop of uvloop, which is faster, or of asyncio if uvloop is not installed (Windows)."""
     loop: asyncio.AbstractEventLoop
     try:
         import uvloop
@@ -467,7 +500,7 @@ def silence_uvicorn_logs() -> None:
 
 def build_tls_context(folder: Path, hosts: list[str], environ: Any) -> tuple[SSLContext, Path, Path]:
     """
-    TLS with a certificate for *hosts*, issued by the project's own authority.
+    Configure TLS with a certificate for *hosts*, issued by the project's own authority.
 
     Returns:
         The server's TLS context; the authority's certificate file (for `NODE_EXTRA_CA_CERTS`); a bundle with the public roots

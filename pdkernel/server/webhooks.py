@@ -42,7 +42,7 @@ TIMEOUT_S = 10.0
 
 def build_headers(key: str, at: int, body: bytes) -> dict[str, str]:
     """
-    The headers of a request to a webhook.
+    Build the headers of a request to a webhook.
 
     Args:
         key: The key that signs.
@@ -62,12 +62,12 @@ _log = logging.getLogger(__name__)
 
 
 def get_signing_key(project: Project) -> str:
-    """The project's signing key, created at the first call."""
+    """Return the project's signing key, created at the first call."""
     return project.secrets.get_or_set(SIGNING_KEY_SECRET, RANDOM_IDS.new("whsec_", 43))
 
 
 def build_success_event(token: ConnectToken, text: str, account: Account) -> dict[str, Any]:
-    """The event for a connected account."""
+    """Build the event for a connected account."""
     return {
         "event": "CONNECTION_SUCCESS",
         **_session(token, text),
@@ -85,7 +85,7 @@ def build_success_event(token: ConnectToken, text: str, account: Account) -> dic
 
 
 def build_error_event(token: ConnectToken, text: str, error: str) -> dict[str, Any]:
-    """The event for a failed connection."""
+    """Build the event for a failed connection."""
     return {"event": "CONNECTION_ERROR", **_session(token, text), "error": error}
 
 
@@ -97,7 +97,7 @@ def store_event(context: LinkContext, token: ConnectToken, event: Mapping[str, A
 
 
 def webhook_task(context: LinkContext, token: ConnectToken) -> BackgroundTask | None:
-    """The task that sends the stored events to the token's webhook after the response, or None if the token does not have a webhook."""
+    """Return the task that sends the stored events to the token's webhook after the response; None without a webhook."""
     if token.terms.webhook_uri is None:
         return None
     return BackgroundTask(send_stored_events, context, _target_of(token))
@@ -153,7 +153,7 @@ async def _send(context: LinkContext, stored: TriggerEvent) -> None:
 
 
 async def _post(client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> str | None:
-    """The reason why the delivery failed, or None."""
+    """Return the reason why the delivery failed, or None."""
     import httpx
 
     try:

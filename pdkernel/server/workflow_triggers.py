@@ -164,12 +164,12 @@ class WorkflowTriggers:
         self._has_changed.set()
 
     def _next_time(self, state: TriggerState, began: datetime) -> datetime | None:
-        """The first time after a tick that began at *began*; times that have passed since are skipped."""
+        """Return the first time after a tick that began at *began*; times that have passed since are skipped."""
         latest = max(began, self._context.project.clock.now())
         return state.schedule.next_after(latest, since=state.since, ticked=state.due)
 
     def find_endpoint(self, state: TriggerState | None) -> tuple[ServedWorkflow, Trigger] | None:
-        """The served workflow and the trigger whose endpoint may be called now, or None."""
+        """Return the served workflow and the trigger whose endpoint may be called now, or None."""
         if state is None or not state.enabled or not self._context.engine.continues_runs:
             return None
         served = self._context.workflows.find_id(state.workflow_id)
@@ -204,7 +204,7 @@ class WorkflowTriggers:
         self._batches.notify()
 
     def _is_outdated(self, state: TriggerState, trigger: Trigger) -> bool:
-        """Whether the settings of the trigger have changed, or its source was activated with the URL of an earlier server."""
+        """Return whether the trigger's settings have changed, or its source was activated with the URL of an earlier server."""
         is_new = state.is_active and state.id not in self._seen
         is_elsewhere = is_new and has_moved(state.base_url, self._context.settings.base_url)
         return is_elsewhere or state.settings != trigger.config or state.type not in (None, trigger.type)
@@ -220,7 +220,7 @@ class WorkflowTriggers:
             return await self._store_settings(state, trigger)
 
     async def _reload(self, state: TriggerState) -> TriggerState:
-        """The state as it is now: another server may have changed it."""
+        """Return the state as it is now: another server may have changed it."""
         return await run_blocking(self._table.find, state.id) or state
 
     async def _store_settings(self, state: TriggerState, trigger: Trigger) -> TriggerState:
@@ -288,7 +288,7 @@ class WorkflowTriggers:
                     await run_blocking(self._table.configure, replace(current, is_active=False, due=None))
 
     async def _read_interfaces(self, state: TriggerState) -> tuple[Schedule, str | None]:
-        """The times of the source's timer, and the base of its endpoint's URL. Raises `RequestError` if nothing runs the source."""
+        """Return the times of the source's timer and the base of its endpoint's URL. Raises `RequestError` without both."""
         _, description = await self._context.forms.describe(_uses(state))
         interfaces = {prop.type: prop for prop in description.props}
         timer = interfaces.get(TIMER_INTERFACE)
@@ -334,7 +334,7 @@ class WorkflowTriggers:
         )
 
     def _new_key(self, state: TriggerState) -> str:
-        """The dedupe key of an event without a time of its own."""
+        """Create the dedupe key of an event without a time of its own."""
         return f"{state.id}/{self._context.ids.new('', 20)}"
 
 

@@ -56,7 +56,7 @@ async def serve(membership: ProcessMembership) -> None:
         share=membership.share,
         on_ready=lambda: membership.report_ready(f"executor-{os.getpid()}"),
     )
-    server.config.timeout_graceful_shutdown = 60
+    server.response_grace_s = 60
     write(f"predecessor {membership.predecessor}")
     await serve_until_signalled(server, listening, membership.parent)
 

@@ -20,6 +20,7 @@ from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.storage import Project
 from pdkernel.storage.oauth_clients import NewClient
+from tests.server.new_project import open_project
 
 
 class Workflows:
@@ -112,7 +113,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     """Serve a new project in *folder*, or in the database *database_url*."""
     clock = ManualClock()
-    with Project.open(folder / ".pdkernel", database_url=database_url, clock=clock) as project:
+    with open_project(folder / ".pdkernel", database_url=database_url, clock=clock) as project:
         directory = LocalDirectory(project)
         async with await WorkflowEngine.start(
             project, directory, clock=clock, max_active_runs=2, gateway=gateway

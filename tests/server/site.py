@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pdkernel.server.app_state import get_state
 from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_workflows import SourceSelection, SourceWorkflows
 from pdkernel.server.uvicorn_server import Server, listen, local_url
-from pdkernel.storage import Project
+from tests.server.new_project import open_project
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Site:
         lines: Lines of the access log.
         registry: The runs in progress.
         codes: Codes of the console that the terminal shows.
+        earlier: Ids of the runs of earlier tests that share the server.
     """
 
     url: str
@@ -49,6 +50,7 @@ class Site:
     registry: RunRegistry
     lines: list[str] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
+    earlier: frozenset[str] = frozenset()
 
     @property
     def directory(self) -> LocalDirectory:
@@ -92,13 +94,20 @@ class Site:
         raise AssertionError(run.status)
 
     async def runs(self) -> list[Execution]:
-        """Finished runs in the journal, oldest first; waits for runs in progress."""
+        """Finished runs of this test in the journal, oldest first; waits for runs in progress."""
         for _ in range(3000):
             kept = await self.context.engine.journal.list_executions(limit=1000)
             if all(each.finished_at is not None for each in kept):
-                return kept[::-1]
+                return [each for each in kept[::-1] if each.id not in self.earlier]
             await asyncio.sleep(0.02)
         raise AssertionError("a run has not ended")
+
+
+async def for_one_test(site: Site) -> Site:
+    """A site that earlier tests have used, without their runs and their lines of the access log."""
+    earlier = frozenset(run.id for run in await replace(site, earlier=frozenset()).runs())
+    site.lines.clear()
+    return replace(site, earlier=earlier)
 
 
 @asynccontextmanager
@@ -115,7 +124,7 @@ async def site_of(
     """Serve *workflows* in a new project in *folder*, or in the project at *database_url* with the key in *key_file*."""
     lines: list[str] = []
     codes: list[str] = []
-    with Project.open(folder / ".pdkernel", database_url=database_url, key_file=key_file, clock=clock) as project:
+    with open_project(folder / ".pdkernel", database_url=database_url, key_file=key_file, clock=clock) as project:
         directory = LocalDirectory(project)
         opened = listen("127.0.0.1", 0)
         url = local_url(opened, "127.0.0.1", tls=False)

@@ -159,8 +159,8 @@ async def echo(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
 
 @pytest.fixture
 async def impatient(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Echo]:
-    """A server with short limits: half a second for a head, a byte per second for a body."""
-    async with _served(Pace(head_s=0.5, body_window_s=1.0, body_bytes_per_s=1.0)) as app:
+    """A server with short limits: 0.3 seconds for a head, a byte per second for a body."""
+    async with _served(Pace(head_s=0.3, body_window_s=0.5, body_bytes_per_s=1.0)) as app:
         yield app
     assert [record.message for record in caplog.records if record.exc_info] == []
 

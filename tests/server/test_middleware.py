@@ -120,7 +120,7 @@ async def test_requests_without_a_database_server(tmp_path: Path, caplog: pytest
             answers = await answers_of(site)
             health = [await site.http.get(path) for path in ("/-/live", "/-/ready")]
             await asyncio.to_thread(start)
-            await asyncio.sleep(RELOAD_INTERVAL_S)
+            await wait_for(site, "/-/ready", 200)
             again = [(await site.http.get(path)).status_code for path in ("/-/ready", "/-/")]
 
     assert_unavailable(answers, caplog)
@@ -195,10 +195,9 @@ async def site_behind_proxy(
             yield site, proxy
 
 
-@pytest.mark.parametrize("limits", [{}, {"concurrency": 1}])
-@pytest.mark.parametrize("response", ["default", "custom"])
+@pytest.mark.parametrize(("response", "limits"), [("default", {}), ("custom", {"concurrency": 1})])
 async def test_an_event_whose_write_the_database_does_not_confirm(
-    tmp_path: Path, postgres: PostgresServer, limits: dict[str, Any], response: str
+    tmp_path: Path, postgres: PostgresServer, response: str, limits: dict[str, Any]
 ) -> None:
     """A caller whose event is being written when the database falls silent is told to send again, and that it may be stored."""
     workflow = a_workflow(python_step("echo", ECHO), response=response, **limits)

@@ -51,7 +51,7 @@ async def logged_in(site: Served, url: str, timeout_s: float) -> AsyncIterator[h
 
 async def test_a_timeout_is_answered_502(tmp_path: Path) -> None:
     """After the timeout the caller gets 502 with the address that did not respond."""
-    async with served(tmp_path) as site, hanging(b"") as url, logged_in(site, url, 2) as http:
+    async with served(tmp_path) as site, hanging(b"") as url, logged_in(site, url, 0.3) as http:
         answer = await http.get("/v1/connect/proj_1/users")
 
     assert answer.status_code == 502
@@ -88,7 +88,7 @@ async def test_a_caller_that_disconnects_after_its_body(tmp_path: Path) -> None:
 async def test_a_timeout_of_the_token_endpoint(tmp_path: Path, start: bytes) -> None:
     """If Pipedream's token endpoint does not respond, the caller gets 502."""
     fields = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
-    async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 2) as http:
+    async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 0.3) as http:
         answer = await http.post("/v1/oauth/token", json=fields)
 
     assert answer.status_code == 502

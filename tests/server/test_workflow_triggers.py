@@ -32,9 +32,10 @@ from pdkernel.server.source_turns import TICK_RETRY_S
 from pdkernel.server.source_workflows import RELOAD_INTERVAL_S, SourceWorkflows, select_sources
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.workflow_triggers import RETRY_INTERVAL, WorkflowTriggers
-from pdkernel.storage import Project, TriggerState
+from pdkernel.storage import TriggerState
 from pdkernel.storage.schema import source_state
 from tests.notebook_files import notebook_of
+from tests.server.new_project import open_project
 
 STEP = "%%pdstep seen --lang node\nexport default defineComponent({ async run({ steps }) { return steps.trigger } })"
 HOURLY = "trigger: {type: schedule, cron: '30 * * * *'}"
@@ -207,12 +208,13 @@ def serve(tmp_path: Path) -> Serve:
         database_url: str | None = None,
         clock: Clock | None = None,
     ) -> AsyncIterator[Serving]:
-        folder, clock, key_file = tmp_path / place, clock or ManualClock(), tmp_path / "key"
+        folder, clock = tmp_path / place, clock or ManualClock()
+        key_file = tmp_path / "key" if database_url else None
         folder.mkdir(exist_ok=True)
         for number, header in enumerate(headers):
             name = "Work" if number == 0 else f"Work {number + 1}"
             write(folder, header, name, (steps or {}).get(name, STEP))
-        with Project.open(folder / ".pdkernel", database_url=database_url, key_file=key_file, clock=clock) as project:
+        with open_project(folder / ".pdkernel", database_url=database_url, key_file=key_file, clock=clock) as project:
             components = folder / "components" / "depot" / "sources"
             for key, text in (("new-parcel", PARCEL_SOURCE), ("new-call", CALL_SOURCE)):
                 (components / key).mkdir(parents=True, exist_ok=True)

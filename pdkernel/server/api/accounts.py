@@ -33,7 +33,7 @@ from pdkernel.storage import Grant
 
 
 async def list_accounts(call: ApiCall) -> JSON:
-    """`GET .../accounts`, newest first."""
+    """Answer `GET .../accounts`, newest first."""
     user = call.query_param("external_user_id")
     if call.token is not None:
         user = call.resolve_user(user)
@@ -43,19 +43,19 @@ async def list_accounts(call: ApiCall) -> JSON:
 
 
 async def list_user_accounts(call: ApiCall) -> JSON:
-    """`GET .../users/{external_user_id}/accounts`: a list without pages."""
+    """Answer `GET .../users/{external_user_id}/accounts`: a list without pages."""
     ids = await _list_account_ids(call, call.resolve_user(call.path_param("external_user_id")), call.query_param("app"))
     found = [await run_blocking(call.context.directory.find_account, each) for each in ids]
     return [await _serialize(call, account) for account in found if account is not None]
 
 
 async def retrieve(call: ApiCall) -> JSON:
-    """`GET .../accounts/{account_id}`."""
+    """Answer `GET .../accounts/{account_id}`."""
     return await _serialize(call, await find_account(call, call.path_param("account_id")))
 
 
 async def create(call: ApiCall) -> Response:
-    """`POST .../accounts`: connects an account of a key-based app for a Connect token's user."""
+    """Answer `POST .../accounts`: connects an account of a key-based app for a Connect token's user."""
     body = await call.read_json()
     token, text = call.token, parse_bearer_token(call.request.headers.get("authorization")) or ""
     given = body.get("connect_token")
@@ -89,14 +89,14 @@ async def create(call: ApiCall) -> Response:
 
 
 async def delete(call: ApiCall) -> Response:
-    """`DELETE .../accounts/{account_id}`."""
+    """Answer `DELETE .../accounts/{account_id}`."""
     account = await find_account(call, call.path_param("account_id"))
     await run_blocking(call.context.directory.remove_account, account.id)
     return Response(status_code=204)
 
 
 async def delete_app_accounts(call: ApiCall) -> Response:
-    """`DELETE .../apps/{app_id}/accounts`: all accounts of an app, by its id or slug, of the caller's environment."""
+    """Answer `DELETE .../apps/{app_id}/accounts`: all accounts of an app, by its id or slug, of the caller's environment."""
     slug = await resolve_app_slug(call, call.path_param("app_id"))
     for account in await _list_account_ids(call, None, slug):
         await run_blocking(call.context.directory.remove_account, account)
@@ -105,7 +105,7 @@ async def delete_app_accounts(call: ApiCall) -> Response:
 
 async def find_account(call: ApiCall, account_id: str) -> Account:
     """
-    The external user's account with that id in the caller's environment.
+    Find the external user's account with that id in the caller's environment.
 
     Raises:
         ApiError: The caller has no such account. The error does not reveal accounts of other users.
@@ -151,7 +151,7 @@ def _credentials(body: dict[str, Any]) -> dict[str, str]:
 
 
 async def list_users(call: ApiCall) -> JSON:
-    """`GET .../users`, by id."""
+    """Answer `GET .../users`, by id."""
     users = await run_blocking(call.context.directory.users, call.environment)
     words = call.query_param("q")
     found = [user for user in users if words is None or words.lower() in user.external_id.lower()]
@@ -160,7 +160,7 @@ async def list_users(call: ApiCall) -> JSON:
 
 
 async def delete_user(call: ApiCall) -> Response:
-    """`DELETE .../users/{external_user_id}`, with their accounts and deployed triggers of that environment."""
+    """Answer `DELETE .../users/{external_user_id}`, with their accounts and deployed triggers of that environment."""
     user = call.resolve_user(call.path_param("external_user_id"))
     if not await run_blocking(call.context.directory.delete_user, user, call.environment):
         raise ApiError(404, f"There is no external user {user!r} in {call.environment}.")
@@ -168,7 +168,7 @@ async def delete_user(call: ApiCall) -> Response:
 
 
 def _serialize_user(user: ExternalUser) -> dict[str, Any]:
-    """A user as JSON, with every field that SDKs require."""
+    """Return a user as JSON, with every field that SDKs require."""
     created = format_iso(user.created_at)
     return {
         "id": derive_id("exu_", f"{user.environment}/{user.external_id}"),
@@ -181,7 +181,7 @@ def _serialize_user(user: ExternalUser) -> dict[str, Any]:
 def _serialize_account(
     context: AppContext, account: Account, *, credentials: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """An account as JSON, with every field that SDKs require, and with *credentials* if not None."""
+    """Return an account as JSON, with every field that SDKs require, and with *credentials* if not None."""
     created = format_iso(account.created_at)
     shown: dict[str, Any] = {
         "id": account.id,
@@ -200,7 +200,7 @@ def _serialize_account(
 
 
 def _serialize_refresh(grant: Grant | None) -> dict[str, Any]:
-    """The times of expiry and refresh of the account's access token; all None if the account has no grant."""
+    """Return the times of expiry and refresh of the account's access token; all None if the account has no grant."""
     if grant is None:
         return {"expires_at": None, "error": None, "last_refreshed_at": None, "next_refresh_at": None}
     due = refresh_due_at(grant)

@@ -83,15 +83,15 @@ class ApiCall:
         return replace(self.context.settings.policy, public_only=self.token is not None)
 
     def path_param(self, name: str) -> str:
-        """A path parameter."""
+        """Return a path parameter."""
         return str(self.request.path_params[name])
 
     def query_param(self, name: str) -> str | None:
-        """A query parameter, or None if it is missing or empty."""
+        """Return a query parameter, or None if it is missing or empty."""
         return self.request.query_params.get(name) or None
 
     def query_flag(self, name: str) -> bool | None:
-        """A boolean query parameter, or None. JS SDK 1.x sends 1 and 0, other SDKs true and false."""
+        """Return a boolean query parameter, or None. JS SDK 1.x sends 1 and 0, other SDKs true and false."""
         value = self.query_param(name)
         if value is None:
             return None
@@ -99,7 +99,7 @@ class ApiCall:
 
     async def read_json(self) -> dict[str, Any]:
         """
-        The JSON object of the body; an empty body counts as {}.
+        Return the JSON object of the body; an empty body counts as {}.
 
         Raises:
             ApiError: The body is not a JSON object, or is too large.
@@ -120,7 +120,7 @@ class ApiCall:
 
     def resolve_user(self, requested: object) -> str:
         """
-        The external user of the request; by default the Connect token's user.
+        Return the external user of the request; by default the Connect token's user.
 
         Raises:
             ApiError: The user is missing, invalid, or not the Connect token's user.
@@ -139,7 +139,7 @@ class ApiCall:
             raise ApiError(403, "This Connect token belongs to another external user.")
 
     def has_scope(self, scope: str) -> bool:
-        """Whether the token has *scope*."""
+        """Return whether the token has *scope*."""
         return scope_covers(self.scopes, scope)
 
     def check_scope(self, *scopes: str) -> None:
@@ -197,7 +197,7 @@ def authenticated_endpoint(
             raise
         except PdkernelError as fault:
             answer = _error(http_status(fault), public_message(fault))
-        return allow_origin(answer if isinstance(answer, Response) else JSONResponse(answer), origin)
+        return _allow_origin(answer if isinstance(answer, Response) else JSONResponse(answer), origin)
 
     return endpoint
 
@@ -218,7 +218,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def http_status(fault: PdkernelError) -> int:
-    """The status for an error. SDKs repeat requests after 409 and 5xx, so a permanent error gets 400, 403 or 404."""
+    """Return the status for an error. SDKs repeat requests after 409 and 5xx, so a permanent error gets 400, 403 or 404."""
     if fault.code in ("action_not_found", "action_version"):
         return 404
     if isinstance(fault, ProductionPlanError):
@@ -229,7 +229,7 @@ def http_status(fault: PdkernelError) -> int:
 
 
 def public_message(fault: PdkernelError) -> str:
-    """The error's text for the caller, without a fix that names other users or local commands."""
+    """Return the error's text for the caller, without a fix that names other users or local commands."""
     return fault.message if isinstance(fault, EndUserError) else str(fault)
 
 
@@ -241,7 +241,7 @@ async def _authenticate(request: Request, state: AppState, *, backend_only: bool
             raise UnauthorizedError("The Connect token is invalid or has expired.")
         if backend_only:
             raise ApiError(403, _BACKEND_ONLY)
-        if not is_origin_allowed(found, request.headers.get("origin")):
+        if not _is_origin_allowed(found, request.headers.get("origin")):
             raise ApiError(403, "The Connect token does not allow pages of this origin: see allowed_origins.")
         scopes = tuple((found.terms.scope or CONNECT_SCOPE).split())
         return ApiCall(request, state, found.environment, scopes, found)
@@ -251,7 +251,7 @@ async def _authenticate(request: Request, state: AppState, *, backend_only: bool
 
 
 def _connect_token(request: Request) -> str | None:
-    """The text of the request's Connect token, valid or not; None if the request does not have a Connect token."""
+    """Return the text of the request's Connect token, valid or not; None if the request does not have a Connect token."""
     bearer = parse_bearer_token(request.headers.get("authorization"))
     return bearer if bearer is not None and bearer.startswith(TOKEN_PREFIX) else None
 
@@ -302,7 +302,7 @@ class Page(Generic[T]):
         self._end = _cursor(last - 1, keys[last - 1]) if first < last < len(items) else None
 
     def to_json(self, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The response with the serialized items *data*."""
+        """Return the response with the serialized items *data*."""
         return {
             "page_info": {
                 "count": len(data),
@@ -338,13 +338,13 @@ def _parse_cursor(cursor: str) -> tuple[int, str]:
 
 
 def _index_of(cursor: str, keys: Sequence[str]) -> int:
-    """The index of the cursor's item; if the item is gone, its former index."""
+    """Return the index of the cursor's item; if the item is gone, its former index."""
     index, key = _parse_cursor(cursor)
     return keys.index(key) if key in keys else min(max(index, 0), len(keys))
 
 
 def _index_after(cursor: str, keys: Sequence[str]) -> int:
-    """The index after the cursor's item; if the item is gone, its former index."""
+    """Return the index after the cursor's item; if the item is gone, its former index."""
     _, key = _parse_cursor(cursor)
     return _index_of(cursor, keys) + (key in keys)
 
@@ -357,17 +357,17 @@ _PREFLIGHT = {
 
 
 async def preflight(request: Request) -> Response:
-    """The response to a preflight request; allows every page."""
+    """Return the response to a preflight request; allows every page."""
     requested = request.headers.get("access-control-request-headers", "authorization, content-type")
     return Response(status_code=204, headers={**_PREFLIGHT, "Access-Control-Allow-Headers": requested})
 
 
-def is_origin_allowed(token: ConnectToken, origin: str | None) -> bool:
-    """Whether a page of *origin* may use *token*; None for a client other than a browser."""
+def _is_origin_allowed(token: ConnectToken, origin: str | None) -> bool:
+    """Return whether a page of *origin* may use *token*; None for a client other than a browser."""
     return origin is None or origin.rstrip("/") in token.terms.allowed_origins
 
 
-def allow_origin(response: Response, origin: str | None) -> Response:
+def _allow_origin(response: Response, origin: str | None) -> Response:
     """Allow pages of *origin* to read *response*."""
     if origin is not None:
         response.headers["Access-Control-Allow-Origin"] = origin

@@ -24,7 +24,7 @@ _SORTS: dict[str, Callable[[str], Any]] = {"name": format_app_name, "name_slug":
 
 
 async def list_apps(call: ApiCall) -> JSON:
-    """`GET /v1/connect/apps`."""
+    """Answer `GET /v1/connect/apps`."""
     slugs = await run_blocking(_search_apps, call)
     key = call.query_param("sort_key") or "name_slug"
     if key not in _SORTS:
@@ -35,7 +35,7 @@ async def list_apps(call: ApiCall) -> JSON:
 
 
 async def retrieve(call: ApiCall) -> JSON:
-    """`GET /v1/connect/apps/{app_id}`, by id or slug."""
+    """Answer `GET /v1/connect/apps/{app_id}`, by id or slug."""
     slug = await resolve_app_slug(call, call.path_param("app_id"))
     if slug not in await run_blocking(list_known_apps, call.context):
         raise ApiError(404, f"This project has no app {slug!r}.")
@@ -43,19 +43,19 @@ async def retrieve(call: ApiCall) -> JSON:
 
 
 async def list_categories(_: ApiCall) -> JSON:
-    """`GET /v1/connect/app_categories`: always empty."""
+    """Answer `GET /v1/connect/app_categories`: always empty."""
     return []
 
 
 async def retrieve_category(call: ApiCall) -> JSON:
-    """`GET /v1/connect/app_categories/{id}`."""
+    """Answer `GET /v1/connect/app_categories/{id}`."""
     raise ApiError(
         404, f"There is no category {call.path_param('category_id')[:80]!r}: pdkernel's apps have no categories."
     )
 
 
 async def resolve_app_slug(call: ApiCall, text: str) -> str:
-    """The slug for *text*, an app's id or slug; an unknown id is returned unchanged."""
+    """Return the slug for *text*, an app's id or slug; an unknown id is returned unchanged."""
     return await run_blocking(resolve_slug, text, lambda: list_known_apps(call.context))
 
 
@@ -89,19 +89,19 @@ def _apps_with_components(catalog: Catalog, kind: ComponentKind) -> set[str]:
 
 
 async def list_project_apps(call: ApiCall) -> JSON:
-    """`GET .../projects/info`: the project's apps."""
+    """Answer `GET .../projects/info`: the project's apps."""
     slugs = sorted(await run_blocking(list_known_apps, call.context))
     return {"apps": [{"id": derive_app_id(slug), "name_slug": slug} for slug in slugs]}
 
 
 async def list_projects(call: ApiCall) -> JSON:
-    """`GET /v1/connect/projects`."""
+    """Answer `GET /v1/connect/projects`."""
     page = Page(call, [_serialize_project(call)], lambda project: str(project["id"]))
     return page.to_json(page.items)
 
 
 async def retrieve_project(call: ApiCall) -> JSON:
-    """`GET /v1/connect/projects/{id}`."""
+    """Answer `GET /v1/connect/projects/{id}`."""
     project = _serialize_project(call)
     if call.path_param("requested_id") != project["id"]:
         raise ApiError(

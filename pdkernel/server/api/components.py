@@ -80,11 +80,11 @@ class ComponentRequest:
         }
 
     def to_step(self) -> Step:
-        """A step that uses the component."""
+        """Return a step that uses the component."""
         return Step(ACTION_STEP_NAME, "node", uses=str(self.uses), props=self.props)
 
     def to_form_request(self, call: ApiCall) -> FormRequest:
-        """The request for a form of the component's props."""
+        """Return the request for a form of the component's props."""
         remote = self.component.file is None
         # Pipedream evaluates no expressions in values of components that it runs itself
         values = dict(self.values) if remote else self.props
@@ -98,11 +98,11 @@ class ComponentRequest:
         )
 
 
-async def find_component(
+async def _find_component(
     call: ApiCall, key: object, version: object, kind: ComponentKind | None
 ) -> tuple[ActionReference, Component]:
     """
-    The component with that key.
+    Find the component with that key.
 
     Raises:
         ApiError: The key or the version is missing or invalid.
@@ -139,7 +139,7 @@ async def parse_component_request(
         StepError: The component's module cannot be loaded.
     """
     user = call.resolve_user(body.get("external_user_id", body.get("external_id")))
-    uses, component = await find_component(call, body.get("id"), body.get("version"), kind)
+    uses, component = await _find_component(call, body.get("id"), body.get("version"), kind)
     _, description = await call.context.forms.describe(uses)
     given = body.get("configured_props") or {}
     if not isinstance(given, dict):
@@ -187,7 +187,7 @@ def _check_stores(call: ApiCall, description: ComponentDescription, given: Mappi
 
 
 def _store(prop: str, value: JSON) -> str | None:
-    """The name of the data store in *value*, or None."""
+    """Return the name of the data store in *value*, or None."""
     if isinstance(value, dict):
         value = value.get("storeId")
     if value is None or value == "":
@@ -208,18 +208,18 @@ def _account(prop: str, value: object) -> str | None:
 
 
 _DYNAMIC = "dynamic"
-API_COMPONENT_TYPES = {"action": "action", "source": "trigger"}
+_API_COMPONENT_TYPES = {"action": "action", "source": "trigger"}
 """The API's name of each kind."""
 
 
-def serialize_component(component: Component, description: ComponentDescription | None) -> dict[str, Any]:
+def _serialize_component(component: Component, description: ComponentDescription | None) -> dict[str, Any]:
     """Serialize a component; without *description* (module not loaded yet), the list of props is empty."""
     return {
         "key": component.key,
         "name": component.name,
         "version": component.version,
         "description": component.description,
-        "component_type": API_COMPONENT_TYPES[component.kind],
+        "component_type": _API_COMPONENT_TYPES[component.kind],
         "configurable_props": serialize_props(description) if description is not None else [],
     }
 
@@ -262,7 +262,7 @@ def required_scopes(kind: ComponentKind | None, act: str) -> tuple[str, ...]:
 
 
 def list_handler(kind: ComponentKind | None) -> ApiHandler:
-    """`GET .../{components,actions,triggers}`."""
+    """Answer `GET .../{components,actions,triggers}`."""
 
     async def list_components(call: ApiCall) -> JSON:
         kinds = _kinds(call, kind)
@@ -278,25 +278,25 @@ def list_handler(kind: ComponentKind | None) -> ApiHandler:
                     call.query_param("q") or "", app=call.query_param("app"), kind=each, limit=_MAX_LISTED
                 )
         page = Page(call, found, lambda component: component.key)
-        return page.to_json([serialize_component(each, await _describe_if_loaded(call, each)) for each in page.items])
+        return page.to_json([_serialize_component(each, await _describe_if_loaded(call, each)) for each in page.items])
 
     return list_components
 
 
 def retrieve_handler(kind: ComponentKind | None) -> ApiHandler:
-    """`GET .../{components,actions,triggers}/{key}`."""
+    """Answer `GET .../{components,actions,triggers}/{key}`."""
 
     async def retrieve(call: ApiCall) -> JSON:
-        uses, found = await find_component(call, call.path_param("key"), call.query_param("version"), kind)
+        uses, found = await _find_component(call, call.path_param("key"), call.query_param("version"), kind)
         call.check_scope(*required_scopes(found.kind, "retrieve"))
         component, description = await call.context.forms.describe(uses)
-        return {"data": serialize_component(component, description)}
+        return {"data": _serialize_component(component, description)}
 
     return retrieve
 
 
 def configure_handler(kind: ComponentKind | None) -> ApiHandler:
-    """`POST .../configure`: a page of the options of a prop."""
+    """Answer `POST .../configure`: a page of the options of a prop."""
 
     async def configure(call: ApiCall) -> JSON:
         body = await call.read_json()
@@ -338,7 +338,7 @@ def configure_handler(kind: ComponentKind | None) -> ApiHandler:
 
 
 def reload_props_handler(kind: ComponentKind | None) -> ApiHandler:
-    """`POST .../props`: the props for the given values."""
+    """Answer `POST .../props`: the props for the given values."""
 
     async def reload(call: ApiCall) -> JSON:
         configured = await parse_component_request(call, await call.read_json(), kind, whole=False)
@@ -367,7 +367,7 @@ async def _call_component(call_component: Callable[[], Awaitable[T]]) -> tuple[T
 
 
 async def _describe_if_loaded(call: ApiCall, component: Component) -> ComponentDescription | None:
-    """The description of *component* if it is installed; None if it cannot be loaded."""
+    """Return the description of *component* if it is installed; None if it cannot be loaded."""
     if component.file is None:
         return None
     try:
@@ -383,14 +383,14 @@ def _kinds(call: ApiCall, kind: ComponentKind | None) -> tuple[ComponentKind, ..
         return (kind,)
     if given is None:
         return COMPONENT_KINDS
-    found: Any = tuple(each for each, name in API_COMPONENT_TYPES.items() if given in (each, name))
+    found: Any = tuple(each for each, name in _API_COMPONENT_TYPES.items() if given in (each, name))
     if not found:
         raise ApiError(400, "component_type must be action or trigger.")
     return tuple(found)
 
 
 async def run_action(call: ApiCall) -> JSON:
-    """`POST .../actions/run`: run an action once. An error of the action is in `os`, with status 200, as on the platform."""
+    """Answer `POST .../actions/run`: run an action once. As on the platform, its error is in `os`, with status 200."""
     body = await call.read_json()
     if body.get("stash_id"):
         # parity[file-stash]: the platform stores files that actions write, and passes them to later actions

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,32 +41,20 @@ async def deploy(call: ApiCall) -> JSON:
     configured = await parse_component_request(call, body, "source")
     if configured.component.file is None:
         raise ApiError(400, f"{configured.component.uses} runs at Pipedream only; this server cannot run it.")
-    trigger = await resolve_schedule_and_endpoint(
+    trigger = await _resolve_schedule_and_endpoint(
         call, await _parse_trigger(call, configured, body), configured.description
     )
     # stored first: an app may call the endpoint as soon as the activate hook registers it
     await run_blocking(call.context.project.deployed_triggers.add, replace(trigger, is_deployed=False))
     try:
-        emitted = await _run_hooks(call, trigger)
+        emitted = [event for hook in _HOOKS for event in await _run_hook(call, trigger, hook)]
         await call.state.deployed_triggers.finish_deployment(trigger, emitted if trigger.emits_on_deploy else [])
     except BaseException:
         await asyncio.shield(run_blocking(call.context.project.deployed_triggers.remove, trigger.id))
         raise
-    shown = serialize_trigger(call, trigger, configured.description)
+    shown = _serialize_trigger(call, trigger, configured.description)
     keys = {"webhook_signing_key": trigger.webhooks[0].signing_key} if trigger.webhooks and call.token is None else {}
     return {"data": {**shown, **keys}}
-
-
-async def _run_hooks(call: ApiCall, trigger: DeployedTrigger) -> list[SourceEvent]:
-    """Run the hooks; return the events that they emit."""
-    emitted: list[SourceEvent] = []
-    for hook in _HOOKS:
-        run = await call.state.deployed_triggers.run_hook(trigger, hook)
-        if run.record.error is not None:
-            uses = f"{trigger.key}@{trigger.version}"
-            raise ApiError(400, f"The {hook} hook of {uses} failed: {run.record.error.message}")
-        emitted += run.events
-    return emitted
 
 
 async def _parse_trigger(call: ApiCall, configured: ComponentRequest, body: Mapping[str, Any]) -> DeployedTrigger:
@@ -88,13 +76,13 @@ async def _parse_trigger(call: ApiCall, configured: ComponentRequest, body: Mapp
         created_at=now,
         updated_at=now,
         emits_on_deploy=emits is not False,
-        workflows=parse_workflow_ids(call, [workflow]) if workflow is not None else (),
-        webhooks=await build_webhooks(call, [url]) if url is not None else (),
+        workflows=_parse_workflow_ids(call, [workflow]) if workflow is not None else (),
+        webhooks=await _build_webhooks(call, [url]) if url is not None else (),
         public_only=call.policy.public_only,
     )
 
 
-async def resolve_schedule_and_endpoint(
+async def _resolve_schedule_and_endpoint(
     call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription
 ) -> DeployedTrigger:
     """
@@ -119,7 +107,7 @@ async def resolve_schedule_and_endpoint(
     return replace(trigger, props=values, schedule=schedule, endpoint=endpoint, base_url=base_url)
 
 
-def parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:
+def _parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:
     """
     Check and return a list of workflow ids.
 
@@ -134,7 +122,7 @@ def parse_workflow_ids(call: ApiCall, given: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-async def build_webhooks(call: ApiCall, given: object, existing: tuple[Webhook, ...] = ()) -> tuple[Webhook, ...]:
+async def _build_webhooks(call: ApiCall, given: object, existing: tuple[Webhook, ...] = ()) -> tuple[Webhook, ...]:
     """
     Build the webhooks for a list of URLs. A webhook of *existing* keeps its key.
 
@@ -183,16 +171,16 @@ def _build_webhook(call: ApiCall, url: str) -> Webhook:
         raise ApiError(400, "The URL of a webhook must be an absolute http or https URL.")
     now = call.context.clock.now().timestamp()
     return Webhook(
-        call.context.ids.new("wh_", 12), url, generate_signing_key(), now, now, public_only=call.policy.public_only
+        call.context.ids.new("wh_", 12), url, _generate_signing_key(), now, now, public_only=call.policy.public_only
     )
 
 
-def generate_signing_key() -> str:
+def _generate_signing_key() -> str:
     """Generate the signing key of a webhook."""
     return f"whsec_{secrets.token_urlsafe(32)}"
 
 
-def serialize_trigger(
+def _serialize_trigger(
     call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription | None
 ) -> dict[str, Any]:
     """Serialize a deployed trigger."""
@@ -222,7 +210,7 @@ def serialize_trigger(
     }
 
 
-def serialize_webhook(call: ApiCall, hook: Webhook) -> dict[str, Any]:
+def _serialize_webhook(call: ApiCall, hook: Webhook) -> dict[str, Any]:
     """Serialize a webhook, with its signing key if the caller is a back end (Python's SDK requires the key)."""
     shown: dict[str, Any] = {
         "id": hook.id,
@@ -243,7 +231,7 @@ def serialize_webhook(call: ApiCall, hook: Webhook) -> dict[str, Any]:
 
 
 def _interfaces(call: ApiCall, trigger: DeployedTrigger, description: ComponentDescription | None) -> dict[str, JSON]:
-    """URLs of the trigger's HTTP interfaces, by prop."""
+    """Return the URLs of the trigger's HTTP interfaces, by prop."""
     url = trigger_endpoint_url(call.context, trigger)
     props = description.props if description is not None and url is not None else ()
     return {prop.name: {"endpoint_url": url} for prop in props if prop.type == HTTP_INTERFACE}
@@ -263,24 +251,24 @@ _MAX_EVENT_LIMIT = 100
 
 
 async def list_triggers(call: ApiCall) -> JSON:
-    """`GET .../deployed-triggers`, newest first."""
+    """Answer `GET .../deployed-triggers`, newest first."""
     user = call.resolve_user(call.query_param("external_user_id"))
     kind = call.query_param("emitter_type")
     if kind not in (None, *_EMITTERS):
         raise ApiError(400, f"emitter_type must be one of {', '.join(_EMITTERS)}.")
     found = await run_blocking(call.context.project.deployed_triggers.list_triggers, user, call.environment)
     page = Page(call, found if kind in (None, "source") else [], lambda trigger: trigger.id)
-    return page.to_json([serialize_trigger(call, each, await _description(call, each)) for each in page.items])
+    return page.to_json([_serialize_trigger(call, each, await _description(call, each)) for each in page.items])
 
 
 async def retrieve(call: ApiCall) -> JSON:
-    """`GET .../deployed-triggers/{id}`."""
+    """Answer `GET .../deployed-triggers/{id}`."""
     trigger = await _find(call)
-    return {"data": serialize_trigger(call, trigger, await _description(call, trigger))}
+    return {"data": _serialize_trigger(call, trigger, await _description(call, trigger))}
 
 
 async def update(call: ApiCall) -> JSON:
-    """`PUT .../deployed-triggers/{id}`: `active`, `name`, `configured_props`, `emit_on_deploy`."""
+    """Answer `PUT .../deployed-triggers/{id}`: `active`, `name`, `configured_props`, `emit_on_deploy`."""
     trigger, body = await _find(call), await call.read_json()
     active, name = body.get("active"), body.get("name")
     emits = body.get("emit_on_deploy")
@@ -297,7 +285,7 @@ async def update(call: ApiCall) -> JSON:
             "configured_props": body["configured_props"],
         }
         given = await parse_component_request(call, request_body, "source")
-        configured = await resolve_schedule_and_endpoint(call, replace(trigger, props=given.values), given.description)
+        configured = await _resolve_schedule_and_endpoint(call, replace(trigger, props=given.values), given.description)
         changes |= {"accounts": given.accounts, "public_only": call.policy.public_only}
         changes |= {"props": configured.props, "schedule": configured.schedule, "endpoint": configured.endpoint}
     changed = replace(trigger, **changes)
@@ -305,12 +293,12 @@ async def update(call: ApiCall) -> JSON:
         await _run_hook(call, changed, "activate" if changed.active else "deactivate")
         changes["base_url"] = call.context.settings.base_url if changed.endpoint else None
     changed = await _change(call, trigger, lambda current: replace(current, **changes))
-    return {"data": serialize_trigger(call, changed, await _description(call, changed))}
+    return {"data": _serialize_trigger(call, changed, await _description(call, changed))}
 
 
 async def delete(call: ApiCall) -> Response:
     """
-    `DELETE .../deployed-triggers/{id}`: runs the deactivate hook, then deletes the trigger.
+    Answer `DELETE .../deployed-triggers/{id}`: runs the deactivate hook, then deletes the trigger.
 
     If the hook fails, the trigger stays, unless `ignore_hook_errors` is set.
     """
@@ -326,7 +314,7 @@ async def delete(call: ApiCall) -> Response:
 
 
 async def list_events(call: ApiCall) -> JSON:
-    """`GET .../{id}/events`, the newest *n*."""
+    """Answer `GET .../{id}/events`, the newest *n*."""
     trigger, text = await _find(call), call.query_param("n")
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) > 0):
         raise ApiError(400, f"n must be a number from 1 to {_MAX_EVENT_LIMIT}.")
@@ -336,27 +324,27 @@ async def list_events(call: ApiCall) -> JSON:
 
 
 async def list_workflows(call: ApiCall) -> JSON:
-    """`GET .../{id}/pipelines`."""
+    """Answer `GET .../{id}/pipelines`."""
     return {"workflow_ids": list((await _find(call)).workflows)}
 
 
 async def update_workflows(call: ApiCall) -> JSON:
-    """`PUT .../{id}/pipelines`."""
+    """Answer `PUT .../{id}/pipelines`."""
     trigger, body = await _find(call), await call.read_json()
-    workflows = parse_workflow_ids(call, body.get("workflow_ids"))
+    workflows = _parse_workflow_ids(call, body.get("workflow_ids"))
     changed = await _change(call, trigger, lambda current: replace(current, workflows=workflows))
     return {"workflow_ids": list(changed.workflows)}
 
 
 async def list_webhooks(call: ApiCall) -> JSON:
-    """`GET .../{id}/webhooks`."""
+    """Answer `GET .../{id}/webhooks`."""
     return _webhooks(call, await _find(call))
 
 
 async def update_webhooks(call: ApiCall) -> JSON:
-    """`PUT .../{id}/webhooks`: replaces the URLs; an existing URL keeps its key."""
+    """Answer `PUT .../{id}/webhooks`: replaces the URLs; an existing URL keeps its key."""
     trigger, body = await _find(call), await call.read_json()
-    built = await build_webhooks(call, body.get("webhook_urls"), trigger.webhooks)
+    built = await _build_webhooks(call, body.get("webhook_urls"), trigger.webhooks)
 
     def set_webhooks(current: DeployedTrigger) -> DeployedTrigger:
         stored = {hook.id: hook for hook in current.webhooks}  # with the deliveries that were recorded meanwhile
@@ -367,15 +355,15 @@ async def update_webhooks(call: ApiCall) -> JSON:
 
 
 async def retrieve_webhook(call: ApiCall) -> JSON:
-    """`GET .../{id}/webhooks/{wid}`."""
-    return {"data": serialize_webhook(call, _find_webhook(call, await _find(call)))}
+    """Answer `GET .../{id}/webhooks/{wid}`."""
+    return {"data": _serialize_webhook(call, _find_webhook(call, await _find(call)))}
 
 
 async def regenerate_key(call: ApiCall) -> JSON:
-    """`POST .../{id}/webhooks/{wid}/regenerate_signing_key`: creates and returns a new key."""
+    """Answer `POST .../{id}/webhooks/{wid}/regenerate_signing_key`: creates and returns a new key."""
     trigger = await _find(call)
     old = _find_webhook(call, trigger)
-    key, now = generate_signing_key(), call.context.clock.now().timestamp()
+    key, now = _generate_signing_key(), call.context.clock.now().timestamp()
 
     def set_key(current: DeployedTrigger) -> DeployedTrigger:
         hooks = (
@@ -383,16 +371,16 @@ async def regenerate_key(call: ApiCall) -> JSON:
         )
         return replace(current, webhooks=tuple(hooks))
 
-    return {"data": serialize_webhook(call, _find_webhook(call, await _change(call, trigger, set_key)))}
+    return {"data": _serialize_webhook(call, _find_webhook(call, await _change(call, trigger, set_key)))}
 
 
 async def reset_delivery_state(call: ApiCall) -> JSON:
-    """`POST .../{id}/webhooks/{wid}/reset_delivery_state`: resets the count of failed deliveries."""
+    """Answer `POST .../{id}/webhooks/{wid}/reset_delivery_state`: resets the count of failed deliveries."""
     trigger = await _find(call)
     old = _find_webhook(call, trigger)
     await run_blocking(call.context.project.deployed_triggers.record_delivery, trigger.id, old.id, None)
     new = replace(old, failures=0, failing_since=None, last_error=None)
-    return {"data": serialize_webhook(call, new)}
+    return {"data": _serialize_webhook(call, new)}
 
 
 async def _find(call: ApiCall) -> DeployedTrigger:
@@ -427,18 +415,20 @@ def _find_webhook(call: ApiCall, trigger: DeployedTrigger) -> Webhook:
 def _webhooks(call: ApiCall, trigger: DeployedTrigger) -> JSON:
     return {
         "webhook_urls": [hook.url for hook in trigger.webhooks],
-        "webhooks": [serialize_webhook(call, hook) for hook in trigger.webhooks],
+        "webhooks": [_serialize_webhook(call, hook) for hook in trigger.webhooks],
     }
 
 
-async def _run_hook(call: ApiCall, trigger: DeployedTrigger, name: SourceAct) -> None:
+async def _run_hook(call: ApiCall, trigger: DeployedTrigger, name: SourceAct) -> Sequence[SourceEvent]:
+    """Run a hook; return the events that it emits. Raises `ApiError` if the hook fails."""
     run = await call.state.deployed_triggers.run_hook(trigger, name)
     if run.record.error is not None:
-        raise ApiError(400, f"The {name} hook of {trigger.key} failed: {run.record.error.message}")
+        raise ApiError(400, f"The {name} hook of {trigger.key}@{trigger.version} failed: {run.record.error.message}")
+    return run.events
 
 
 async def _description(call: ApiCall, trigger: DeployedTrigger) -> ComponentDescription | None:
-    """The description of the source; None if the source cannot be loaded."""
+    """Return the description of the source; None if the source cannot be loaded."""
     uses = ActionReference(trigger.key, trigger.version)
     try:
         _, description = await call.context.forms.describe(uses, install=False)

@@ -50,7 +50,7 @@ _DROPPED_RESPONSE_HEADERS = frozenset(
 
 
 async def proxy(call: ApiCall) -> Response:
-    """`{METHOD} .../proxy/{url_64}?external_user_id=&account_id=`."""
+    """Answer `{METHOD} .../proxy/{url_64}?external_user_id=&account_id=`."""
     user, account_id = call.resolve_user(call.query_param("external_user_id")), call.query_param("account_id")
     if account_id is None:
         raise ApiError(400, "account_id is missing. Send the id of the account for the request.")
@@ -76,7 +76,7 @@ async def proxy(call: ApiCall) -> Response:
 async def _send(
     call: ApiCall, url: str, api: AppApi, account: Account, credentials: Credentials, body: bytes
 ) -> tuple[httpx.Response, contextlib.AsyncExitStack]:
-    """The app's response with its body unread, and the stack that closes the connection."""
+    """Return the app's response with its body unread, and the stack that closes the connection."""
     import httpx
 
     try:
@@ -153,7 +153,7 @@ def _decode_url(text: str) -> str:
 
 
 def _resolve_url(url: str, account: Account, credentials: Mapping[str, str]) -> str:
-    """*url*, a relative one with the domain of the account or of its app. Its host is checked as that of any other URL."""
+    """Return *url*, a relative one with the domain of the account or of its app. Its host is checked like any other."""
     if not url.startswith("/") or url.startswith("//"):
         return url
     api = APP_APIS.get(account.app)
@@ -203,7 +203,7 @@ def _is_address(host: str) -> bool:
 
 
 def _find_api(account: Account, host: str, policy: OutboundPolicy) -> AppApi:
-    """The API of the account's app; raises `ApiError` if *host* is not a host of the app."""
+    """Return the API of the account's app; raises `ApiError` if *host* is not a host of the app."""
     api = APP_APIS.get(account.app)
     if api is None:
         if policy.mode not in ("allow", "stand-in", "replay"):
@@ -218,7 +218,7 @@ def _find_api(account: Account, host: str, policy: OutboundPolicy) -> AppApi:
 
 
 def _given_headers(call: ApiCall, auth_headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that the caller set for the app's API, without those that the proxy sets."""
+    """Return the headers that the caller set for the app's API, without those that the proxy sets."""
     dropped = _DROPPED_REQUEST_HEADERS | {name.lower() for name in auth_headers}
     given = {
         name[len(PROXY_HEADER_PREFIX) :]: value

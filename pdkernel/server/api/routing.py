@@ -45,7 +45,7 @@ class _RouteSpec:
     bucket: Bucket | None = None
 
     def routes(self) -> list[BaseRoute]:
-        """The route with and without a project."""
+        """Return the route with and without a project."""
         endpoint = authenticated_endpoint(
             self.handler, scopes=self.scopes, backend_only=self.backend, bucket=self.bucket
         )
@@ -204,7 +204,7 @@ def routes() -> list[BaseRoute]:
 
 
 def unsupported_routes() -> list[BaseRoute]:
-    """All other routes under /v1: they respond with 501 and the route's name. They must come last under /v1."""
+    """Return all other routes under /v1: they respond with 501 and the route's name. They must come last under /v1."""
     named = [
         Route(prefix + path, _unsupported_endpoint(name), methods=_METHODS)
         for name, path in _UNSUPPORTED_PATHS

@@ -41,5 +41,5 @@ def routes() -> list[BaseRoute]:
 
 
 async def front_page(request: Request) -> Response:
-    """GET `/`: lead to the console."""
+    """Answer GET `/`: lead to the console."""
     return pages.redirect(request, "/-/")

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -26,13 +26,13 @@ from pdkernel.server.authorization import parse_bearer_token
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.console import pages
 from pdkernel.server.console_sessions import SESSION_LIFETIME_S, Session, TooManyAttemptsError
+from pdkernel.server.forms import is_from_this_server, read_form
 from pdkernel.server.host_names import build_console_url
-from pdkernel.server.link.csrf import is_from_this_server
 from pdkernel.server.step_connections import STEP_CALL_KEY
 
 COOKIE = "pdkernel_console"
 CSRF_FIELD = "csrf"
-_MAX_FORM_BYTES, _MAX_FIELDS = 64 * 1024, 20
+_MAX_FORM_BYTES = 64 * 1024
 _PAGE_PATH = re.compile(r"/-/(?:(?:runs|users|batches)(?:/[A-Za-z0-9_]+)?)?(?:\?[A-Za-z0-9_.~%&=+:-]*)?\Z")
 """Paths to which a login may lead back."""
 _PORT = re.compile("[0-9]{1,5}")
@@ -72,11 +72,11 @@ class Visit:
         return "admin token" if self.session is None else self.session.name
 
     def page(self, template: str, *, status: int = 200, **values: object) -> Response:
-        """The page of *template*."""
+        """Return the page of *template*."""
         return pages.render_page(self.request, template, self.session, status=status, **values)
 
     def problem(self, status: int, text: str) -> Response:
-        """The response to a request that cannot be fulfilled."""
+        """Return the response to a request that cannot be fulfilled."""
         if self.wants_json:
             return pages.json_response({"error": {"message": text}}, status=status)
         return self.page("problem", status=status, text=text)
@@ -86,7 +86,7 @@ Handler = Callable[[Visit], Awaitable[Response]]
 
 
 def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitable[Response]]]:
-    """A route's handler that calls the decorated function for requests that may use the console, and refuses all others."""
+    """Return a route's handler that calls the decorated function for requests that may use the console only."""
 
     def decorate(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         @wraps(handler)
@@ -98,7 +98,7 @@ def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitabl
                 refused = _check_program(request, kind)
                 if refused is not None:
                     return refused
-            visit = Visit(request, state, session, await _read_form(request) if kind == "action" else {})
+            visit = Visit(request, state, session, await _read_fields(request) if kind == "action" else {})
             if kind == "action" and not _is_own_form(visit):
                 return visit.problem(403, _FOREIGN)
             try:
@@ -116,7 +116,7 @@ def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitabl
 
 
 async def find_session(request: Request) -> Session | None:
-    """The session of the request's cookie, or None; at another host name than that of the console no cookie counts."""
+    """Return the session of the request's cookie, or None; at another host name than that of the console no cookie counts."""
     if not _is_at_console(request):
         return None
     cookie = request.cookies.get(_cookie_name(request), "")
@@ -125,7 +125,7 @@ async def find_session(request: Request) -> Session | None:
 
 async def login_page(request: Request) -> Response:
     """
-    GET `/-/login`: the page to log in.
+    Answer GET `/-/login`: the page to log in.
 
     A code in the URL only fills the form: a link preview that follows the URL does not use the code up.
     """
@@ -136,8 +136,8 @@ async def login_page(request: Request) -> Response:
 
 
 async def log_in(request: Request) -> Response:
-    """POST `/-/login`: exchange the one-time code or the admin token for a cookie."""
-    state, form = get_state(request.app), await _read_form(request)
+    """Answer POST `/-/login`: exchange the one-time code or the admin token for a cookie."""
+    state, form = get_state(request.app), await _read_fields(request)
     if request.scope.get(STEP_CALL_KEY) or not is_from_this_server(state.context, request):
         return PlainTextResponse(f"{_FOREIGN}\n", status_code=403, headers=pages.HEADERS)
     target = _target(form.get("next"))
@@ -165,8 +165,8 @@ async def log_in(request: Request) -> Response:
 
 
 async def print_code(request: Request) -> Response:
-    """POST `/-/login/code`: print a new code on the server's terminal."""
-    state, form = get_state(request.app), await _read_form(request)
+    """Answer POST `/-/login/code`: print a new code on the server's terminal."""
+    state, form = get_state(request.app), await _read_fields(request)
     if request.scope.get(STEP_CALL_KEY) or not is_from_this_server(state.context, request):
         return PlainTextResponse(f"{_FOREIGN}\n", status_code=403, headers=pages.HEADERS)
     printed = await run_blocking(state.console.print_new_code)
@@ -176,7 +176,7 @@ async def print_code(request: Request) -> Response:
 
 @for_visitors("action")
 async def log_out(visit: Visit) -> Response:
-    """POST `/-/logout`: end the session."""
+    """Answer POST `/-/logout`: end the session."""
     if visit.session is not None:
         await run_blocking(visit.state.console.end, visit.session)
     response = pages.redirect(visit.request, "/-/login")
@@ -185,7 +185,7 @@ async def log_out(visit: Visit) -> Response:
 
 
 def _check_program(request: Request, kind: Kind) -> Response | None:
-    """The refusal of a request without a session; None if the request has the admin token."""
+    """Return the refusal of a request without a session; None if the request has the admin token."""
     token = parse_bearer_token(request.headers.get("authorization"))
     if token is not None:
         if get_state(request.app).console.is_admin_token(token):
@@ -199,7 +199,7 @@ def _check_program(request: Request, kind: Kind) -> Response | None:
 
 
 def _is_own_form(visit: Visit) -> bool:
-    """Whether the form of an action comes from a page of this server and of the session."""
+    """Return whether the form of an action comes from a page of this server and of the session."""
     if not is_from_this_server(visit.state.context, visit.request):
         return False
     if visit.session is None:  # a browser does not send a bearer token on its own
@@ -208,19 +208,8 @@ def _is_own_form(visit: Visit) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
 
 
-async def _read_form(request: Request) -> dict[str, str]:
-    """The fields of a form; of another body, or of one that is too large, there are none."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        return {}
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_FORM_BYTES:
-            return {}
-    try:
-        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
-    except ValueError:
-        return {}
+async def _read_fields(request: Request) -> dict[str, str]:
+    return await read_form(request, _MAX_FORM_BYTES) or {}
 
 
 def _login_form(
@@ -243,20 +232,20 @@ def _login_form(
 
 
 def _is_at_console(request: Request) -> bool:
-    """Whether the request is for the host name that the console has."""
+    """Return whether the request is for the host name that the console has."""
     names = get_state(request.app).names
     return not names.has_console_host or names.is_console(request.headers.get("host", ""))
 
 
 def _console_url(request: Request) -> str:
-    """The base of the console's URLs, at the port by which the browser reaches this server."""
+    """Return the base of the console's URLs, at the port by which the browser reaches this server."""
     settings = get_state(request.app).context.settings
     _, _, port = request.headers.get("host", "").rpartition(":")
     return build_console_url(settings.base_url, settings.console_host, int(port) if _PORT.fullmatch(port) else None)
 
 
 def _target(path: str | None) -> str:
-    """*path* if it is a page of the console, else the first page."""
+    """Return *path* if it is a page of the console, else the first page."""
     return path if path is not None and _PAGE_PATH.match(path) else "/-/"
 
 
@@ -266,7 +255,7 @@ def _address(request: Request) -> str:
 
 
 def _cookie_name(request: Request) -> str:
-    """The name of the cookie: browsers do not separate the cookies of two servers on one machine by their ports."""
+    """Return the name of the cookie: browsers do not separate the cookies of two servers on one machine by their ports."""
     port = urlsplit(get_state(request.app).context.settings.base_url).port
     return f"{COOKIE}_{port}" if port else COOKIE
 

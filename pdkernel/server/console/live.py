@@ -40,7 +40,7 @@ class LiveEvent:
     data: dict[str, str]
 
     def encode(self) -> bytes:
-        """The event as the browser receives it."""
+        """Return the event as the browser receives it."""
         return b"event: %b\ndata: %b\n\n" % (self.name.encode(), encode_json(self.data))
 
 
@@ -50,7 +50,7 @@ Changes = Callable[[JournalReader], Awaitable[Sequence[LiveEvent]]]
 
 @asynccontextmanager
 async def journal_reader(context: AppContext) -> AsyncIterator[JournalReader]:
-    """A connection of its own, so that pages do not delay the reads of runs."""
+    """Open a connection of its own, so that pages do not delay the reads of runs."""
     reader = await run_blocking(open_journal_reader, context.project)
     try:
         yield reader
@@ -59,7 +59,7 @@ async def journal_reader(context: AppContext) -> AsyncIterator[JournalReader]:
 
 
 def stream_response(visit: Visit, changes: Changes) -> Response:
-    """The response that sends the events of *changes*, which is called whenever the journal has changed."""
+    """Return the response that sends the events of *changes*, which is called whenever the journal has changed."""
     headers = {**pages.HEADERS, "x-accel-buffering": "no"}
     return StreamingResponse(_stream(visit, changes), media_type="text/event-stream", headers=headers)
 

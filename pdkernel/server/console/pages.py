@@ -43,7 +43,7 @@ _STATIC = Path(__file__).with_name("static")
 def render_page(
     request: Request, template: str, session: Session | None, *, status: int = 200, **values: Any
 ) -> HTMLResponse:
-    """The page of *template*. With a session, the page has the navigation, and the token that its forms carry."""
+    """Render the page of *template*. With a session, the page has the navigation, and the token that its forms carry."""
     nonce = secrets.token_urlsafe(16)
     page = _templates().get_template(f"{template}.html")
     text = page.render(values, base=base_path(request), nonce=nonce, session=session, version=VERSION)
@@ -56,12 +56,12 @@ def render_page(
 
 
 def render_part(request: Request, template: str, **values: Any) -> str:
-    """A part of a page, for an event of the server."""
+    """Render a part of a page, for an event of the server."""
     return _templates().get_template(f"{template}.html").render(values, base=base_path(request))
 
 
 def json_response(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """The response to a program."""
+    """Return the response to a program."""
     return Response(
         encode_json(value), status_code=status, media_type="application/json", headers={**HEADERS, **(headers or {})}
     )
@@ -73,12 +73,12 @@ def redirect(request: Request, path: str) -> Response:
 
 
 def base_path(request: Request) -> str:
-    """The path of the public URL, or the empty string."""
+    """Return the path of the public URL, or the empty string."""
     return get_state(request.app).names.base_path
 
 
 async def static_file(request: Request) -> Response:
-    """GET `/-/static/{name}`: the style sheet or the script."""
+    """Answer GET `/-/static/{name}`: the style sheet or the script."""
     name = request.path_params["name"]
     if name not in _MEDIA_TYPES:
         return not_found()
@@ -86,7 +86,7 @@ async def static_file(request: Request) -> Response:
 
 
 def not_found(text: str = "There is no such page.") -> Response:
-    """The response to an unknown path."""
+    """Return the response to an unknown path."""
     return PlainTextResponse(f"{text}\n", status_code=404, headers=HEADERS)
 
 

@@ -62,7 +62,7 @@ NOTICES = {
 
 @for_visitors("page")
 async def runs_page(visit: Visit) -> Response:
-    """GET `/-/runs`: runs that match the filters, newest first; `before` continues the list after a run."""
+    """Answer GET `/-/runs`: runs that match the filters, newest first; `before` continues the list after a run."""
     filters = _filters(visit)
     try:
         query = await run_blocking(_query, visit, filters)
@@ -79,7 +79,7 @@ async def runs_page(visit: Visit) -> Response:
 
 @for_visitors("stream")
 async def runs_stream(visit: Visit) -> Response:
-    """GET `/-/events/runs`: an event for each new or changed run of the list."""
+    """Answer GET `/-/events/runs`: an event for each new or changed run of the list."""
     try:
         query = await run_blocking(_query, visit, _filters(visit))
     except RequestError as fault:
@@ -89,13 +89,13 @@ async def runs_stream(visit: Visit) -> Response:
 
 @for_visitors("page")
 async def run_page(visit: Visit) -> Response:
-    """GET `/-/runs/{run_id}`: the run as a notebook shows it, and its actions."""
+    """Answer GET `/-/runs/{run_id}`: the run as a notebook shows it, and its actions."""
     return await show_run(visit, visit.request.path_params["run_id"])
 
 
 @for_visitors("stream")
 async def run_stream(visit: Visit) -> Response:
-    """GET `/-/events/runs/{run_id}`: an event for each change of the run, until it has ended."""
+    """Answer GET `/-/events/runs/{run_id}`: an event for each change of the run, until it has ended."""
     run_id = visit.request.path_params["run_id"]
     if await visit.state.context.engine.journal.load_run(run_id) is None:
         return visit.problem(404, _UNKNOWN)
@@ -103,7 +103,7 @@ async def run_stream(visit: Visit) -> Response:
 
 
 async def show_run(visit: Visit, run_id: str, *, status: int = 200, problem: str = "") -> Response:
-    """The page of a run, or its JSON; with the *problem* of an action that was not done."""
+    """Return the page of a run, or its JSON; with the *problem* of an action that was not done."""
     loaded = await visit.state.context.engine.journal.load_run(run_id)
     if loaded is None:
         return visit.problem(404, _UNKNOWN)
@@ -124,7 +124,7 @@ async def show_run(visit: Visit, run_id: str, *, status: int = 200, problem: str
 
 
 def format_pause(wait: WaitRow) -> str:
-    """The text by which a form names the pause that its page shows."""
+    """Return the text by which a form names the pause that its page shows."""
     return f"{wait.path} {wait.iteration} {wait.number}"
 
 
@@ -138,7 +138,7 @@ def _filters(visit: Visit) -> dict[str, str]:
 
 def _query(visit: Visit, filters: Mapping[str, str]) -> ExecutionQuery:
     """
-    The query of a list.
+    Return the query of a list.
 
     Raises:
         RequestError: A filter has an invalid value.
@@ -191,7 +191,7 @@ async def _list_json(visit: Visit, filters: Mapping[str, str], query: ExecutionQ
 
 
 async def _encode_list(runs: Sequence[Execution]) -> AsyncIterator[bytes]:
-    """JSON of *runs*, one at a time: a run has up to 6 MB."""
+    """Encode *runs* as JSON, one at a time: a run has up to 6 MB."""
     for number, execution in enumerate(runs):
         yield (b"," if number else b"[") + encode_json(execution)
         await asyncio.sleep(0)
@@ -320,7 +320,7 @@ def _continue(visit: Visit, resumed: run_history.ResumedRun) -> Execution:
 
 def _shown_pause(visit: Visit, run_id: str) -> WaitKey | None:
     """
-    The pause that the page of the form has shown, so that an old page does not decide a later pause; None without a page.
+    Return the pause that the page of the form has shown, so that an old page does not decide a later pause; None without a page.
 
     Raises:
         RequestError: The form names no pause.
@@ -371,7 +371,7 @@ ACTIONS = tuple(_ACTIONS)
 
 
 def action_endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:
-    """The handler of POST `/-/runs/{run_id}/{name}`."""
+    """Return the handler of POST `/-/runs/{run_id}/{name}`."""
     act, done = _ACTIONS[name]
     assert done in NOTICES
 
@@ -392,7 +392,7 @@ def action_endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:
 
 @for_visitors("page")
 async def batches_page(visit: Visit) -> Response:
-    """GET `/-/batches`: the newest batches, each with the numbers of its users."""
+    """Answer GET `/-/batches`: the newest batches, each with the numbers of its users."""
     found = await list_summaries(visit.state.context.project, PAGE_SIZE)
     if visit.wants_json:
         return pages.json_response([batch.to_json() for batch in found])
@@ -401,13 +401,13 @@ async def batches_page(visit: Visit) -> Response:
 
 @for_visitors("page")
 async def batch_page(visit: Visit) -> Response:
-    """GET `/-/batches/{batch_id}`: the failed users with the cause, the skipped ones with what is missing, and the retry."""
+    """Answer GET `/-/batches/{batch_id}`: the failed users and why, the skipped ones and what is missing, and the retry."""
     return await _show(visit)
 
 
 @for_visitors("action")
 async def retry_batch(visit: Visit) -> Response:
-    """POST `/-/batches/{batch_id}/retry`: run the failed runs of the batch again, and no others."""
+    """Answer POST `/-/batches/{batch_id}/retry`: run the failed runs of the batch again, and no others."""
     context, batch_id = visit.state.context, visit.request.path_params["batch_id"]
     try:
         await request_retry(context.project, context.engine.journal, batch_id)

@@ -47,7 +47,7 @@ class WorkflowReadiness(JsonStruct, frozen=True):
     cell: MatrixCell
 
     def json_form(self) -> object:
-        """The cell with the workflow's name."""
+        """Return the cell with the workflow's name."""
         return {"workflow": self.workflow, "readiness": self.cell.json_form()}
 
 
@@ -61,7 +61,7 @@ class UserLine(JsonStruct, frozen=True):
     failed_run: str | None = None
 
     def json_form(self) -> object:
-        """The fields, with the JSON form of each workflow's readiness."""
+        """Return the fields, with the JSON form of each workflow's readiness."""
         return {
             "external_user": self.external_user,
             "environment": self.environment,
@@ -73,7 +73,7 @@ class UserLine(JsonStruct, frozen=True):
 
 @for_visitors("page")
 async def users_page(visit: Visit) -> Response:
-    """GET `/-/users`: the external users of an environment that match `search`, or the user with the id `external_user`."""
+    """Answer GET `/-/users`: the external users of an environment that match `search`, or the user with that id."""
     given, context = visit.request.query_params, visit.state.context
     environment = next((each for each in ENVIRONMENTS if each == given.get("environment")), DEFAULT_ENVIRONMENT)
     user, search = given.get("external_user", "").strip(), given.get("search", "").strip()

@@ -71,7 +71,7 @@ class WorkflowLine(JsonStruct, frozen=True):
 
 @for_visitors("page")
 async def workflows_page(visit: Visit) -> Response:
-    """GET `/-/`: the served workflows, then those that cannot be served."""
+    """Answer GET `/-/`: the served workflows, then those that cannot be served."""
     lines = await _load(visit)
     if visit.wants_json:
         return pages.json_response([line.to_json() for line in lines])
@@ -99,7 +99,7 @@ async def _load(visit: Visit) -> list[WorkflowLine]:
 def _refused_line(
     refused: RefusedSource, counts: Sequence[tuple[int, int]], newest: Sequence[RunSummary]
 ) -> WorkflowLine:
-    """The line of a workflow that is not served, with its earlier runs."""
+    """Return the line of a workflow that is not served, with its earlier runs."""
     return WorkflowLine(
         id=None,
         name=refused.name,
@@ -146,7 +146,7 @@ def _trigger_line(trigger: Trigger, state: TriggerState | None) -> TriggerLine:
 
 
 def _describe(trigger: Trigger) -> str:
-    """The authorization of an HTTP trigger, the schedule, the component of a source, or the workflows to which the trigger listens."""
+    """Return the authorization of an HTTP trigger, the schedule, the source, or the workflows to which the trigger listens."""
     config = trigger.config
     match trigger.type:
         case "http":

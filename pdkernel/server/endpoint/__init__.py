@@ -31,7 +31,7 @@ def routes() -> list[BaseRoute]:
 
 
 async def serve_upload(request: Request) -> Response:
-    """GET `/-/uploads/{name}`: a stored file of a request."""
+    """Answer GET `/-/uploads/{name}`: a stored file of a request."""
     return await get_state(request.app).uploads.respond(request.path_params["name"])
 
 

@@ -34,7 +34,6 @@ from pdkernel.server.endpoint.request_body import (
     NO_BODY,
     BodyError,
     BodyTooLargeError,
-    TooManyFieldsError,
     discard_body,
     parse_query,
     read_body,
@@ -134,7 +133,7 @@ async def _read_and_start(request: Request, state: AppState, route: EndpointRout
         # the platform also records such an event with the error
         body, refusal = NO_BODY, _refuse_large_body()
         await discard_body(request)
-    except (BodyError, TooManyFieldsError) as error:
+    except BodyError as error:
         return responses.refusal_response(400, str(error))
     if state.is_stopping:  # a run that starts now would not be finished before the workers end
         return responses.stopping_response()
@@ -160,14 +159,14 @@ async def _read_and_start(request: Request, state: AppState, route: EndpointRout
 
 
 async def _respond(state: AppState, route: EndpointRoute, run: StartedRun) -> Response:
-    """The response to the request of a recorded run."""
+    """Return the response to the request of a recorded run."""
     if run.request.has_response:
         return responses.workflow_response(await run.response)
     return responses.accepted_response(state.context, route.workflow, run)
 
 
 async def _find_first(state: AppState, route: EndpointRoute, repeated: RunRequest) -> Response | None:
-    """The response of the run that the same request has started before; None if there is none."""
+    """Return the response of the run that the same request has started before; None if there is none."""
     if repeated.dedupe_key is None:
         return None
     run_id = await state.context.engine.journal.find_run_id(repeated.dedupe_key)
@@ -184,7 +183,7 @@ def _refuse_large_body() -> RequestRefusal:
 
 def _resolve_route(request: Request, state: AppState) -> EndpointRoute | None:
     """
-    The route of a request, or None if it does not name an endpoint.
+    Return the route of a request, or None if it does not name an endpoint.
 
     The endpoint's key is in the host name or in the path. Python SDKs 1.1.12 to 2.3.0 send the whole URL as the path:
     `/https:/KEY.m.pipedream.net/...`.
@@ -310,7 +309,7 @@ def _build_run_request(
 
 def _build_dedupe_key(key: str, workflow_id: str, event: Event) -> str:
     """
-    The dedupe key of a request with an `Idempotency-Key`.
+    Build the dedupe key of a request with an `Idempotency-Key`.
 
     Another request with the same key, because its sender counts from 1 or has a bug, is another event.
     """
@@ -336,7 +335,7 @@ def _build_event(
 
 def _find_caller(request: Request, trigger: Trigger) -> StepCaller | None:
     """
-    The run whose step calls an endpoint without auth: the new run is its child run in all but the result, so it has its user.
+    Find the run whose step calls an endpoint without auth: the new run is like its child run, so it has its user.
 
     With a token, a step is a client like any other.
     """
@@ -345,7 +344,7 @@ def _find_caller(request: Request, trigger: Trigger) -> StepCaller | None:
 
 
 def _collect_headers(request: Request) -> dict[str, str]:
-    """The headers of an event: repeated ones are joined."""
+    """Return the headers of an event: repeated ones are joined."""
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         headers[name] = f"{headers[name]}, {value}" if name in headers else value

@@ -36,19 +36,16 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BYTES = {b"%02x" % code: bytes([code]) for code in range(256)}
 
 
-class TooManyFieldsError(Exception):
-    """A query or a form has more than `MAX_FIELDS` fields."""
-
-    def __init__(self) -> None:
-        super().__init__(f"The request has more than {MAX_FIELDS:,} fields.")
+class BodyError(Exception):
+    """The query or the body is invalid; the message has the reason."""
 
 
 def parse_query(query: str) -> dict[str, Any]:
     """
-    The fields of *query*, which the server limits to 64 KB.
+    Parse the fields of *query*, which the server limits to 64 KB.
 
     Raises:
-        TooManyFieldsError: The query has too many fields.
+        BodyError: The query has too many fields.
     """
     return collect_fields(
         (_decode([_unescape(name)]), _decode([_unescape(value)])) for name, value in _split(query.encode())
@@ -57,10 +54,10 @@ def parse_query(query: str) -> dict[str, Any]:
 
 async def parse_form(text: str) -> dict[str, Any]:
     """
-    The fields of the form *text*. Other tasks run in between.
+    Parse the fields of the form *text*. Other tasks run in between.
 
     Raises:
-        TooManyFieldsError: The form has too many fields.
+        BodyError: The form has too many fields.
     """
     pairs: list[tuple[str, str]] = []
     for name, value in _split(text.encode()):
@@ -83,7 +80,7 @@ def _split(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     # `&` alone is not a field, but takes time too
     parts = data.split(b"&", MAX_FIELDS)
     if len(parts) > MAX_FIELDS:
-        raise TooManyFieldsError
+        raise BodyError(f"The request has more than {MAX_FIELDS:,} fields.")
     for part in parts:
         if part:
             name, _, value = part.partition(b"=")
@@ -153,13 +150,9 @@ class BodyTooLargeError(Exception):
     """The body exceeds the limit."""
 
 
-class BodyError(Exception):
-    """The body is invalid; the message has the reason."""
-
-
 async def read_body(request: Request, uploads: UploadFolder, *, store_whole: bool) -> Any:
     """
-    The parsed body of *request*, or `NO_BODY`.
+    Return the parsed body of *request*, or `NO_BODY`.
 
     Args:
         request: The request, with its body unread.
@@ -213,7 +206,7 @@ async def discard_body(request: Request) -> None:
 
 async def read_body_and_text(request: Request) -> tuple[JSON, str | None]:
     """
-    The body for a source: the parsed value, and the raw text for signature checks; (None, None) without a body.
+    Return the body for a source: the parsed value, and the raw text for signature checks; (None, None) without a body.
 
     Raises:
         BodyTooLargeError: The body exceeds the limit.
@@ -248,10 +241,7 @@ async def _parse_text(raw: bytes, kind: str, parameters: str) -> JSON:
             return value
     if not is_form:
         return text
-    try:
-        return await parse_form(text)
-    except TooManyFieldsError as error:
-        raise BodyError(str(error)) from None
+    return await parse_form(text)
 
 
 def _decode_text(raw: bytes, parameters: str) -> str:
@@ -293,7 +283,7 @@ async def _sliced(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 
 
 def _resolve_charset(name: str) -> str | None:
-    """The codec of a `charset`, or None if the charset is unknown."""
+    """Return the codec of a `charset`, or None if the charset is unknown."""
     try:
         found = codecs.lookup(name).name
         "".encode(found)  # some codecs do not encode text

@@ -40,7 +40,7 @@ _CORS = {"access-control-allow-origin": "*"}
 
 
 def preflight(requested_headers: str | None) -> Response:
-    """The response to OPTIONS."""
+    """Return the response to OPTIONS."""
     headers = {**_CORS, "access-control-allow-methods": METHODS}
     if requested_headers:
         allowed = strip_control_characters(requested_headers.encode("latin-1"))
@@ -50,12 +50,12 @@ def preflight(requested_headers: str | None) -> Response:
 
 
 def refusal_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An error response with one line of text."""
+    """Return an error response with one line of text."""
     return PlainTextResponse(f"{text}\n", status_code=status, headers={**_CORS, **(headers or {})})
 
 
 def stopping_response() -> Response:
-    """The response to a request that the server does not handle any more."""
+    """Return the response to a request that the server does not handle any more."""
     return refusal_response(503, STOPPING_MESSAGE, {"retry-after": str(RETRY_AFTER_S), "connection": "close"})
 
 
@@ -68,7 +68,7 @@ def check_limits(state: AppState, endpoint_key: str, external_user_id: str | Non
 
 
 def accepted_response(context: AppContext, served: ServedWorkflow, run: StartedRun) -> Response:
-    """The platform's default response; the run continues."""
+    """Return the platform's default response; the run continues."""
     # parity[default-answer]: the platform's keys; inspect and quickstart have the URL of the run's page
     url = context.settings.base_url
     content = {
@@ -117,17 +117,17 @@ def isolate_host(response: Response, host: str) -> None:
 
 
 def refuse_service_worker() -> Response:
-    """The response to a browser that loads a service worker from the path of an endpoint: it would answer for the server's own pages."""
+    """Refuse a service worker from the path of an endpoint: it would answer for the server's own pages."""
     return refusal_response(403, "A service worker is loaded only from a host of the endpoint: KEY.localhost.")
 
 
 def trigger_response() -> Response:
-    """The default response to a request that invokes a deployed trigger."""
+    """Return the default response to a request that invokes a deployed trigger."""
     return Response(status_code=200, headers=_CORS)
 
 
 def workflow_response(response: HttpResponse) -> Response:
-    """The response that the steps of a workflow, or a source, made."""
+    """Return the response that the steps of a workflow, or a source, made."""
     headers = [(name.lower(), value) for name, value in response.headers]
     if all(name != b"access-control-allow-origin" for name, _ in headers):
         headers.append((b"access-control-allow-origin", b"*"))

@@ -35,7 +35,6 @@ from pdkernel.server.endpoint.request_body import (
     MAX_BODY_BYTES,
     BodyError,
     BodyTooLargeError,
-    TooManyFieldsError,
     parse_query,
     read_body_and_text,
 )
@@ -50,7 +49,7 @@ _LOG = logging.getLogger(__name__)
 
 
 async def handle_trigger_request(request: Request, state: AppState) -> Response | None:
-    """The response to *request*; None if the request does not address a trigger."""
+    """Return the response to *request*; None if the request does not address a trigger."""
     context = state.context
     key, path = _split_key(request)
     if key is None:
@@ -70,7 +69,7 @@ async def handle_trigger_request(request: Request, state: AppState) -> Response 
         event = await _build_event(request, context, path)
     except BodyTooLargeError:
         return responses.refusal_response(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KB.")
-    except (BodyError, TooManyFieldsError) as error:
+    except BodyError as error:
         return responses.refusal_response(400, str(error))
     if deployed is not None:
         add_access_log_note(
@@ -154,7 +153,7 @@ def _log_unexpected(run: asyncio.Task[Any]) -> None:
 
 
 async def _has_custom_response(context: AppContext, uses: ActionReference) -> bool:
-    """Whether the source sends its own response."""
+    """Return whether the source sends its own response."""
     try:
         _, description = await context.forms.describe(uses, install=False)
     except PdkernelError:
@@ -163,7 +162,7 @@ async def _has_custom_response(context: AppContext, uses: ActionReference) -> bo
 
 
 def _split_key(request: Request) -> tuple[str | None, str]:
-    """The endpoint key in the host or the path of *request*, in lower case, or None, and the rest of the path."""
+    """Return the endpoint key in the host or the path of *request*, in lower case, or None, and the rest of the path."""
     raw = (request.scope.get("raw_path") or request.scope["path"].encode()).decode("latin-1")
     key = request.scope.get("pdkernel.key")
     if key is None:
@@ -173,7 +172,7 @@ def _split_key(request: Request) -> tuple[str | None, str]:
 
 
 def _find(context: AppContext, key: str) -> tuple[DeployedTrigger | None, TriggerState | None]:
-    """The active deployed trigger, or the state of a workflow's trigger, with that endpoint key."""
+    """Return the active deployed trigger, or the state of a workflow's trigger, with that endpoint key."""
     trigger_id = context.project.endpoint_keys.find_trigger_id(key)
     if trigger_id is None:
         return None, None

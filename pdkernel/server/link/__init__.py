@@ -5,7 +5,6 @@ Connect Link: tokens, and pages where a person connects an account.
     token_routes        the token routes of Connect's API
     connect_page        the page for credentials, the redirect to an app's sign-in, and the return from there
     account_connection  connects an account with a token
-    csrf                protection against cross-site request forgery
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -34,7 +34,7 @@ from pdkernel.server import webhooks
 from pdkernel.server.app_context import LinkContext
 from pdkernel.server.app_serializers import list_offered_apps, resolve_link_app
 from pdkernel.server.app_state import get_link_context
-from pdkernel.server.link import csrf
+from pdkernel.server.forms import is_from_this_server, read_form
 from pdkernel.server.link.account_connection import (
     NoSuchAccountError,
     TokenUsedError,
@@ -54,6 +54,9 @@ from pdkernel.server.link.tokens import (
 )
 from pdkernel.storage import ConnectToken, PendingSignIn
 
+COOKIE = "pdkernel_link"
+"""The cookie of the browser that starts a sign-in: only this browser may finish it. Browsers block cookies in frames, so forms have none."""
+_BROWSER_ID = re.compile(r"[A-Za-z0-9]{43}\Z")
 CALLBACK_PATH = "/_static/connect/callback"
 FIELD_PREFIX = "field:"
 FINAL_ERRORS = (TokenUsedError, TooManyUsersError, NoSuchAccountError)
@@ -70,38 +73,38 @@ UNKNOWN_SIGN_IN_MESSAGE = (
 
 
 async def show(request: Request) -> Response:
-    """`GET /_static/connect.html?token=...&app=...`."""
+    """Answer `GET /_static/connect.html?token=...&app=...`."""
     context = get_link_context(request.app)
     link_request = LinkRequest.from_params(request.query_params)
     link_request = replace(link_request, app=await run_blocking(resolve_link_app, context, link_request.app))
     token = await run_blocking(context.project.connect_tokens.find, link_request.token_text)
     if (fault := find_token_problem(context, token)) is not None or token is None:
-        return error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
+        return _error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
     await publish_link_event(context, token, "opened")
     if not link_request.app:
         known = await run_blocking(list_offered_apps, context)
-        return choose_page(link_request, token, known)
+        return _choose_page(link_request, token, known)
     return await _credentials_response(context, token, link_request)
 
 
 async def submit(request: Request) -> Response:
-    """`POST /_static/connect.html`, from the page's form."""
+    """Answer `POST /_static/connect.html`, from the page's form."""
     context = get_link_context(request.app)
-    form = await _read_form(request)
+    form = await read_form(request, MAX_FORM_BYTES)
     if form is None:
-        return error_page(f"The form has more than {MAX_FORM_BYTES} bytes.", status=413)
+        return _error_page(f"The form has more than {MAX_FORM_BYTES} bytes.", status=413)
     link_request = LinkRequest.from_params(form)
     token = await run_blocking(context.project.connect_tokens.find, link_request.token_text)
     if (fault := find_token_problem(context, token)) is not None or token is None:
-        return error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
-    if not csrf.is_from_this_server(context, request):
+        return _error_page(fault or "", token=token, has_close_button=not link_request.hides_close_button)
+    if not is_from_this_server(context, request):
         return await _credentials_response(context, token, link_request, problem=FOREIGN_FORM_MESSAGE)
     if CANCEL_BUTTON in form:
         await publish_link_event(context, token, "cancelled")
-        return cancelled_page(token)
+        return _cancelled_page(token)
     provider = await run_blocking(find_provider, context.project, link_request.app)
     if provider is not None:
-        return await _start_oauth(context, token, link_request, provider, csrf.read_browser_id(request))
+        return await _start_oauth(context, token, link_request, provider, _read_browser_id(request))
     typed = {
         name.removeprefix(FIELD_PREFIX): value
         for name, value in form.items()
@@ -128,24 +131,24 @@ async def submit(request: Request) -> Response:
 
 async def handle_oauth_callback(request: Request) -> Response:
     """
-    `GET /_static/connect/callback?state=...&code=...`, or `&error=...`: the user returns from an app's sign-in page.
+    Answer `GET /_static/connect/callback?state=...&code=...`, or `&error=...`: the user returns from an app's sign-in page.
 
     A callback is valid once, and only in the browser that started the sign-in.
     """
     context = get_link_context(request.app)
     params = request.query_params
-    browser_id = csrf.read_browser_id(request)
+    browser_id = _read_browser_id(request)
     if browser_id is None:
-        return error_page(UNKNOWN_SIGN_IN_MESSAGE)
-    browser = csrf.hash_browser_id(browser_id)
+        return _error_page(UNKNOWN_SIGN_IN_MESSAGE)
+    browser = _hash_browser_id(browser_id)
     sign_in = await run_blocking(context.project.pending_sign_ins.consume, params.get("state", ""), browser)
     if sign_in is None:
-        return error_page(UNKNOWN_SIGN_IN_MESSAGE)
+        return _error_page(UNKNOWN_SIGN_IN_MESSAGE)
     token = await run_blocking(context.project.connect_tokens.find, sign_in.token)
     if token is None:
-        return error_page(INVALID_MESSAGE)
+        return _error_page(INVALID_MESSAGE)
     if (fault := find_token_problem(context, token)) is not None:
-        return error_page(fault, token=token, in_popup=sign_in.framed)
+        return _error_page(fault, token=token, in_popup=sign_in.framed)
     link_request = LinkRequest(sign_in.token, sign_in.app, sign_in.account, is_framed=sign_in.framed)
     if "code" not in params:
         reason = ": ".join(filter(None, (params.get("error"), params.get("error_description"))))
@@ -153,7 +156,7 @@ async def handle_oauth_callback(request: Request) -> Response:
         return await _failure_response(context, token, link_request, problem, from_callback=True)
     provider = await run_blocking(find_provider, context.project, sign_in.app)
     if provider is None:
-        return error_page(APP_NOT_FOUND_MESSAGE, token=token, in_popup=sign_in.framed)
+        return _error_page(APP_NOT_FOUND_MESSAGE, token=token, in_popup=sign_in.framed)
     try:
         tokens = await run_blocking(
             exchange_code, provider, code=params["code"], verifier=sign_in.verifier, redirect_uri=sign_in.redirect_uri
@@ -181,7 +184,7 @@ async def _success_response(
     from_callback: bool = False,
 ) -> Response:
     """
-    The page after *account* was connected; the webhook is sent after the response.
+    Return the page after *account* was connected; the webhook is sent after the response.
 
     Args:
         context: Context of the pages.
@@ -194,7 +197,7 @@ async def _success_response(
     answer: Response
     if redirect_url is None:
         in_popup = from_callback and link_request.is_framed
-        answer = connected_page(token, account_id=account.id, app=account.app, in_popup=in_popup)
+        answer = _connected_page(token, account_id=account.id, app=account.app, in_popup=in_popup)
     else:
         answer = _leave(token, redirect_url, "Your account is connected. Continue.", from_callback=from_callback)
     answer.background = webhooks.webhook_task(context, token)
@@ -205,12 +208,12 @@ async def _success_response(
 async def _failure_response(
     context: LinkContext, token: ConnectToken, link_request: LinkRequest, problem: str, *, from_callback: bool = False
 ) -> Response:
-    """The page after an account was not connected; the webhook is sent after the response."""
+    """Return the page after an account was not connected; the webhook is sent after the response."""
     redirect_url = None if link_request.is_framed else token.terms.error_redirect_uri
     answer: Response
     if redirect_url is None:
         in_popup = from_callback and link_request.is_framed
-        answer = error_page(
+        answer = _error_page(
             problem, token=token, has_close_button=not link_request.hides_close_button, in_popup=in_popup
         )
     else:
@@ -231,15 +234,15 @@ async def _credentials_response(
         if link_request.account_id is not None:
             await run_blocking(check_reconnectable, context, token, link_request.app, link_request.account_id)
     except NoSuchAccountError as fault:
-        return error_page(str(fault), token=token, status=404, has_close_button=closes)
+        return _error_page(str(fault), token=token, status=404, has_close_button=closes)
     except RequestError:
-        return error_page(APP_NOT_FOUND_MESSAGE, token=token, status=404, has_close_button=closes)
-    about = PageSubject(link_request, token)
+        return _error_page(APP_NOT_FOUND_MESSAGE, token=token, status=404, has_close_button=closes)
+    about = _PageSubject(link_request, token)
     provider = await run_blocking(find_provider, context.project, link_request.app)
     if provider is not None:
-        return sign_in_page(about, urlsplit(provider.authorize_url).netloc, problem=problem)
+        return _sign_in_page(about, urlsplit(provider.authorize_url).netloc, problem=problem)
     fields = await run_blocking(context.directory.credential_fields, link_request.app)
-    return credentials_page(about, fields, problem=problem)
+    return _credentials_page(about, fields, problem=problem)
 
 
 async def _start_oauth(
@@ -263,34 +266,45 @@ async def _start_oauth(
         link_request.token_text,
         link_request.app,
         verifier,
-        csrf.hash_browser_id(browser_id),
+        _hash_browser_id(browser_id),
         redirect_uri,
         link_request.account_id,
         link_request.is_framed,
     )
     await run_blocking(context.project.pending_sign_ins.add, state, visit)
     url = authorize_url(provider, state=state, verifier=verifier, redirect_uri=redirect_uri)
-    answer = redirect_page(token, url, f"Continue to {urlsplit(url).netloc}.")
-    csrf.set_browser_id(context, answer, browser_id)
+    answer = _redirect_page(token, url, f"Continue to {urlsplit(url).netloc}.")
+    _set_browser_id(context, answer, browser_id)
     return answer
 
 
-async def _read_form(request: Request) -> dict[str, str] | None:
-    """The fields of the form, or None if the form is too large."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM_BYTES:
-            return None
-    try:
-        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
-    except ValueError:
-        return None
+def _read_browser_id(request: Request) -> str | None:
+    """Return the browser's id, or None if this browser did not start a sign-in."""
+    browser_id = request.cookies.get(COOKIE, "")
+    return browser_id if _BROWSER_ID.match(browser_id) else None
+
+
+def _set_browser_id(context: LinkContext, response: Response, browser_id: str) -> None:
+    """Set the cookie with *browser_id*; the browser also sends it when an app's sign-in page redirects back."""
+    parts = urlsplit(context.settings.base_url)
+    response.set_cookie(
+        COOKIE,
+        browser_id,
+        path=f"{parts.path}/_static",
+        secure=parts.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def _hash_browser_id(browser_id: str) -> str:
+    """Return the digest of a browser id, for storage."""
+    return hashlib.sha256(browser_id.encode()).hexdigest()
 
 
 def _leave(token: ConnectToken, url: str, text: str, *, from_callback: bool) -> Response:
     """Lead to *url* of the product; the response to a form is a page with *text* that redirects by itself."""
-    return _redirect(url) if from_callback else redirect_page(token, url, text)
+    return _redirect(url) if from_callback else _redirect_page(token, url, text)
 
 
 def _redirect(url: str) -> Response:
@@ -372,7 +386,7 @@ window.addEventListener('message', (event) => {
 
 
 @dataclass(frozen=True, slots=True)
-class PageSubject:
+class _PageSubject:
     """
     The subject of a page.
 
@@ -391,8 +405,8 @@ class PageSubject:
         return f"Connect {format_app_name(self.link_request.app)}{again}"
 
 
-def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[str]) -> HTMLResponse:
-    """The page to choose an app."""
+def _choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[str]) -> HTMLResponse:
+    """Return the page to choose an app."""
     names = sorted({format_app_name(app) for app in apps}, key=str.casefold)
     listed = tag("datalist", *(_void("option", value=name) for name in names), id="apps")
     kept = {
@@ -420,8 +434,8 @@ def choose_page(link_request: LinkRequest, token: ConnectToken, apps: Iterable[s
     return _page("Connect an account", _user_line(token), tag("form", *fields, method="get", action="connect.html"), token=token)  # fmt: skip
 
 
-def credentials_page(about: PageSubject, fields: Sequence[str], *, problem: str = "") -> HTMLResponse:
-    """The page to enter credentials."""
+def _credentials_page(about: _PageSubject, fields: Sequence[str], *, problem: str = "") -> HTMLResponse:
+    """Return the page to enter credentials."""
     titles = Counter(map(format_credential_name, fields))
     shown = {field: title if titles[title := format_credential_name(field)] == 1 else field for field in fields}
     inputs = [each for number, field in enumerate(fields) for each in _field(number, field, shown[field])]
@@ -429,15 +443,15 @@ def credentials_page(about: PageSubject, fields: Sequence[str], *, problem: str 
     return _form_page(about, form, problem)
 
 
-def sign_in_page(about: PageSubject, host: str, *, problem: str = "") -> HTMLResponse:
-    """The page with a button to the app's sign-in page."""
+def _sign_in_page(about: _PageSubject, host: str, *, problem: str = "") -> HTMLResponse:
+    """Return the page with a button to the app's sign-in page."""
     form = _form(about, tag("button", f"Continue to {host}"), data_window="sign-in")
     return _form_page(about, form, problem)
 
 
-def redirect_page(token: ConnectToken, url: str, link_text: str) -> HTMLResponse:
+def _redirect_page(token: ConnectToken, url: str, link_text: str) -> HTMLResponse:
     """
-    A page that redirects to *url* by itself.
+    Return a page that redirects to *url* by itself.
 
     An HTTP redirect does not work: browsers apply the `form-action` policy to every redirect after a form.
     """
@@ -445,8 +459,8 @@ def redirect_page(token: ConnectToken, url: str, link_text: str) -> HTMLResponse
     return _page("One moment", link, token=token, head=_void("meta", http_equiv="refresh", content=f"0;url={url}"))
 
 
-def connected_page(token: ConnectToken, *, account_id: str, app: str, in_popup: bool = False) -> HTMLResponse:
-    """The page after an account was connected. With *in_popup*, the page reports to the frame and closes."""
+def _connected_page(token: ConnectToken, *, account_id: str, app: str, in_popup: bool = False) -> HTMLResponse:
+    """Return the page after an account was connected. With *in_popup*, the page reports to the frame and closes."""
     text = tag(
         "p", f"Your {format_app_name(app)} account is connected. You can close this page.", class_="good", role="status"
     )
@@ -454,7 +468,7 @@ def connected_page(token: ConnectToken, *, account_id: str, app: str, in_popup: 
     return _page("Connected", text, token=token, app=app, message=message, window=in_popup)
 
 
-def error_page(
+def _error_page(
     problem: str,
     *,
     token: ConnectToken | None = None,
@@ -462,19 +476,19 @@ def error_page(
     has_close_button: bool = True,
     in_popup: bool = False,
 ) -> HTMLResponse:
-    """The page with an error. With *has_close_button*, the page has a button that closes the frame."""
+    """Return the page with an error. With *has_close_button*, the page has a button that closes the frame."""
     parts = (_problem(problem), *((_CLOSE_BUTTON,) if has_close_button else ()))
     message = {"type": "error", "error": problem}
     return _page("Not connected", *parts, token=token, status=status, message=message, window=in_popup)
 
 
-def cancelled_page(token: ConnectToken) -> HTMLResponse:
-    """The page after the user cancelled."""
+def _cancelled_page(token: ConnectToken) -> HTMLResponse:
+    """Return the page after the user cancelled."""
     text = tag("p", "No account was connected. You can close this page.", role="status")
     return _page("Cancelled", text, token=token, message={"type": "close"})
 
 
-def _form_page(about: PageSubject, form: Html, problem: str) -> HTMLResponse:
+def _form_page(about: _PageSubject, form: Html, problem: str) -> HTMLResponse:
     parts = (_problem(problem), _user_line(about.token), form, tag("p", id="status", role="status"))
     app = about.link_request.app
     return _page(about.title, *parts, token=about.token, app=app, status=400 if problem else 200)
@@ -532,7 +546,7 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _form(about: PageSubject, *parts: str, **attributes: str) -> Html:
+def _form(about: _PageSubject, *parts: str, **attributes: str) -> Html:
     hidden = [_hidden(name, value) for name, value in about.link_request.to_form_fields().items()]
     cancel = {"name_": CANCEL_BUTTON, "value": "true", "formnovalidate": "formnovalidate", "class_": "quiet"}
     ends = () if about.link_request.hides_close_button else (tag("button", "Cancel", **cancel),)
@@ -565,5 +579,5 @@ def _hidden(name: str, value: str) -> Html:
 
 
 def _void(name: str, **attributes: str) -> Html:
-    """An element without an end tag."""
+    """Return an element without an end tag."""
     return Html(tag(name, **attributes).removesuffix(f"</{name}>"))

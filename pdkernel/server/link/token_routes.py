@@ -29,7 +29,7 @@ MAX_TOKENS_PER_MINUTE = 100
 
 
 async def create_token_route(request: Request) -> Response:
-    """`POST /v1/connect/{project_id}/tokens`."""
+    """Answer `POST /v1/connect/{project_id}/tokens`."""
     context = get_state(request.app).context
     try:
         caller = await run_blocking(authorize, context.project, request.headers.get("authorization"))
@@ -66,7 +66,7 @@ async def create_token_route(request: Request) -> Response:
 
 
 async def validate_token_route(request: Request) -> Response:
-    """`GET /v1/connect/tokens/{token}/validate?app_id=...`: status 200 also for an invalid token. Requires no access token."""
+    """Answer `GET /v1/connect/tokens/{token}/validate?app_id=...`: status 200 also for an invalid token, and without an access token."""
     context = get_state(request.app).context
     token = await run_blocking(context.project.connect_tokens.find, request.path_params["token"])
     fault = find_token_problem(context, token)

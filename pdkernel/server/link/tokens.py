@@ -62,7 +62,7 @@ class LinkRequest:
         )
 
     def to_form_fields(self) -> dict[str, str]:
-        """The parameters as hidden fields of a form."""
+        """Return the parameters as hidden fields of a form."""
         return {
             TOKEN_PARAM: self.token_text,
             APP_PARAM: self.app,
@@ -93,7 +93,7 @@ class CreatedToken:
     token: ConnectToken
 
     def link_url(self, base: str, app: str | None = None, account_id: str | None = None) -> str:
-        """The page where a user connects an account of *app*, or reconnects *account_id*."""
+        """Return the page where a user connects an account of *app*, or reconnects *account_id*."""
         query = {TOKEN_PARAM: self.text, "connectLink": "true"}
         chosen = {APP_PARAM: app, ACCOUNT_PARAM: account_id}
         return f"{base}{PAGE_PATH}?{urlencode({**query, **{name: value for name, value in chosen.items() if value}})}"
@@ -169,13 +169,13 @@ async def publish_link_event(context: LinkContext, token: ConnectToken, status: 
 
 
 def new_session_id(context: LinkContext) -> str:
-    """A new session id for the product's back end."""
+    """Create a new session id for the product's back end."""
     return context.ids.new("cs_", 12)
 
 
 def find_token(context: LinkContext, token: str) -> ConnectToken | None:
     """
-    The token with that text, or None if the token is unknown or has expired.
+    Return the token with that text, or None if the token is unknown or has expired.
 
     A used token is returned too: it authorizes reading until it expires, but does not connect another account.
     """
@@ -184,12 +184,12 @@ def find_token(context: LinkContext, token: str) -> ConnectToken | None:
 
 
 def is_expired(context: LinkContext, token: ConnectToken) -> bool:
-    """Whether the token has expired."""
+    """Return whether the token has expired."""
     return token.expires_at <= context.clock.now()
 
 
 def find_token_problem(context: LinkContext, token: ConnectToken | None) -> str | None:
-    """The platform's message why *token* cannot connect an account, or None."""
+    """Return the platform's message why *token* cannot connect an account, or None."""
     if token is None:
         return INVALID_MESSAGE
     if is_expired(context, token):
@@ -223,7 +223,7 @@ def parse_terms(context: LinkContext, body: Mapping[str, Any], client: Authorize
 
 def _grant_scopes(client: AuthorizedClient, requested: str) -> Sequence[str]:
     """
-    The scopes of a Connect token: scopes of Connect that *client* has; for `*`, all of them.
+    Return the scopes of a Connect token: scopes of Connect that *client* has; for `*`, all of them.
 
     Raises:
         RequestError: *client* does not have a scope, or it is not a scope of Connect.

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from pdkernel.model import Step
 from tests.builders import a_workflow, python_step
-from tests.server.site import Site, site_of
+from tests.server.site import Site, for_one_test, site_of
 
 ECHO = "pd.respond({'status': 200, 'body': pd.steps['trigger']['event']})"
 """Responds with the event."""
+EVALUATE = "pd.respond(**eval(pd.steps['trigger']['event']['body']))"
+"""Responds with the arguments of `pd.respond` that the body of the request is, as an expression of Python."""
 
 Serve = Callable[..., Awaitable[Site]]
 
@@ -30,7 +33,28 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         yield start
 
 
-@pytest.fixture
-async def echo(serve: Serve) -> Site:
-    """A served workflow that responds with its event."""
-    return await serve(python_step("echo", ECHO))
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_sites(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callable[[str], Awaitable[Site]]]:
+    """Serves a step of that Python code for all tests of a module."""
+    sites: dict[str, Site] = {}
+    async with AsyncExitStack() as stack:
+
+        async def find(code: str) -> Site:
+            if code not in sites:
+                workflow = a_workflow(python_step("echo", code), response="custom")
+                sites[code] = await stack.enter_async_context(site_of(tmp_path_factory.mktemp("shared"), workflow))
+            return await for_one_test(sites[code])
+
+        yield find
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def echo(shared_sites: Callable[[str], Awaitable[Site]]) -> Site:
+    """A served workflow that responds with its event; tests of a module share its server."""
+    return await shared_sites(ECHO)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def evaluating(shared_sites: Callable[[str], Awaitable[Site]]) -> Site:
+    """A served workflow that responds as the body of the request says; tests of a module share its server."""
+    return await shared_sites(EVALUATE)

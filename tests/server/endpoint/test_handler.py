@@ -88,12 +88,7 @@ async def test_the_rate_limit_of_an_endpoint(serve: Serve) -> None:
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
 
 
-USERS = 50
-
-
-ROUNDS = 3
-
-
+USERS, ROUNDS = 24, 2
 PYTHON = """
 import json, os, tempfile
 global left, held
@@ -112,8 +107,6 @@ open("left.txt", "w").write(left)
 open(os.path.join(tempfile.gettempdir(), left), "w").close()
 return json.loads(json.dumps(seen, default=str))
 """
-
-
 NODE = """%%pdstep tell --lang node
 const kept = [];
 export default defineComponent({
@@ -145,7 +138,7 @@ async def read_everything(site: Site, number: int) -> str:
 
 
 async def test_users_are_isolated_in_shared_workers(tmp_path: Path) -> None:
-    """Each of fifty users reads its own marks, and no mark of another user; so does the record."""
+    """Each user reads its own marks, and no mark of another user; so does the record."""
     steps = (
         python_step("look", PYTHON, options="--app slack"),
         a_step(NODE),

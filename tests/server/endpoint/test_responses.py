@@ -198,10 +198,9 @@ async def test_the_default_response(serve: Serve, tmp_path: Path) -> None:
         ("{'status': 1000}", 400, "text/plain; charset=utf-8", b"No $.respond called in workflow"),
     ],
 )
-async def test_custom_responses(serve: Serve, python: str, status: int, kind: str | None, content: bytes) -> None:
+async def test_custom_responses(evaluating: Site, python: str, status: int, kind: str | None, content: bytes) -> None:
     """Status, headers and body are the step's: objects as JSON, texts and bytes unchanged."""
-    site = await serve(python_step("answer", f"pd.respond({python})"))
-    answer = await site.http.post(site.path())
+    answer = await evaluating.http.post(evaluating.path(), content=python)
 
     assert (answer.status_code, answer.headers.get("content-type"), answer.content) == (status, kind, content)
 
@@ -416,12 +415,11 @@ async def test_a_paused_run_does_not_block_other_runs(serve: Serve) -> None:
         ("application/pdf", False),
     ],
 )
-async def test_a_page_of_a_workflow_has_an_origin_of_its_own(serve: Serve, media_type: str, isolated: bool) -> None:
+async def test_a_page_of_a_workflow_has_an_origin_of_its_own(evaluating: Site, media_type: str, isolated: bool) -> None:
     """A response that a browser renders is in a sandbox, without the origin of the console, unless its host is the endpoint's."""
-    page = f"pd.respond(status=200, body='<script>1</script>', headers={{'content-type': {media_type!r}}})"
-    site = await serve(python_step("page", page))
-    answer = await site.http.get(site.path())
-    at_host = await site.http.get("/", headers={"host": f"{site.key()}.localhost"})
+    page = repr({"status": 200, "body": "<script>1</script>", "headers": {"content-type": media_type}})
+    answer = await evaluating.http.post(evaluating.path(), content=page)
+    at_host = await evaluating.http.post("/", content=page, headers={"host": f"{evaluating.key()}.localhost"})
     policy = answer.headers.get("content-security-policy", "")
 
     assert policy.startswith("sandbox allow-scripts ") == isolated
@@ -442,15 +440,13 @@ HOST_WIDE = {
 }
 
 
-async def test_a_response_does_not_act_on_the_host_of_the_server(serve: Serve) -> None:
+async def test_a_response_does_not_act_on_the_host_of_the_server(evaluating: Site) -> None:
     """Headers that act on a whole host are sent at a host of the endpoint only; a note in the run names what was left out."""
-    site = await serve(
-        python_step("answer", f"pd.respond(status=200, body='x', headers={ ({**HOST_WIDE, 'X-On': '1'})!r})")
-    )
-    at_path = await site.http.get(site.path())
-    at_host = await site.http.get("/", headers={"host": f"{site.key()}.localhost"})
+    site, content = evaluating, repr({"status": 200, "body": "x", "headers": {**HOST_WIDE, "X-On": "1"}})
+    at_path = await site.http.post(site.path(), content=content)
+    at_host = await site.http.post("/", content=content, headers={"host": f"{site.key()}.localhost"})
     (first, _) = await site.runs()
-    (note,) = [log.text for log in first.step("answer").logs if log.is_note]
+    (note,) = [log.text for log in first.step("echo").logs if log.is_note]
 
     assert {name.lower() for name in HOST_WIDE} & set(at_path.headers) == set()
     assert at_path.headers["x-on"] == "1"
@@ -484,11 +480,11 @@ async def test_no_service_worker_has_the_origin_of_the_server(serve: Serve) -> N
     assert (at_path.status_code, before, at_host.status_code) == (403, [], 200)
 
 
-async def test_a_workflow_cannot_leave_the_sandbox(serve: Serve) -> None:
+async def test_a_workflow_cannot_leave_the_sandbox(evaluating: Site) -> None:
     """A policy of the workflow's own does not replace the sandbox: browsers apply both."""
-    headers = "{'content-type': 'text/html', 'content-security-policy': 'sandbox allow-scripts allow-same-origin'}"
-    site = await serve(python_step("page", f"pd.respond(status=200, body='x', headers={headers})"))
-    answer = await site.http.get(site.path())
+    headers = {"content-type": "text/html", "content-security-policy": "sandbox allow-scripts allow-same-origin"}
+    page = repr({"status": 200, "body": "x", "headers": headers})
+    answer = await evaluating.http.post(evaluating.path(), content=page)
     policies = answer.headers.get_list("content-security-policy")
 
     assert len(policies) == 2

@@ -31,10 +31,10 @@ from tests.notebook_files import notebook_of
 from tests.serve_process import ROOT, line_of
 from tests.server.fuzz.openapi import Values
 
-REQUESTS = int(os.environ.get("PDKERNEL_FUZZ", "1500"))
+REQUESTS = int(os.environ.get("PDKERNEL_FUZZ", "1000"))
 """Number of requests: nine of twenty are generated from the description of the routes, the others are sent over raw sockets."""
 LASTS_S = 200 + REQUESTS // 10
-"""Timeout in seconds; 1,500 requests take about 25 s on two idle cores."""
+"""Timeout in seconds; 1,000 requests take about 15 s on two idle cores."""
 GROWTH = 64 * 1024**2
 """Bytes by which the server may grow after its first requests."""
 SEEN = "live/ready/live"

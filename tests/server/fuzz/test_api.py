@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,27 +53,38 @@ def test_every_route(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     load_all_checks()
     described = list(operations())
-    a_round = 4 if COUNT < 5000 else 10
+    a_round = 10
+    if COUNT < 5000:
+        described, a_round = _without_twins(described), 4
     with target(tmp_path) as aim:
         free, exact = _operations(aim.values, described), _operations(aim.values.first(), described)
         names = [(one.method, one.path) for one in described]
         cases = {name: _cases(one, exact[name], free[name], aim) for name, one in zip(names, described, strict=True)}
         statuses: set[tuple[str, str, int]] = set()
-        for number in range(math.ceil(COUNT / (len(described) * a_round))):
+        for number in range(max(1, COUNT // (len(described) * a_round))):
             random.Random(number).shuffle(described)
             described.sort(key=_deletes_a_user)  # last: with a user, the Connect tokens of other routes are gone
             for place, one in enumerate(described):
                 aim.refill()
-                _send(aim, one, cases[one.method, one.path], number * 1000 + place, a_round, statuses)
+                count = 1 if one.statuses == (501,) else a_round
+                _send(aim, one, cases[one.method, one.path], number * 1000 + place, count, statuses)
                 if number == 0 and place == len(described) // 2:
                     aim.start_measuring()
         aim.check(capsys)
 
     good = {(method, path) for method, path, status in statuses if status < 300}
     never = {(each.method, each.path) for each in described if each.statuses != (501,)} - good
-    assert never - ONCE == NEVER_SUCCESSFUL
-    assert ONCE - never
+    assert never - ONCE == NEVER_SUCCESSFUL & set(names)
+    assert (ONCE & set(names)) - never
     assert {status for _, _, status in statuses} >= {200, 204, 400, 401, 403, 404, 501}
+
+
+def _without_twins(described: list[Operation]) -> list[Operation]:
+    """Keep one of two routes that differ in the project's path only, by turns the one with the project and the other one."""
+    twins: dict[tuple[str, str], list[Operation]] = {}
+    for each in described:
+        twins.setdefault((each.method, each.path.replace(PROJECT, PREFIX)), []).append(each)
+    return [found[place % len(found)] for place, found in enumerate(twins.values())]
 
 
 def _deletes_a_user(one: Operation) -> bool:
