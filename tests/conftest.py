@@ -51,7 +51,7 @@ LONG_PACKAGES = {
 """Packages whose tests take longest, and their order."""
 SHARING_PACKAGES = {"browser", "conformance"}
 """Packages whose modules share a server."""
-OF_A_MODULE = {"shared_engine", "shared_runs", "shared_sites"}
+OF_A_MODULE = {"shared_engine", "shared_runs", "shared_sites", "shared_depot", "shared_site"}
 """Fixtures on the event loop of a module, on which their tests run, too."""
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pdkernel-tests"
 """Files that take long to make, kept for the next test run of this user."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from pdkernel.egress import Gateway
 from pdkernel.journal import mark_dead
@@ -96,10 +97,10 @@ async def post(depot: Served, path: str, **body: Any) -> Any:
     return answer.json()
 
 
-async def test_components_are_listed_by_kind(depot: Served) -> None:
+async def test_components_are_listed_by_kind(shared_depot: Served) -> None:
     """Actions and triggers have their own lists; a component that cannot be loaded is listed without props."""
     found = {
-        kind: (await depot.call("GET", f"/{kind}", params={"app": "depot"})).json()["data"]
+        kind: (await shared_depot.call("GET", f"/{kind}", params={"app": "depot"})).json()["data"]
         for kind in ("actions", "triggers", "components")
     }
 
@@ -111,21 +112,21 @@ async def test_components_are_listed_by_kind(depot: Served) -> None:
     assert next(each for each in found["actions"] if each["key"] == "depot-broken")["configurable_props"] == []
 
 
-async def test_a_list_is_searched(depot: Served) -> None:
+async def test_a_list_is_searched(shared_depot: Served) -> None:
     """The words of `q` are searched in key, name and description; there are no private components."""
-    words = (await depot.call("GET", "/actions", params={"q": "shelf"})).json()["data"]
-    private = (await depot.call("GET", "/components", params={"registry": "private"})).json()["data"]
-    triggers = (await depot.call("GET", "/components", params={"component_type": "trigger"})).json()["data"]
+    words = (await shared_depot.call("GET", "/actions", params={"q": "shelf"})).json()["data"]
+    private = (await shared_depot.call("GET", "/components", params={"registry": "private"})).json()["data"]
+    triggers = (await shared_depot.call("GET", "/components", params={"component_type": "trigger"})).json()["data"]
 
     assert [each["key"] for each in words] == ["depot-put-thing"]
     assert private == []
     assert {each["component_type"] for each in triggers} == {"trigger"}
-    assert (await depot.call("GET", "/components", params={"registry": "x"})).status_code == 400
+    assert (await shared_depot.call("GET", "/components", params={"registry": "x"})).status_code == 400
 
 
-async def test_one_component(depot: Served) -> None:
+async def test_one_component(shared_depot: Served) -> None:
     """A component has its props in the API's form; another kind, key or version is not found."""
-    answer = (await depot.call("GET", "/actions/depot-put-thing")).json()["data"]
+    answer = (await shared_depot.call("GET", "/actions/depot-put-thing")).json()["data"]
 
     props = {prop["name"]: prop for prop in answer["configurable_props"]}
     assert (answer["key"], answer["version"], answer["component_type"]) == ("depot-put-thing", "0.1.2", "action")
@@ -133,10 +134,10 @@ async def test_one_component(depot: Served) -> None:
     assert props["shelf"]["useQuery"] is True
     assert props["count"]["default"] == 1
     assert props["note"]["optional"] is True
-    assert (await depot.call("GET", "/actions/depot-new-thing")).status_code == 404
-    assert (await depot.call("GET", "/actions/depot-nothing")).status_code == 404
-    assert (await depot.call("GET", "/actions/No!")).status_code == 400
-    assert (await depot.call("GET", "/actions/depot-put-thing", params={"version": "9.9.9"})).status_code == 404
+    assert (await shared_depot.call("GET", "/actions/depot-new-thing")).status_code == 404
+    assert (await shared_depot.call("GET", "/actions/depot-nothing")).status_code == 404
+    assert (await shared_depot.call("GET", "/actions/No!")).status_code == 400
+    assert (await shared_depot.call("GET", "/actions/depot-put-thing", params={"version": "9.9.9"})).status_code == 404
 
 
 async def test_options_come_from_the_users_account(depot: Served) -> None:
@@ -180,9 +181,9 @@ async def test_the_words_and_the_context_of_a_page(depot: Served, tmp_path: Path
     assert (first["context"], second["context"]) == ({"next": 1}, {"next": 2})
 
 
-async def test_options_without_an_account(depot: Served) -> None:
+async def test_options_without_an_account(shared_depot: Served) -> None:
     """Without an account there are no options, and the response has the reason."""
-    answer = await depot.call(
+    answer = await shared_depot.call(
         "POST", "/actions/configure", json={"external_user_id": "bob", "id": "depot-put-thing", "prop_name": "shelf"}
     )
 
@@ -219,11 +220,11 @@ async def test_an_error_of_a_form_is_in_the_response(depot: Served, tmp_path: Pa
     ],
 )
 async def test_an_invalid_request_for_a_component(
-    depot: Served, path: str, body: dict[str, Any], message: str | None
+    shared_depot: Served, path: str, body: dict[str, Any], message: str | None
 ) -> None:
     """A field with a wrong value is answered 400 with the reason; an empty list of props counts as no props."""
     request = {"external_user_id": "ada", "id": "depot-put-thing", **body}
-    answer = await depot.call("POST", f"/actions/{path}", json=request)
+    answer = await shared_depot.call("POST", f"/actions/{path}", json=request)
 
     assert answer.status_code == (200 if message is None else 400)
     assert answer.json().get("error") == message
@@ -237,16 +238,16 @@ async def test_options_of_a_dynamic_prop(depot: Served, tmp_path: Path) -> None:
     assert [option["value"] for option in found["options"]] == ["leaf of oak"]
 
 
-async def test_an_unknown_kind_of_component(depot: Served) -> None:
+async def test_an_unknown_kind_of_component(shared_depot: Served) -> None:
     """A list of another kind than actions and triggers is answered 400."""
-    answer = await depot.call("GET", "/components", params={"component_type": "app"})
+    answer = await shared_depot.call("GET", "/components", params={"component_type": "app"})
 
     assert (answer.status_code, answer.json()["error"]) == (400, "component_type must be action or trigger.")
 
 
-async def test_dynamic_props(depot: Served) -> None:
+async def test_dynamic_props(shared_depot: Served) -> None:
     """A component adds props for the given values."""
-    found = await post(depot, "/actions/props", id="depot-fill-form", configured_props={"columns": 2})
+    found = await post(shared_depot, "/actions/props", id="depot-fill-form", configured_props={"columns": 2})
 
     assert found["dynamicProps"]["id"].startswith("dyp_")
     assert [prop["name"] for prop in found["dynamicProps"]["configurableProps"]] == [
@@ -257,10 +258,10 @@ async def test_dynamic_props(depot: Served) -> None:
     ]
 
 
-async def test_an_action_runs(depot: Served) -> None:
+async def test_an_action_runs(shared_depot: Served) -> None:
     """An action runs with the user's account, whose credential is not in the response."""
     answer = await post(
-        depot,
+        shared_depot,
         "/actions/run",
         id="depot-put-thing",
         configured_props={"depot": ADA, "shelf": "s1", "thing": "box", "count": 3},
@@ -273,10 +274,10 @@ async def test_an_action_runs(depot: Served) -> None:
     assert KEY not in str(answer)
 
 
-async def test_an_action_runs_with_dynamic_props(depot: Served) -> None:
+async def test_an_action_runs_with_dynamic_props(shared_depot: Served) -> None:
     """The action gets the values of added props."""
     answer = await post(
-        depot,
+        shared_depot,
         "/actions/run",
         id="depot-fill-form",
         dynamic_props_id="dyp_1",
@@ -287,9 +288,11 @@ async def test_an_action_runs_with_dynamic_props(depot: Served) -> None:
 
 
 @pytest.mark.parametrize("text", ["{{ 1 + 1 }}", "{{steps.trigger.event}}", "a {{ process.env }} b", "}}{{"])
-async def test_values_are_data(depot: Served, text: str) -> None:
+async def test_values_are_data(shared_depot: Served, text: str) -> None:
     """A value that looks like an expression is not evaluated."""
-    answer = await post(depot, "/actions/run", id="depot-put-thing", configured_props={"shelf": "s1", "thing": text})
+    answer = await post(
+        shared_depot, "/actions/run", id="depot-put-thing", configured_props={"shelf": "s1", "thing": text}
+    )
 
     assert answer["ret"]["thing"] == text
 
@@ -313,7 +316,7 @@ async def test_the_newest_account_is_the_default(depot: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/actions/run", "/actions/props", "/actions/configure"])
-async def test_another_users_account_is_not_found(depot: Served, path: str) -> None:
+async def test_another_users_account_is_not_found(shared_depot: Served, path: str) -> None:
     """Another user's account and an unknown account have the same response."""
     errors = []
     for account in ("apn_grace", "apn_unknown"):
@@ -323,13 +326,13 @@ async def test_another_users_account_is_not_found(depot: Served, path: str) -> N
             "prop_name": "shelf",
             "configured_props": {"depot": {"authProvisionId": account}, "shelf": "s", "thing": "t"},
         }
-        answer = await depot.call("POST", path, json=body)
+        answer = await shared_depot.call("POST", path, json=body)
         assert answer.status_code == 404
         errors.append(answer.json()["error"])
     assert "grace" not in errors[0].replace("apn_grace", "")
 
 
-async def test_an_invalid_run_is_rejected(depot: Served) -> None:
+async def test_an_invalid_run_is_rejected(shared_depot: Served) -> None:
     """The error is a 4xx, and does not name other users."""
     values = {"shelf": "s1", "thing": "box"}
     for change, status in (
@@ -348,7 +351,7 @@ async def test_an_invalid_run_is_rejected(depot: Served) -> None:
             "configured_props": values,
             **change,
         }
-        answer = await depot.call("POST", "/actions/run", json=body)
+        answer = await shared_depot.call("POST", "/actions/run", json=body)
         assert answer.status_code == status, (change, answer.text)
         assert "grace" not in answer.text
 
@@ -377,9 +380,9 @@ async def test_a_secret_value_is_not_recorded(depot: Served, tmp_path: Path) -> 
     assert KEY not in str(answer)
 
 
-async def test_a_component_requires_the_scope_of_its_kind(depot: Served) -> None:
+async def test_a_component_requires_the_scope_of_its_kind(shared_depot: Served) -> None:
     """The routes for components of every kind require the same scopes as the routes of each kind."""
-    triggers, none = depot.headers("connect:triggers:*"), depot.headers("connect:workflow:invoke")
+    triggers, none = shared_depot.headers("connect:triggers:*"), shared_depot.headers("connect:workflow:invoke")
     body = {
         "id": "depot-put-thing",
         "external_user_id": "ada",
@@ -387,35 +390,35 @@ async def test_a_component_requires_the_scope_of_its_kind(depot: Served) -> None
         "configured_props": {"depot": ADA},
     }
 
-    listed = (await depot.call("GET", "/components", headers=triggers, params={"limit": "100"})).json()["data"]
+    listed = (await shared_depot.call("GET", "/components", headers=triggers, params={"limit": "100"})).json()["data"]
 
     assert {each["component_type"] for each in listed} == {"trigger"}
     for headers in (triggers, none):
-        assert (await depot.call("GET", "/components/depot-put-thing", headers=headers)).status_code == 403
-        assert (await depot.call("POST", "/components/configure", headers=headers, json=body)).status_code == 403
-        assert (await depot.call("POST", "/components/props", headers=headers, json=body)).status_code == 403
-    assert (await depot.call("GET", "/components", headers=none)).status_code == 403
-    assert (await depot.call("GET", "/components/depot-new-thing", headers=triggers)).status_code == 200
+        assert (await shared_depot.call("GET", "/components/depot-put-thing", headers=headers)).status_code == 403
+        assert (await shared_depot.call("POST", "/components/configure", headers=headers, json=body)).status_code == 403
+        assert (await shared_depot.call("POST", "/components/props", headers=headers, json=body)).status_code == 403
+    assert (await shared_depot.call("GET", "/components", headers=none)).status_code == 403
+    assert (await shared_depot.call("GET", "/components/depot-new-thing", headers=triggers)).status_code == 200
 
 
-async def test_a_page_may_be_a_float(depot: Served) -> None:
+async def test_a_page_may_be_a_float(shared_depot: Served) -> None:
     """Python's SDK sends `page` as a float; a fraction is answered 400."""
     body = {"id": "depot-put-thing", "prop_name": "shelf", "configured_props": {"depot": ADA}}
 
-    whole = await post(depot, "/actions/configure", **body, page=1)
-    given = await post(depot, "/actions/configure", **body, page=1.0)
-    part = await depot.call("POST", "/actions/configure", json={**body, "external_user_id": "ada", "page": 0.5})
+    whole = await post(shared_depot, "/actions/configure", **body, page=1)
+    given = await post(shared_depot, "/actions/configure", **body, page=1.0)
+    part = await shared_depot.call("POST", "/actions/configure", json={**body, "external_user_id": "ada", "page": 0.5})
 
     assert given == whole
     assert part.status_code == 400
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
-async def test_an_invalid_number_is_rejected(depot: Served, number: str) -> None:
+async def test_an_invalid_number_is_rejected(shared_depot: Served, number: str) -> None:
     """NaN, Infinity and numbers beyond a double are answered 400."""
     text = '{"id": "depot-put-thing", "external_user_id": "ada", "configured_props": {"shelf": "s00", "thing": %s}}'
 
-    answer = await depot.call("POST", "/actions/run", content=text % number)
+    answer = await shared_depot.call("POST", "/actions/run", content=text % number)
 
     assert answer.status_code == 400
     assert "not JSON" in answer.json()["error"]
@@ -454,7 +457,7 @@ async def test_an_account_of_another_app_is_refused(depot: Served) -> None:
         assert account in answer.json()["error"]
 
 
-async def test_forms_of_a_request_for_a_component(depot: Served) -> None:
+async def test_forms_of_a_request_for_a_component(shared_depot: Served) -> None:
     """SDKs name the user and the component in two ways; an account may be its id, null or an empty object."""
     given: tuple[Any, ...] = ("apn_ada", None, {})
     forms: tuple[dict[str, Any], ...] = (
@@ -464,12 +467,14 @@ async def test_forms_of_a_request_for_a_component(depot: Served) -> None:
     )
     for changes in forms:
         body = {"id": "depot-fill-form", "configured_props": {"columns": 1}, **changes}
-        answer = await depot.call("POST", "/components/props", json=body)
+        answer = await shared_depot.call("POST", "/components/props", json=body)
         assert answer.status_code == 200, answer.text
         assert len(answer.json()["dynamicProps"]["configurableProps"]) == 3
 
-    trigger = await depot.call("POST", "/actions/props", json={"external_user_id": "ada", "id": "depot-new-thing"})
-    wrong = await depot.call(
+    trigger = await shared_depot.call(
+        "POST", "/actions/props", json={"external_user_id": "ada", "id": "depot-new-thing"}
+    )
+    wrong = await shared_depot.call(
         "POST",
         "/actions/props",
         json={"external_user_id": "ada", "id": "depot-fill-form", "configured_props": {"depot": 5}},
@@ -478,10 +483,10 @@ async def test_forms_of_a_request_for_a_component(depot: Served) -> None:
     assert (wrong.status_code, wrong.json()["error"].partition(":")[0]) == (400, "depot must be an account")
 
 
-async def test_a_prop_without_a_value_is_left_out(depot: Served) -> None:
+async def test_a_prop_without_a_value_is_left_out(shared_depot: Served) -> None:
     """A null value of an SDK does not replace the default of the prop."""
     answer = await post(
-        depot,
+        shared_depot,
         "/actions/run",
         id="depot-put-thing",
         configured_props={"depot": ADA, "shelf": "s1", "thing": "box", "count": None, "note": None},
@@ -513,12 +518,14 @@ async def lookup(host: str, port: int) -> Sequence[str]:
     return {INSIDE: ["127.0.0.1"], AWAY: [PUBLIC]}.get(host, [host])
 
 
-@pytest.fixture(params=["deny", "live"])
-async def site(request: pytest.FixtureRequest, tmp_path: Path, service: str) -> AsyncIterator[Served]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["deny", "live"])
+async def shared_site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, service: str
+) -> AsyncIterator[Served]:
     """Projects with denied and with live outbound calls; the public name AWAY leads to the service."""
-    here = ("127.0.0.1", int(service.rpartition(":")[2]))
-    gateway = await Gateway.start(tmp_path / "egress", environ={}, host_overrides={(PUBLIC, 80): here}, lookup=lookup)
-    async with served(tmp_path, egress=request.param, gateway=gateway) as site:
+    folder, here = tmp_path_factory.mktemp("mode"), ("127.0.0.1", int(service.rpartition(":")[2]))
+    gateway = await Gateway.start(folder / "egress", environ={}, host_overrides={(PUBLIC, 80): here}, lookup=lookup)
+    async with served(folder, egress=request.param, gateway=gateway) as site:
         yield site
 
 
@@ -545,46 +552,46 @@ def error_of(answer: Any) -> str:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", INSIDE])
-async def test_a_connect_token_does_not_reach_this_machine(site: Served, service: str, host: str) -> None:
+async def test_a_connect_token_does_not_reach_this_machine(shared_site: Served, service: str, host: str) -> None:
     """An action of a Connect token gets no response of a service on this machine, by any name and in any mode."""
     url = service.replace("127.0.0.1", host)
 
-    answer = await run(site, url, bearer(connect_token(site)))
+    answer = await run(shared_site, url, bearer(connect_token(shared_site)))
 
     assert answer["ret"] is None
     assert "own data" not in str(answer)
     assert "was not sent" in error_of(answer)
 
 
-async def test_a_redirect_to_this_machine_is_not_followed(site: Served, service: str) -> None:
+async def test_a_redirect_to_this_machine_is_not_followed(shared_site: Served, service: str) -> None:
     """A redirect of a public host to this machine is refused for a Connect token."""
-    answer = await run(site, f"http://{AWAY}/away?{service}", bearer(connect_token(site)))
+    answer = await run(shared_site, f"http://{AWAY}/away?{service}", bearer(connect_token(shared_site)))
 
     assert "own data" not in str(answer)
     assert "was not sent" in error_of(answer)
 
 
-async def test_an_oauth_client_reaches_this_machine(site: Served, service: str) -> None:
+async def test_an_oauth_client_reaches_this_machine(shared_site: Served, service: str) -> None:
     """An action of the product's back end may call a service on this machine, in each mode."""
-    answer = await run(site, service, site.headers())
+    answer = await run(shared_site, service, shared_site.headers())
 
     assert answer["ret"] == "the service's own data"
     assert answer["os"] == []
 
 
-async def test_worker_processes_are_not_shared(site: Served, service: str) -> None:
+async def test_worker_processes_are_not_shared(shared_site: Served, service: str) -> None:
     """A worker of an OAuth client's action is not reused for a Connect token."""
-    await run(site, service, site.headers())
-    answer = await run(site, service, bearer(connect_token(site)))
+    await run(shared_site, service, shared_site.headers())
+    answer = await run(shared_site, service, bearer(connect_token(shared_site)))
 
     assert "own data" not in str(answer)
 
 
-async def test_a_connect_token_reaches_public_hosts(site: Served) -> None:
+async def test_a_connect_token_reaches_public_hosts(shared_site: Served) -> None:
     """A public host is called if the mode is live."""
-    answer = await run(site, f"http://{AWAY}/", bearer(connect_token(site)))
+    answer = await run(shared_site, f"http://{AWAY}/", bearer(connect_token(shared_site)))
 
-    assert (answer["ret"] is None) == (site.context.settings.policy.mode == "deny")
+    assert (answer["ret"] is None) == (shared_site.context.settings.policy.mode == "deny")
 
 
 GET = {"id": "data_stores-get-record", "configured_props": {"dataStore": "orders", "key": "a"}}
