@@ -23,7 +23,7 @@ def resolve_client_ip(scope: Scope, headers: Headers, trusted: Sequence[str]) ->
         return peer
     hops = [hop.strip() for line in headers.getlist("x-forwarded-for") for hop in line.split(",") if hop.strip()]
     for hop in map(_address, reversed(hops)):
-        if not _is_address(hop):
+        if not is_address(hop):
             return peer
         peer = hop
         if not _within(hop, tuple(trusted)):
@@ -57,6 +57,15 @@ def parse_networks(networks: Sequence[str]) -> tuple[str, ...]:
     return tuple(networks)
 
 
+def is_address(text: str) -> bool:
+    """Return whether *text* is an IP address, without brackets."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _peer(scope: Scope) -> str:
     """Return the peer's address; an IPv4 address mapped to IPv6 is returned as IPv4."""
     return _unmap_ipv4(str(scope["client"][0])) if scope.get("client") else ""
@@ -71,21 +80,13 @@ def _address(hop: str) -> str:
 
 @lru_cache(maxsize=256)
 def _unmap_ipv4(address: str) -> str:
-    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None) if _is_address(address) else None
+    mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None) if is_address(address) else None
     return str(mapped) if mapped else address
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 @lru_cache(maxsize=256)
 def _within(address: str, networks: tuple[str, ...]) -> bool:
-    if not _is_address(address):
+    if not is_address(address):
         return False
     found = ipaddress.ip_address(address)
     return any(found in ipaddress.ip_network(network, strict=False) for network in networks)

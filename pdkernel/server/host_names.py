@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import hmac
-import ipaddress
 from urllib.parse import urlsplit
 
 from pdkernel.common.identity import PIPEDREAM_ENDPOINT_DOMAIN
 from pdkernel.errors import RequestError
 from pdkernel.server.app_context import ServeSettings
+from pdkernel.server.client_address import is_address
 from pdkernel.storage import Project
 
 
@@ -87,7 +87,7 @@ class HostNames:
         name = parse_host_name(host)
         if not name or name in self._names or self.find_endpoint_key(host) is not None:
             return True
-        return name == "localhost" or name.endswith(".localhost") or _is_address(name)
+        return name == "localhost" or name.endswith(".localhost") or is_address(name)
 
     @property
     def has_console_host(self) -> bool:
@@ -102,14 +102,6 @@ class HostNames:
         """Find the endpoint's key in `{key}.m.pipedream.net`, `{key}.localhost`, or `{key}.` before a name of this server."""
         key, dot, domain = parse_host_name(host).partition(".")
         return key if dot and (domain in (PIPEDREAM_ENDPOINT_DOMAIN, "localhost") or domain in self._names) else None
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def build_base_url(port: int, public_url: str | None) -> str:

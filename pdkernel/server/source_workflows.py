@@ -257,9 +257,17 @@ class SourceWorkflows:
 
 
 def check_values(workflows: Sequence[ServedWorkflow]) -> None:
-    """Check that the token of each bearer trigger and every secret prop has a value. Raises a `PdkernelError`."""
-    check_bearer_tokens(workflows)
-    check_given_secrets(workflows)
+    """
+    Check that the token of each bearer trigger and every secret prop has a value.
+
+    Raises:
+        RequestError: A token is not set.
+        SecretMissingError: A secret prop has no value.
+    """
+    for served in workflows:
+        _check_bearer_tokens(served)
+        props = find_secret_props(served.source.workflow)
+        check_secrets(props, served.variables, source=shlex.quote(str(served.source.path)))
 
 
 def find_refusal(project: Project, path: Path) -> RefusedSource | None:
@@ -272,32 +280,18 @@ def find_refusal(project: Project, path: Path) -> RefusedSource | None:
     return None
 
 
-def check_bearer_tokens(workflows: Sequence[ServedWorkflow]) -> None:
-    """
-    Check that the token of each bearer trigger is set.
-
-    Raises:
-        RequestError: A token is not set.
-    """
-    for served in workflows:
-        for trigger in served.source.workflow.triggers:
-            name = trigger.token_env
-            if trigger.type != "http" or trigger.auth != "bearer" or (name and served.variables.get(name)):
-                continue
-            raise RequestError(
-                f"The trigger of {served.source.path} requires a token"
-                + (f", but its environment variable {name} is not set." if name else ", but has no token_env."),
-                fix=f"Set it: pdkernel env set {shlex.quote(name)}"
-                if name
-                else "Add the name of the variable to the trigger: token_env: NAME",
-            )
-
-
-def check_given_secrets(workflows: Sequence[ServedWorkflow]) -> None:
-    """Check that every secret prop of *workflows* has a value. Raises `SecretMissingError`."""
-    for served in workflows:
-        props = find_secret_props(served.source.workflow)
-        check_secrets(props, served.variables, source=shlex.quote(str(served.source.path)))
+def _check_bearer_tokens(served: ServedWorkflow) -> None:
+    for trigger in served.source.workflow.triggers:
+        name = trigger.token_env
+        if trigger.type != "http" or trigger.auth != "bearer" or (name and served.variables.get(name)):
+            continue
+        raise RequestError(
+            f"The trigger of {served.source.path} requires a token"
+            + (f", but its environment variable {name} is not set." if name else ", but has no token_env."),
+            fix=f"Set it: pdkernel env set {shlex.quote(name)}"
+            if name
+            else "Add the name of the variable to the trigger: token_env: NAME",
+        )
 
 
 def select_sources(paths: Sequence[Path], default_folder: Path) -> SourceSelection:

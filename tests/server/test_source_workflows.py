@@ -20,7 +20,6 @@ from pdkernel.server.source_workflows import (
     RELOAD_INTERVAL_S,
     SourceSelection,
     SourceWorkflows,
-    check_bearer_tokens,
     check_values,
     find_refusal,
     select_sources,
@@ -280,10 +279,10 @@ def test_a_bearer_trigger_requires_its_variable(project: Project, tmp_path: Path
     workflow = replace(OPEN, triggers=(Trigger(auth="bearer", token_env="HOOK"),))
     source = WorkflowSource(tmp_path / "a.ipynb", "notebook", workflow)
     with pytest.raises(RequestError, match="pdkernel env set HOOK"):
-        check_bearer_tokens(SourceWorkflows(project, SourceSelection([source])).list_workflows())
+        check_values(SourceWorkflows(project, SourceSelection([source])).list_workflows())
     project.variables.set("HOOK", "token")
 
-    check_bearer_tokens(SourceWorkflows(project, SourceSelection([source])).list_workflows())
+    check_values(SourceWorkflows(project, SourceSelection([source])).list_workflows())
 
 
 def test_one_workflow_of_a_folder_does_not_stop_the_others(project: Project, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.responses import Response
 
@@ -10,7 +11,6 @@ from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import format_iso
 from pdkernel.common.encode import JsonStruct
 from pdkernel.engine.run_context import trigger_keys
-from pdkernel.files.source import RefusedSource
 from pdkernel.journal import ExecutionQuery, RunSummary
 from pdkernel.language.directive import describe_emitters
 from pdkernel.model import Trigger
@@ -88,36 +88,23 @@ async def _load(visit: Visit) -> list[WorkflowLine]:
     async with journal_reader(context) as reader:
         counts = await reader.count_by_hour(names, context.clock.now(), HOURS)
         newest = {name: await reader.summaries(ExecutionQuery(workflow=name, limit=1)) for name in names}
-    lines = [
-        _line(each, states, context.settings.base_url, counts[name], newest[name])
-        for each in served
-        for name in (each.source.workflow.name,)
+    past: dict[str, dict[str, Any]] = {
+        name: {
+            "runs": tuple(runs for runs, _ in counts[name]),
+            "failed": tuple(failed for _, failed in counts[name]),
+            "last_run": newest[name][0] if newest[name] else None,
+        }
+        for name in names
+    }
+    base_url = context.settings.base_url
+    return [
+        *(_line(each, states, base_url, past[each.source.workflow.name]) for each in served),
+        *(WorkflowLine(None, each.name, None, (), **past[each.name], not_served=each.reason) for each in refused),
     ]
-    return lines + [_refused_line(each, counts[each.name], newest[each.name]) for each in refused]
-
-
-def _refused_line(
-    refused: RefusedSource, counts: Sequence[tuple[int, int]], newest: Sequence[RunSummary]
-) -> WorkflowLine:
-    """Return the line of a workflow that is not served, with its earlier runs."""
-    return WorkflowLine(
-        id=None,
-        name=refused.name,
-        url=None,
-        triggers=(),
-        runs=tuple(runs for runs, _ in counts),
-        failed=tuple(failed for _, failed in counts),
-        last_run=newest[0] if newest else None,
-        not_served=refused.reason,
-    )
 
 
 def _line(
-    served: ServedWorkflow,
-    states: Mapping[tuple[str, str], TriggerState],
-    base_url: str,
-    counts: Sequence[tuple[int, int]],
-    newest: Sequence[RunSummary],
+    served: ServedWorkflow, states: Mapping[tuple[str, str], TriggerState], base_url: str, past: Mapping[str, Any]
 ) -> WorkflowLine:
     triggers = trigger_keys(served.source.workflow)
     has_endpoint = any(trigger.type == "http" for trigger in triggers.values())
@@ -126,9 +113,7 @@ def _line(
         name=served.source.workflow.name,
         url=f"{base_url}/{served.endpoint_key}" if has_endpoint else None,
         triggers=tuple(_trigger_line(trigger, states.get((served.id, key))) for key, trigger in triggers.items()),
-        runs=tuple(runs for runs, _ in counts),
-        failed=tuple(failed for _, failed in counts),
-        last_run=newest[0] if newest else None,
+        **past,
     )
 
 
