@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from pdkernel.files.source import load_source
 from pdkernel.server.app_context import ServedWorkflow
@@ -28,6 +29,13 @@ def receiver() -> Iterator[AnsweringServer]:
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
     """A new project that is served."""
     async with served(tmp_path) as site:
+        yield site
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    """A project that is served for all tests of a module that change nothing that the others read."""
+    async with served(tmp_path_factory.mktemp("site")) as site:
         yield site
 
 

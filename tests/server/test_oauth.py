@@ -89,21 +89,25 @@ async def test_credentials_as_basic(site: Served) -> None:
         ({"grant_type": None}, 400, "unsupported_grant_type"),
     ],
 )
-async def test_invalid_credentials_are_rejected(site: Served, change: dict[str, Any], status: int, error: str) -> None:
+async def test_invalid_credentials_are_rejected(
+    shared_site: Served, change: dict[str, Any], status: int, error: str
+) -> None:
     """A wrong secret, an unknown client and another grant type get the errors of OAuth 2."""
     fields = {
-        "client_id": site.client.client.id,
-        "client_secret": site.client.secret,
+        "client_id": shared_site.client.client.id,
+        "client_secret": shared_site.client.secret,
         "grant_type": "client_credentials",
         **change,
     }
 
-    answer = await site.http.post(TOKEN, content=json.dumps(fields), headers={"Content-Type": "application/json"})
+    answer = await shared_site.http.post(
+        TOKEN, content=json.dumps(fields), headers={"Content-Type": "application/json"}
+    )
 
     assert (answer.status_code, answer.json()["error"]) == (status, error)
     assert (answer.headers["cache-control"], answer.headers["pragma"]) == ("no-store", "no-cache")
     assert ("www-authenticate" in answer.headers) == (status == 401)
-    assert site.client.secret not in answer.text
+    assert shared_site.client.secret not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -118,15 +122,15 @@ async def test_invalid_credentials_are_rejected(site: Served, change: dict[str, 
         ("Bearer {id}:{secret}", 401),
     ],
 )
-async def test_parts_of_basic_credentials(site: Served, authorization: str, status: int) -> None:
+async def test_parts_of_basic_credentials(shared_site: Served, authorization: str, status: int) -> None:
     """The scheme has no case, each part is form-encoded (RFC 6749, section 2.3.1), and the form may repeat the client's id."""
     scheme, _, pair = authorization.partition(" ")
-    id_, secret = site.client.client.id, site.client.secret
+    id_, secret = shared_site.client.client.id, shared_site.client.secret
     encoded, encoded_secret = ("".join(f"%{ord(character):02X}" for character in part) for part in (id_, secret))
     pair = pair.format(id=id_, secret=secret, encoded=encoded, encoded_secret=encoded_secret)
     header = f"{scheme} {base64.b64encode(pair.encode()).decode()}"
 
-    answer = await site.http.post(
+    answer = await shared_site.http.post(
         TOKEN, data={"grant_type": "client_credentials", "client_id": id_}, headers={"Authorization": header}
     )
 
@@ -134,11 +138,11 @@ async def test_parts_of_basic_credentials(site: Served, authorization: str, stat
 
 
 @pytest.mark.parametrize(("size", "count", "status"), [(65_536, 2, 401), (65_537, 2, 413), (0, 50, 401), (0, 51, 400)])
-async def test_limits_of_a_body(site: Served, size: int, count: int, status: int) -> None:
+async def test_limits_of_a_body(shared_site: Served, size: int, count: int, status: int) -> None:
     """A body has at most 64 KB, and a form at most 50 fields."""
     form = "&".join(f"f{number}=x" for number in range(count))
 
-    answer = await site.http.post(
+    answer = await shared_site.http.post(
         TOKEN, content=form.ljust(size, "x"), headers={"Content-Type": "application/x-www-form-urlencoded"}
     )
 
@@ -146,25 +150,25 @@ async def test_limits_of_a_body(site: Served, size: int, count: int, status: int
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/x+json", None])
-async def test_media_types_of_json(site: Served, kind: str | None) -> None:
+async def test_media_types_of_json(shared_site: Served, kind: str | None) -> None:
     """JSON is recognized by its media type, and without a media type by its first character."""
     fields = {
-        "client_id": site.client.client.id,
-        "client_secret": site.client.secret,
+        "client_id": shared_site.client.client.id,
+        "client_secret": shared_site.client.secret,
         "grant_type": "client_credentials",
     }
     content = f"\n{json.dumps({**fields, 'scope': ['a', 'b', 'a']})}".encode()
 
-    answer = await site.http.post(TOKEN, content=content, headers={"Content-Type": kind} if kind else {})
+    answer = await shared_site.http.post(TOKEN, content=content, headers={"Content-Type": kind} if kind else {})
 
     assert (answer.status_code, answer.json()["scope"]) == (200, "a b")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", ""])
-async def test_an_invalid_body_is_rejected(site: Served, body: bytes, kind: str) -> None:
+async def test_an_invalid_body_is_rejected(shared_site: Served, body: bytes, kind: str) -> None:
     """A body that cannot be parsed is answered with a 4xx error of OAuth 2."""
-    answer = await site.http.post(TOKEN, content=body, headers={"Content-Type": kind})
+    answer = await shared_site.http.post(TOKEN, content=body, headers={"Content-Type": kind})
 
     assert answer.status_code in (400, 401, 413)
     assert set(answer.json()) == {"error", "error_description"}
@@ -237,11 +241,13 @@ async def test_a_revoked_token(site: Served) -> None:
         ({"client_secret": "x"}, 401, "invalid_client"),
     ],
 )
-async def test_an_invalid_request_to_revoke(site: Served, change: dict[str, str], status: int, error: str) -> None:
+async def test_an_invalid_request_to_revoke(
+    shared_site: Served, change: dict[str, str], status: int, error: str
+) -> None:
     """A request without a token is invalid, and so is a client with another secret."""
-    fields = {"client_id": site.client.client.id, "client_secret": site.client.secret, **change}
+    fields = {"client_id": shared_site.client.client.id, "client_secret": shared_site.client.secret, **change}
 
-    answer = await site.http.post("/v1/oauth/revoke", json=fields)
+    answer = await shared_site.http.post("/v1/oauth/revoke", json=fields)
 
     assert (answer.status_code, answer.json()["error"]) == (status, error)
 
@@ -299,10 +305,10 @@ async def test_a_removed_client(site: Served) -> None:
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic eA==", "Token x", "bearer \udc80"])
-async def test_a_missing_token(site: Served, header: str | None) -> None:
+async def test_a_missing_token(shared_site: Served, header: str | None) -> None:
     """An empty Authorization header, which the Python SDK sends, counts as a missing token."""
     with pytest.raises(UnauthorizedError):
-        authorize(site.project, header)
+        authorize(shared_site.project, header)
 
 
 async def test_no_secret_is_stored_in_plain_text(site: Served, tmp_path: Path) -> None:
@@ -319,7 +325,7 @@ async def test_no_secret_is_stored_in_plain_text(site: Served, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("path", [TOKEN, "/v1/oauth/revoke"])
-async def test_a_large_body_is_not_read(site: Served, path: str) -> None:
+async def test_a_large_body_is_not_read(shared_site: Served, path: str) -> None:
     """The rest of a body above the limit is not read."""
     read = 0
 
@@ -329,7 +335,7 @@ async def test_a_large_body_is_not_read(site: Served, path: str) -> None:
             read += 1
             yield b"a" * 16_384
 
-    answer = await site.http.post(path, content=pieces(), headers={"content-type": "application/json"})
+    answer = await shared_site.http.post(path, content=pieces(), headers={"content-type": "application/json"})
 
     assert (answer.status_code, answer.json()["error"]) == (413, "invalid_request")
     assert read < 10
@@ -354,10 +360,12 @@ async def test_a_client_that_disconnects(site: Served) -> None:
 
 
 @pytest.mark.parametrize("encoded", ["!!!", "%%%=", "/w=="])
-async def test_basic_credentials_that_are_not_base64(site: Served, encoded: str) -> None:
+async def test_basic_credentials_that_are_not_base64(shared_site: Served, encoded: str) -> None:
     """Credentials that are not UTF-8 in base64 are answered 400, at both routes."""
     headers = {"Authorization": f"Basic {encoded}"}
-    answers = [await site.http.post(path, data={"token": "x"}, headers=headers) for path in (TOKEN, "/v1/oauth/revoke")]
+    answers = [
+        await shared_site.http.post(path, data={"token": "x"}, headers=headers) for path in (TOKEN, "/v1/oauth/revoke")
+    ]
 
     assert [answer.status_code for answer in answers] == [400, 400]
     assert answers[0].json() == {
@@ -366,15 +374,15 @@ async def test_basic_credentials_that_are_not_base64(site: Served, encoded: str)
     }
 
 
-async def test_a_repeated_field_is_rejected(site: Served) -> None:
+async def test_a_repeated_field_is_rejected(shared_site: Served) -> None:
     """A form with two client ids is rejected (RFC 6749, section 3.2)."""
     fields = {
-        "client_id": ["other", site.client.client.id],
-        "client_secret": site.client.secret,
+        "client_id": ["other", shared_site.client.client.id],
+        "client_secret": shared_site.client.secret,
         "grant_type": "client_credentials",
     }
 
-    answer = await site.http.post(TOKEN, data=fields)
+    answer = await shared_site.http.post(TOKEN, data=fields)
 
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
@@ -479,9 +487,9 @@ async def test_the_public_url_is_an_audience(site: Served) -> None:
     ],
     ids=lambda change: " ".join(change),
 )
-async def test_an_invalid_assertion_is_rejected(site: Served, change: dict[str, Any]) -> None:
+async def test_an_invalid_assertion_is_rejected(shared_site: Served, change: dict[str, Any]) -> None:
     """A wrong audience, issuer, subject, expiry, type or key is rejected."""
-    answer = await request_token(site, signed(site, keyed(site), **change))
+    answer = await request_token(shared_site, signed(shared_site, keyed(shared_site), **change))
 
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
 

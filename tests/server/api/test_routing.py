@@ -37,14 +37,14 @@ from tests.server.served import Served
         ("DELETE", "/deployed-triggers/dc_1", "connect:deployed_triggers:write"),
     ],
 )
-async def test_each_route_requires_a_scope(site: Served, method: str, path: str, scope: str) -> None:
+async def test_each_route_requires_a_scope(shared_site: Served, method: str, path: str, scope: str) -> None:
     """A token without the scope is answered 403; the scope, or a wider one, is accepted."""
-    other = site.headers("connect:tokens:create")
-    right, wider = site.headers(scope), site.headers("connect:*")
+    other = shared_site.headers("connect:tokens:create")
+    right, wider = shared_site.headers(scope), shared_site.headers("connect:*")
 
-    assert (await site.call(method, path, headers=other)).status_code == 403
-    assert (await site.call(method, path, headers=right)).status_code != 403
-    assert (await site.call(method, path, headers=wider)).status_code != 403
+    assert (await shared_site.call(method, path, headers=other)).status_code == 403
+    assert (await shared_site.call(method, path, headers=right)).status_code != 403
+    assert (await shared_site.call(method, path, headers=wider)).status_code != 403
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ async def test_each_route_requires_a_scope(site: Served, method: str, path: str,
         ("GET", "/v1/connect/projects/proj_1"),
     ],
 )
-async def test_a_route_of_the_back_end_rejects_a_connect_token(site: Served, method: str, path: str) -> None:
+async def test_a_route_of_the_back_end_rejects_a_connect_token(shared_site: Served, method: str, path: str) -> None:
     """A Connect token with every scope is answered 403 by the routes that list or delete more than its user's accounts."""
-    answer = await site.call(method, path, headers=bearer(connect_token(site, scope="connect:*")))
+    answer = await shared_site.call(method, path, headers=bearer(connect_token(shared_site, scope="connect:*")))
 
     assert answer.status_code == 403
     assert "not a Connect token" in answer.json()["error"]
@@ -79,9 +79,9 @@ async def test_a_route_of_the_back_end_rejects_a_connect_token(site: Served, met
         ("GET", "/v1/workspaces/o_1", "GET /v1/workspaces/o_1"),
     ],
 )
-async def test_an_unsupported_route_is_answered_501(site: Served, method: str, path: str, name: str) -> None:
+async def test_an_unsupported_route_is_answered_501(shared_site: Served, method: str, path: str, name: str) -> None:
     """The response names the route."""
-    answer = await site.call(method, path)
+    answer = await shared_site.call(method, path)
 
     assert answer.status_code == 501
     assert answer.json()["route"] == name
@@ -104,9 +104,9 @@ async def test_an_unsupported_route_is_answered_501(site: Served, method: str, p
         ("GET", "/deployed-triggers/dc%2F1/webhooks/wh%2F1?external_user_id=ada"),
     ],
 )
-async def test_an_id_with_a_slash_is_not_found(site: Served, method: str, path: str) -> None:
+async def test_an_id_with_a_slash_is_not_found(shared_site: Served, method: str, path: str) -> None:
     """An id with a slash is answered 404, and not 501, after which SDKs would repeat the request."""
-    assert (await site.call(method, path)).status_code == 404
+    assert (await shared_site.call(method, path)).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ async def test_an_id_with_a_slash_is_not_found(site: Served, method: str, path: 
         ("/projects/info", 200),
     ],
 )
-async def test_a_connect_token_needs_no_project_in_the_path(site: Served, path: str, status: int) -> None:
+async def test_a_connect_token_needs_no_project_in_the_path(shared_site: Served, path: str, status: int) -> None:
     """With a Connect token, the path may have the project, omit it, or have an empty segment in its place."""
-    token = bearer(connect_token(site, scope="connect:*"))
+    token = bearer(connect_token(shared_site, scope="connect:*"))
 
     answers = [
-        await site.http.get(f"/v1/connect{project}{path}", headers=token)
-        for project in (f"/{site.project.project_id}", "", "/")
+        await shared_site.http.get(f"/v1/connect{project}{path}", headers=token)
+        for project in (f"/{shared_site.project.project_id}", "", "/")
     ]
 
     assert [answer.status_code for answer in answers] == [status] * 3
@@ -140,14 +140,14 @@ def list_sdk_routes() -> list[tuple[str, str]]:
     return sorted((method, re.sub(r"\{[^}]*\}", "x", path)) for method, path in routes)
 
 
-async def test_each_route_of_the_sdk_is_served_or_listed(site: Served) -> None:
+async def test_each_route_of_the_sdk_is_served_or_listed(shared_site: Served) -> None:
     """Each route that the newest SDK calls exists, or is answered 501 under its own name."""
     routes = list_sdk_routes()
     assert len(routes) > 50
     unlisted = []
     for method, path in routes:
-        place = f"/{path}".replace("PROJECT", site.project.project_id)
-        answer = await site.call(method, place)
+        place = f"/{path}".replace("PROJECT", shared_site.project.project_id)
+        answer = await shared_site.call(method, place)
         if answer.status_code == 405 or (answer.status_code == 501 and answer.json()["route"].startswith(method)):
             unlisted.append((method, path))
 
