@@ -434,10 +434,10 @@ def _check_answered(world: World, _runs: Sequence[Run]) -> Iterator[str]:
     for answer in world.answers:
         if answer.workflow not in TEXTS or answer.workflow == "Early" or not answer.is_stored:
             continue
-        faults = (
-            end - FAULT_S for begin, end in world.faults_at if begin <= answer.sent_at + ANSWER_S and end < math.inf
-        )
-        due = max((answer.sent_at, *faults)) + ANSWER_S
+        due = answer.sent_at + ANSWER_S
+        for begin, end in sorted(world.faults_at):
+            if begin <= due and end < math.inf:
+                due = max(due, end + ANSWER_S)
         if answer.answered_at > due:
             yield f"{answer.workflow} was called at {answer.sent_at:.3f}, and answered {answer.status} at {answer.answered_at:.3f}"
 
