@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Literal, Protocol
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.encode import encode_json
+from pdkernel.execution import Stream
 from pdkernel.runtimes import process_tree
 from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
 from pdkernel.runtimes.seccomp import SandboxPlan
@@ -53,6 +55,8 @@ def step_environment(
     return base_environment(folder, process_tag) | dict(variables) | dict(gateway_variables)
 
 
+_CHUNK = 1 << 16
+_DRAIN_LIMIT = 4 << 20  # more than a pipe holds: later bytes were printed later
 _REAP_TRIES = 10
 _MIN_PARENT_FD = 10  # never a number of the child's own descriptors
 _CHANGE_FOLDER = 'cd "$0" && exec "$@"'
@@ -292,6 +296,61 @@ class SpawnedProcess:
         if not self.poll() and tries:
             with contextlib.suppress(RuntimeError):  # no event loop runs any more
                 asyncio.get_running_loop().call_later(0.02, self._reap_soon, tries - 1)
+
+
+class OutputPipes:
+    """
+    The stdout and stderr of a process, which this process reads in its event loop.
+
+    Args:
+        fds: The descriptors of the reading ends of stdout and of stderr; this class closes them.
+        on_output: Called with each piece of output, and with empty bytes at the end of a stream.
+    """
+
+    def __init__(self, fds: Sequence[int], on_output: Callable[[Stream, bytes], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_output = on_output
+        self._open: dict[Stream, int] = {"stdout": fds[0], "stderr": fds[1]}
+        self._poll = select.poll()
+        for stream, fd in self._open.items():
+            self._poll.register(fd, select.POLLIN)
+            self._loop.add_reader(fd, self._read, stream)
+
+    def drain(self) -> None:
+        """Read all output that was printed so far, up to 4 MB of each stream."""
+        if not self._poll.poll(0):
+            return
+        for stream in list(self._open):
+            left = _DRAIN_LIMIT
+            while left > 0 and (read := self._read(stream)):
+                left -= read
+
+    def close(self) -> None:
+        """Read what is left, and close the pipes. A second call does nothing."""
+        self.drain()
+        for stream in list(self._open):
+            self._close(stream)
+
+    def _read(self, stream: Stream) -> int:
+        fd = self._open.get(stream)
+        if fd is None:
+            return 0
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return 0
+        if data:
+            self._on_output(stream, data)
+        else:
+            self._close(stream)
+        return len(data)
+
+    def _close(self, stream: Stream) -> None:
+        fd = self._open.pop(stream)
+        self._on_output(stream, b"")
+        self._loop.remove_reader(fd)
+        self._poll.unregister(fd)
+        os.close(fd)
 
 
 def open_pipes(*directions: Literal["to", "from"]) -> tuple[list[int], list[int]]:

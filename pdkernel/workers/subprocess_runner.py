@@ -26,7 +26,7 @@ from pdkernel.errors import ExportNotJSONError, StepError, StepProcessExitedErro
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import RunSetup, StepCall
-from pdkernel.workers.child_process import ChildProcess, ProcessRequest, open_pipes, step_environment
+from pdkernel.workers.child_process import ChildProcess, OutputPipes, ProcessRequest, open_pipes, step_environment
 from pdkernel.workers.go_build import GoBuildCache, parse_panic
 from pdkernel.workers.interpreters import find_bash
 from pdkernel.workers.process_memory import BYTES_PER_MB, MemoryWatch
@@ -254,8 +254,6 @@ _CAREFUL_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_
 _FAST_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-_CHUNK = 1 << 16
-_DRAIN_LIMIT = 4 << 20
 _STDERR_TAIL_BYTES = 1 << 16
 
 ExitJudge = Callable[[int, str], StepError | None]
@@ -294,7 +292,7 @@ class SubprocessStep:
         self._stderr_tail = b""
         self._folder = f"{script_folder}/".encode() if script_folder else b""
         self._held_back = b""
-        self._pipes: dict[Stream, int] = {}
+        self._pipes: OutputPipes | None = None
         self._is_running = False
         self.child: ChildProcess | None = None
         self.finished: asyncio.Future[StepError | None] = self._loop.create_future()
@@ -312,9 +310,7 @@ class SubprocessStep:
             for fd in child_ends:
                 os.close(fd)
         self._is_running = True
-        self._pipes = {"stdout": own_ends[0], "stderr": own_ends[1]}
-        for stream, fd in self._pipes.items():
-            self._loop.add_reader(fd, self._read, stream)
+        self._pipes = OutputPipes(own_ends, self._on_output)
         self.child.watch_exit(partial(self._on_exit, self.child))
         return self.child
 
@@ -327,9 +323,8 @@ class SubprocessStep:
     def close(self) -> None:
         """End the process if it still runs, and close its pipes."""
         self.kill()
-        for stream in list(self._pipes):
-            self._drain(stream)
-            self._close(stream)
+        if self._pipes is not None:
+            self._pipes.close()
 
     def fail(self, error: StepError) -> None:
         """Finish the step with *error*; later results are ignored."""
@@ -338,8 +333,8 @@ class SubprocessStep:
 
     def _on_exit(self, child: ChildProcess) -> None:
         self._is_running = False
-        for stream in list(self._pipes):
-            self._drain(stream)
+        if self._pipes is not None:
+            self._pipes.drain()
         if not self.finished.done():
             self.finished.set_result(self._exit_error(child))
 
@@ -362,30 +357,12 @@ class SubprocessStep:
         self._recorder.warn(f"exit status {code}")
         return None
 
-    def _drain(self, stream: Stream) -> None:
-        left = _DRAIN_LIMIT
-        while left > 0 and (read := self._read(stream)):
-            left -= read
-
-    def _read(self, stream: Stream) -> int:
-        fd = self._pipes.get(stream)
-        if fd is None:
-            return 0
-        try:
-            data = os.read(fd, _CHUNK)
-        except BlockingIOError:
-            return 0
-        if data:
-            self._handle_output(stream, data)
-        else:
-            self._close(stream)
-        return len(data)
-
-    def _handle_output(self, stream: Stream, data: bytes) -> None:
+    def _on_output(self, stream: Stream, data: bytes) -> None:
         if stream == "stderr":
             self._stderr_tail = (self._stderr_tail + data)[-_STDERR_TAIL_BYTES:]
-            data = self._without_folder(data)
-        self._recorder.output(stream, data)
+            data = self._without_folder(data) if data else self._held_back
+        if data:
+            self._recorder.output(stream, data)
 
     def _without_folder(self, data: bytes) -> bytes:
         """Return held-back output and *data* without the script's folder; hold back a partial path at the end."""
@@ -396,15 +373,6 @@ class SubprocessStep:
         begun = next((n for n in range(min(len(folder) - 1, len(data)), 0, -1) if data.endswith(folder[:n])), 0)
         self._held_back = data[len(data) - begun :]
         return data[: len(data) - begun]
-
-    def _close(self, stream: Stream) -> None:
-        if stream == "stderr" and self._held_back:
-            self._recorder.output(stream, self._held_back)
-            self._held_back = b""
-        fd = self._pipes.pop(stream, None)
-        if fd is not None:
-            self._loop.remove_reader(fd)
-            os.close(fd)
 
 
 SUBPROCESS_LANGUAGES = frozenset({"bash", "go"})

@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import select
 import termios
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -26,7 +25,7 @@ from pdkernel.errors import ExportNotJSONError, InterpreterMissingError
 from pdkernel.execution import Stream
 from pdkernel.model import Step
 from pdkernel.runtimes.process_tree import PROCESS_TAG_VARIABLE
-from pdkernel.workers.child_process import ProcessRequest, base_environment, open_pipes
+from pdkernel.workers.child_process import OutputPipes, ProcessRequest, base_environment, open_pipes
 from pdkernel.workers.declarations import ComponentFile
 from pdkernel.workers.interpreters import WorkerCommand, WorkerLanguage
 from pdkernel.workers.isolation import NO_PLAN, IsolationPlan
@@ -43,7 +42,6 @@ MAX_LINE_BYTES = 64 << 20
 """The longest line in bytes, as the largest file of a Bash step; an export has fewer (`MAX_EXPORT_LINE_BYTES`)."""
 
 _CHUNK = 1 << 16
-_DRAIN_LIMIT = 4 << 20  # more than a pipe holds: later bytes were printed later
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _PIPE_SIZE = 1 << 20
 
@@ -95,7 +93,6 @@ class WorkerProcess:
         self._is_broken = False
         parent_fds, worker_fds = open_pipes("from", "from", "to", "from")
         *outputs, self._write_fd, self._read_fd = parent_fds
-        self._outputs: dict[Stream, int] = {"stdout": outputs[0], "stderr": outputs[1]}
         for fd in parent_fds[2:]:
             with contextlib.suppress(OSError):  # not Linux, or the user's share of pipe memory is used up
                 fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE_SIZE)
@@ -108,12 +105,8 @@ class WorkerProcess:
         finally:
             for fd in worker_fds:
                 os.close(fd)
-        self._output_poll = select.poll()
-        for fd in outputs:
-            self._output_poll.register(fd, select.POLLIN)
+        self._outputs = OutputPipes(outputs, self._on_output)
         self._loop.add_reader(self._read_fd, self._on_line)
-        for stream, fd in self._outputs.items():
-            self._loop.add_reader(fd, self._on_output, stream)
 
     def send(self, data: bytes) -> None:
         """Write *data*: as much as the pipe accepts now, and the rest when the pipe is writable."""
@@ -129,12 +122,7 @@ class WorkerProcess:
 
     def drain(self) -> None:
         """Read all output that was printed so far."""
-        if not self._output_poll.poll(0):
-            return
-        for stream in list(self._outputs):
-            left = _DRAIN_LIMIT
-            while left > 0 and (read := self._read_output(stream)):
-                left -= read
+        self._outputs.drain()
 
     def kill(self, *, wait: bool = True) -> None:
         """End the whole process tree at once. Blocks for a few milliseconds until it has ended, unless *wait* is False."""
@@ -142,13 +130,11 @@ class WorkerProcess:
             return
         self.is_alive = False
         self.child.kill(wait=wait)
-        self.drain()
+        self._outputs.close()
         self._loop.remove_reader(self._read_fd)
         self._loop.remove_writer(self._write_fd)
         for fd in (self._read_fd, self._write_fd):
             os.close(fd)
-        for stream in list(self._outputs):
-            self._close_output(stream)
         self.listener = None
 
     @property
@@ -228,29 +214,9 @@ class WorkerProcess:
                 parts.append(os.read(self._read_fd, _CHUNK))
         return b"".join(parts)
 
-    def _on_output(self, stream: Stream) -> None:
-        self._read_output(stream)
-
-    def _read_output(self, stream: Stream) -> int:
-        fd = self._outputs.get(stream)
-        if fd is None:
-            return 0
-        try:
-            data = os.read(fd, _CHUNK)
-        except BlockingIOError:
-            return 0
-        if not data:
-            self._close_output(stream)
-        elif self.listener:
+    def _on_output(self, stream: Stream, data: bytes) -> None:
+        if data and self.listener:
             self.listener.on_output(stream, data)
-        return len(data)
-
-    def _close_output(self, stream: Stream) -> None:
-        fd = self._outputs.pop(stream, None)
-        if fd is not None:
-            self._loop.remove_reader(fd)
-            self._output_poll.unregister(fd)
-            os.close(fd)
 
 
 READY_LINE = b'0 {"t":"ready"}'
