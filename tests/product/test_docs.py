@@ -252,3 +252,19 @@ def test_links_of_pages_outside_the_documentation_lead_to_files(page: Path) -> N
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
 
     assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_the_map_of_changes_leads_to_files() -> None:
+    """Each path of the package, the tests and the documentation that CONTRIBUTING names exists, and so does each function beside one."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    *_, table = page.partition("## Where to change what")
+    paths = re.findall(r"`((?:pdkernel|tests|docs)/[\w./-]*)`", page)
+    named = re.findall(r"`(\w+)`(?: and the heads of `\w+`|, all)? (?:in|of) `(pdkernel/\S+\.py)`", table)
+
+    assert len(paths) > 40
+    assert [path for path in paths if not (ROOT / path).exists() and not path.endswith("text-upper-case.mjs")] == []
+    assert [
+        (name, path)
+        for name, path in named
+        if not re.search(rf"(?:def|class) {name}\b", (ROOT / path).read_text(encoding="utf-8"))
+    ] == []
