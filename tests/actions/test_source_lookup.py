@@ -12,7 +12,8 @@ import pytest
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import ActionReference, Catalog
-from pdkernel.actions.npm_source import LOCK_NAME
+from pdkernel.actions.connect_source import resolve_connect_login
+from pdkernel.actions.npm_source import LOCK_NAME, ActionsLock
 from pdkernel.actions.source_lookup import FolderSource
 from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
@@ -21,7 +22,7 @@ from pdkernel.errors import ActionNotFoundError, ActionVersionError, LicenceErro
 from pdkernel.storage import Project
 from tests.actions.checkout import write_app, write_checkout
 from tests.actions.connect_server import connect_api
-from tests.actions.registry_server import PackageServer, archive, depot, serving
+from tests.actions.registry_server import HeldPackages, PackageServer, archive, depot, serving
 from tests.actions.test_builtin import action
 from tests.actions.test_catalog import npm_environ
 from tests.builders import a_workflow, an_event
@@ -62,11 +63,23 @@ def private(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_catalog(project: Project, registry: PackageServer, private: Path, tmp_path: Path) -> OpenCatalog:
+def packages(tmp_path: Path) -> HeldPackages:
+    """The packages on npm, in memory."""
+    return HeldPackages(tmp_path / "installed", ["0.1.2"])
+
+
+@pytest.fixture
+def open_catalog(project: Project, packages: HeldPackages, private: Path, tmp_path: Path) -> OpenCatalog:
     """Opens the catalogue of a project with the given sources, in this order."""
 
     def opened(*sources: str, licence: bool = True, environ: Mapping[str, str] | None = None) -> Catalog:
-        catalog = Catalog.for_project(project, environ=environ or npm_environ(tmp_path, registry.url))
+        catalog = Catalog(
+            project.settings,
+            tmp_path / "components",
+            lock=ActionsLock(tmp_path / LOCK_NAME),
+            packages=packages,
+            login=lambda: resolve_connect_login(project, environ or {}),
+        )
         if licence:
             catalog.settings.accept_licence()
         return catalog.with_sources(sources, base=tmp_path)
@@ -118,7 +131,7 @@ async def test_one_workflow_combines_private_and_public_actions(
 
 @pytest.mark.parametrize(
     ("order", "source"),
-    [(("checkout", "npm"), "folder components/depot"), (("npm", "checkout"), f"npm {PACKAGE} 0.10.0")],
+    [(("checkout", "npm"), "folder components/depot"), (("npm", "checkout"), f"npm {PACKAGE} 1.0.0")],
 )
 async def test_the_first_source_with_the_action_wins(
     open_catalog: OpenCatalog, tmp_path: Path, order: tuple[str, ...], source: str
@@ -140,7 +153,7 @@ async def test_the_locked_source_comes_first(open_catalog: OpenCatalog, project:
     without = await open_catalog("npm", "private").resolve_or_install(PUT)
 
     assert reversed_order.source == "folder components/depot"
-    assert without.source == f"npm {PACKAGE} 0.10.0"
+    assert without.source == f"npm {PACKAGE} 1.0.0"
     assert locked_sources(project) == {str(PUT): "npm"}
 
 
@@ -161,7 +174,7 @@ async def test_a_run_keeps_the_source_with_which_it_began(open_catalog: OpenCata
 
 
 async def test_a_locked_folder_is_used_without_the_registry(
-    open_catalog: OpenCatalog, registry: PackageServer, tmp_path: Path
+    open_catalog: OpenCatalog, packages: HeldPackages, tmp_path: Path
 ) -> None:
     """An action that only the second source has is searched on npm once."""
     write_checkout(tmp_path / "checkout")
@@ -171,11 +184,11 @@ async def test_a_locked_folder_is_used_without_the_registry(
     only = ActionReference("depot-only", "0.0.3")
 
     await open_catalog("npm", "checkout").resolve_or_install(only)
-    asked = len(registry.asked)
+    downloads = list(packages.downloads)
     found = await open_catalog("npm", "checkout").resolve_or_install(only)
 
-    assert asked > 0
-    assert len(registry.asked) == asked
+    assert downloads == ["1.0.0"]
+    assert packages.downloads == downloads
     assert found.source == "folder components/depot"
 
 
@@ -240,7 +253,7 @@ async def test_a_built_in_action_is_not_locked(open_catalog: OpenCatalog, tmp_pa
     assert versions == [("", {}), ("", {PUT.key: PUT.version})]
 
 
-async def test_a_missing_action_names_all_sources(open_catalog: OpenCatalog, registry: PackageServer) -> None:
+async def test_a_missing_action_names_all_sources(open_catalog: OpenCatalog) -> None:
     """The message names the sources in the order in which they were tried, and why each does not have the action."""
     with pytest.raises(ActionNotFoundError) as caught:
         await open_catalog("private", "npm").resolve_or_install(ActionReference("depot-absent", "0.0.1"))
@@ -268,7 +281,7 @@ async def test_another_version_in_the_folder_does_not_hide_npm(open_catalog: Ope
     with pytest.raises(ActionVersionError) as caught:
         open_catalog("checkout", "private").resolve(PUT.key, PUT.version)
 
-    assert found.source == f"npm {PACKAGE} 0.10.0"
+    assert found.source == f"npm {PACKAGE} 1.0.0"
     assert "has version 0.2.0" in caught.value.message
     assert "in this order: the folder checkout, the folder private." in caught.value.message
 
@@ -302,14 +315,16 @@ async def test_a_private_action_needs_no_licence(open_catalog: OpenCatalog) -> N
 
 
 async def test_no_install_uses_what_is_on_this_machine(
-    open_catalog: OpenCatalog, registry: PackageServer, tmp_path: Path
+    project: Project, registry: PackageServer, private: Path, tmp_path: Path
 ) -> None:
     """`--no-install` skips npm if another source has the action, and names the command if none has."""
     write_checkout(tmp_path / "checkout")
+    catalog = Catalog.for_project(project, environ=npm_environ(tmp_path, registry.url))
+    catalog.settings.accept_licence()
 
-    found = await open_catalog("npm", "checkout").resolve_or_install(PUT, install=False)
+    found = await catalog.with_sources(["npm", "checkout"], base=tmp_path).resolve_or_install(PUT, install=False)
     with pytest.raises(ActionNotFoundError) as caught:
-        await open_catalog("npm", "private").resolve_or_install(FILL, install=False)
+        await catalog.with_sources(["npm", "private"], base=tmp_path).resolve_or_install(FILL, install=False)
 
     assert found.source == "folder components/depot"
     assert "pdkernel actions add depot-fill-form@0.0.1" in caught.value.fix
