@@ -52,29 +52,52 @@ def catalog(project: Project, registry: PackageServer, tmp_path: Path) -> Catalo
     return made
 
 
-@pytest.mark.parametrize(("version", "package"), [(None, "0.10.0"), ("0.1.2", "0.10.0"), ("0.0.9", "0.1.0")])
-async def test_a_version_of_an_action_is_found_on_npm(catalog: Catalog, version: str | None, package: str) -> None:
-    """The package version with the requested version of an action is found and installed."""
-    component = await catalog.resolve_or_install(ActionReference("depot-put-thing", version))
+@pytest.fixture
+def held(project: Project, tmp_path: Path) -> Catalog:
+    """The same catalogue with a registry in memory, whose package has the versions 1.0.0, 1.1.0 and 1.2.0."""
+    packages = HeldPackages(tmp_path / "installed", list(VERSIONS.values()))
+    lock = ActionsLock(tmp_path / LOCK_NAME)
+    made = Catalog(project.settings, tmp_path / "components", lock=lock, packages=packages, login=project_login)
+    made.settings.accept_licence()
+    made.settings.set_sources(["npm"], base=tmp_path)
+    return made
 
-    assert component.source == f"npm {PACKAGE} {package}"
+
+def project_login() -> Login:
+    """The login of a project at Pipedream."""
+    return Login("client-1", "secret-1", "proj_1")
+
+
+async def test_a_version_of_an_action_is_found_on_npm(catalog: Catalog) -> None:
+    """The package version with the requested version of an action is found and installed."""
+    component = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.9"))
+
+    assert component.source == f"npm {PACKAGE} 0.1.0"
     assert component.file is not None
     assert component.file.path.is_file()
 
 
-async def test_two_versions_side_by_side(catalog: Catalog) -> None:
+@pytest.mark.parametrize("version", [None, "0.1.2"])
+async def test_the_newest_version_of_an_action(held: Catalog, version: str | None) -> None:
+    """Without a version, and with that of the newest package, the newest package is installed."""
+    component = await held.resolve_or_install(ActionReference("depot-put-thing", version))
+
+    assert component.source == f"npm {PACKAGE} 1.2.0"
+
+
+async def test_two_versions_side_by_side(held: Catalog) -> None:
     """Two versions of one action are installed beside one another."""
-    old = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.0.9"))
-    new = await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
+    old = await held.resolve_or_install(ActionReference("depot-put-thing", "0.0.9"))
+    new = await held.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
 
     assert (old.version, new.version) == ("0.0.9", "0.1.2")
-    assert catalog.resolve("depot-put-thing", "0.0.9").file == old.file
+    assert held.resolve("depot-put-thing", "0.0.9").file == old.file
 
 
-async def test_a_missing_version_on_npm(catalog: Catalog) -> None:
+async def test_a_missing_version_on_npm(held: Catalog) -> None:
     """The message names the versions in the packages, and the command that chooses another version."""
     with pytest.raises(ActionVersionError) as caught:
-        await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.7"))
+        await held.resolve_or_install(ActionReference("depot-put-thing", "0.1.7"))
 
     assert "0.1.2" in caught.value.message
     assert "pdkernel actions add depot-put-thing@0.1.2 --instead-of depot-put-thing@0.1.7" in caught.value.fix
@@ -147,10 +170,10 @@ async def test_a_long_history_is_searched_in_few_steps(tmp_path: Path) -> None:
     assert len({*packages.downloads}) <= 6
 
 
-async def test_a_missing_action_in_a_package(catalog: Catalog) -> None:
+async def test_a_missing_action_in_a_package(held: Catalog) -> None:
     """The error for a key that is not in the package names similar keys."""
     with pytest.raises(ActionNotFoundError) as caught:
-        await catalog.resolve_or_install(ActionReference("depot-put-things", None))
+        await held.resolve_or_install(ActionReference("depot-put-things", None))
 
     assert "depot-put-thing@0.1.2" in caught.value.message
 
@@ -194,9 +217,9 @@ async def test_no_network(project: Project, tmp_path: Path) -> None:
         await catalog.resolve_or_install(ActionReference("depot-put-thing", "0.1.2"))
 
 
-async def test_search_on_npm(catalog: Catalog) -> None:
+async def test_search_on_npm(held: Catalog) -> None:
     """A search with an app finds its actions on npm, without its event sources."""
-    found = await catalog.search("thing", app="depot")
+    found = await held.search("thing", app="depot")
 
     assert [component.uses for component in found] == ["depot-put-thing@0.1.2"]
 
