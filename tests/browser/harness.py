@@ -367,13 +367,3 @@ def find_barriers(page: Page, axe: str, selector: str = "") -> list[str]:
     page.evaluate(axe)  # not a script element, which the page's policy would refuse
     found: list[str] = page.evaluate(AXE_RUN, selector)
     return found
-
-
-@contextmanager
-def ran_notebook(page: LabPage, name: str, folder: str) -> Iterator[LabPage]:
-    """The notebook *name* after Run All, in a *folder* of its own; at the end, the page must have had no error and no call elsewhere."""
-    page.lab.copy_notebooks(folder)
-    with page.alone(f"{folder}/{name}.ipynb"):
-        page.menu("Edit", "Clear Outputs of All Cells")
-        page.run_all()
-        yield page

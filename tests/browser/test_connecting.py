@@ -58,23 +58,29 @@ class Notebook:
         return {**directory.credentials(account.id), "id": account.id}
 
 
-@pytest.fixture
-def notebook(page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
-    """A new notebook and a new project."""
-    folder = page.lab.root / FOLDER
-    folder.mkdir(exist_ok=True)
+@pytest.fixture(scope="module")
+def opened(lab_page: LabPage, browser: BrowserContext) -> Iterator[Notebook]:
+    """A notebook with a project of its own, after Run All."""
+    folder = lab_page.lab.root / FOLDER
+    folder.mkdir()
     with Project.open(folder / ".pdkernel") as project, oauth_provider() as provider:
         register_app(project, "my_crm", ["subdomain", "api_key"])
         endpoints = (f"{provider.url}/authorize", f"{provider.url}/token")
         register_provider(project, "my_mail", OAuthProvider(*endpoints, CLIENT_ID, CLIENT_SECRET))
-        LocalDirectory(project).delete_user("ada", "development")
-        page.new_notebook(
-            [f"%load_ext pdkernel\n{LINK_SERVER}\n%pduser ada", STEP, "%pduser"], name=f"{FOLDER}/work.ipynb"
-        )
-        page.run_all()
-        shown = Notebook(page, browser, project)
-        expect(shown.picker.get_by_role("button", name="Connect with Link")).to_have_count(2)
-        yield shown
+        cells = [f"%load_ext pdkernel\n{LINK_SERVER}\n%pduser ada", STEP, "%pduser"]
+        lab_page.lab.write_notebook(f"{FOLDER}/work.ipynb", cells)
+        with lab_page.alone(f"{FOLDER}/work.ipynb"):
+            lab_page.run_all()
+            yield Notebook(lab_page, browser, project)
+
+
+@pytest.fixture
+def notebook(opened: Notebook) -> Notebook:
+    """The notebook with a new picker, for ada without accounts."""
+    LocalDirectory(opened.project).delete_user("ada", "development")
+    opened.page.run_cell(2)
+    expect(opened.picker.get_by_role("button", name="Connect with Link")).to_have_count(2)
+    return opened
 
 
 def test_a_key_based_account_is_connected(notebook: Notebook) -> None:
