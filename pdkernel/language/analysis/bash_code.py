@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pdkernel.language.analysis.environment_variables import VariableReferences
+from pdkernel.language.analysis.python_code import VariableReferences
 
 _EXPANSION = re.compile(
     r"\$(?:(?P<bare>[A-Z_][A-Z0-9_]*)(?![a-z0-9])|\{(?P<braced>[A-Z_][A-Z0-9_]*)(?![a-z0-9])(?P<operator>:?[-=+?])?)"

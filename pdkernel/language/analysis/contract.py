@@ -16,9 +16,8 @@ from msgspec.structs import replace
 
 from pdkernel.common.encode import JsonStruct
 from pdkernel.event import JSON_POST
-from pdkernel.language.analysis.abstract_values import LIST_ITEM, FieldPath, ValueSet
 from pdkernel.language.analysis.step_reads import FieldReader, PathReads, collect_step_reads
-from pdkernel.language.analysis.trace import EVENT_CONTAINERS
+from pdkernel.language.analysis.trace import EVENT_CONTAINERS, LIST_ITEM, FieldPath, ValueSet
 from pdkernel.language.shape import format_node_path
 from pdkernel.language.shape.inference import get_type_name
 from pdkernel.model import JSON, Workflow

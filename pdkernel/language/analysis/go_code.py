@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import tree_sitter_go
 from tree_sitter import Language, Node, Parser
 
-from pdkernel.language.analysis.environment_variables import VariableReferences
+from pdkernel.language.analysis.python_code import VariableReferences
 
 HELPER_IMPORT_PATH = "github.com/PipedreamHQ/pipedream-go"
 """The import path of the helper that gives a step `pd`."""

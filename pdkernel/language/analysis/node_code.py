@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from tree_sitter import Node
 
-from pdkernel.language.analysis.environment_variables import VariableReferences
+from pdkernel.language.analysis.python_code import VariableReferences
 from pdkernel.language.expression import find_reference_lines, javascript
 
 ENTRY_POINT_TEMPLATE = (

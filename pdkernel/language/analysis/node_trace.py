@@ -14,24 +14,27 @@ from typing import Any
 from tree_sitter import Node
 
 from pdkernel.language.analysis import node_builtins as words
-from pdkernel.language.analysis.abstract_values import (
+from pdkernel.language.analysis.trace import (
     LIST_ITEM,
+    NO_PATHS,
     UNTRACKED,
+    ConditionPaths,
     FieldPath,
     FunctionValue,
     JsonTextValue,
+    KnownExports,
     ListValue,
     LiteralValue,
     ObjectValue,
     PathValue,
     PlatformValue,
+    StepTracer,
     ValueSet,
     exclude,
     get_paths,
     select,
     union,
 )
-from pdkernel.language.analysis.trace import NO_PATHS, ConditionPaths, KnownExports, StepTracer
 from pdkernel.language.expression import javascript
 from pdkernel.language.expression.javascript import (
     EMPTY_LITERALS,

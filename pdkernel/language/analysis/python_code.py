@@ -10,9 +10,31 @@ import ast
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from pdkernel.common.safe_files import BYTE_ORDER_MARK
-from pdkernel.language.analysis.environment_variables import VariableReferences
+
+
+@dataclass(frozen=True, slots=True)
+class VariableReferences:
+    """
+    The names of environment variables.
+
+    Attributes:
+        required: Variables that the code reads without a default or a check.
+        optional: Variables that the code reads with a default or a check.
+    """
+
+    required: frozenset[str] = field(default_factory=frozenset)
+    optional: frozenset[str] = field(default_factory=frozenset)
+
+    def __or__(self, other: VariableReferences) -> VariableReferences:
+        return VariableReferences(self.required | other.required, self.optional | other.optional)
+
+    def without(self, names: frozenset[str] | set[str]) -> VariableReferences:
+        """The variables that are not in *names*."""
+        return VariableReferences(self.required - names, self.optional - names)
+
 
 ENTRY_FUNCTION = "handler"
 ENTRY_POINT_TEMPLATE = 'def handler(pd: "pipedream"):\n    return pd.steps["trigger"]["event"]'

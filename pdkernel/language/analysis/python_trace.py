@@ -14,23 +14,26 @@ from typing import Any, ClassVar
 
 from pdkernel.language.analysis import python_builtins as words
 from pdkernel.language.analysis import python_code
-from pdkernel.language.analysis.abstract_values import (
+from pdkernel.language.analysis.trace import (
     LIST_ITEM,
+    NO_PATHS,
     UNTRACKED,
+    ConditionPaths,
     FieldPath,
     FunctionValue,
     JsonTextValue,
+    KnownExports,
     ListValue,
     LiteralValue,
     ObjectValue,
     PathValue,
     PlatformValue,
+    StepTracer,
     ValueSet,
     exclude,
     select,
     union,
 )
-from pdkernel.language.analysis.trace import NO_PATHS, ConditionPaths, KnownExports, StepTracer
 
 _FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -14,8 +14,17 @@ from typing import Any
 
 from pdkernel.common.encode import JsonStruct
 from pdkernel.errors import ExpressionError, did_you_mean
-from pdkernel.language.analysis.abstract_values import LIST_ITEM, FieldPath, PathValue, ValueSet
-from pdkernel.language.analysis.trace import EVENT_CONTAINERS, AccessKind, KnownExports, PathAccess, StepTracer
+from pdkernel.language.analysis.trace import (
+    EVENT_CONTAINERS,
+    LIST_ITEM,
+    AccessKind,
+    FieldPath,
+    KnownExports,
+    PathAccess,
+    PathValue,
+    StepTracer,
+    ValueSet,
+)
 from pdkernel.language.expression import add_missing_braces, iter_templates
 from pdkernel.model import JSON, Step
 

@@ -15,8 +15,8 @@ from operator import or_
 
 from pdkernel.errors import ExpressionError
 from pdkernel.language.analysis import bash_code, go_code, node_code, python_code
-from pdkernel.language.analysis.environment_variables import VariableReferences
 from pdkernel.language.analysis.imported_files import iter_sources
+from pdkernel.language.analysis.python_code import VariableReferences
 from pdkernel.language.expression import ValuePath, iter_templates
 from pdkernel.model import AppBinding, Language, Step, Workflow
 

@@ -1,8 +1,10 @@
 """
-The trace of event values through the code of a step, shared by all languages.
+The trace of event values through the code of a step, shared by all languages, and the abstract values that it follows.
 
-The base class defines lookups, uses, checks and branches, and records the accesses to the event. The subclass of each language calls
-them. Languages differ in whether a missing key fails at once. Values that cannot be followed are recorded as dynamic.
+A value set is a tuple of the possible values of a name: a path below `steps`, a literal, an object or a list of the code, or a
+function. The empty tuple is any other value. The base class of a trace defines lookups, uses, checks and branches, and records the
+accesses to the event; the subclass of each language calls them. Languages differ in whether a missing key fails at once. Values
+that cannot be followed are recorded as dynamic.
 """
 
 from __future__ import annotations
@@ -10,31 +12,130 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pdkernel.execution import RETURN_VALUE
-from pdkernel.language.analysis.abstract_values import (
-    EVENT_PATH,
-    LIST_ITEM,
-    UNTRACKED,
-    AbstractValue,
-    FieldPath,
-    FunctionValue,
-    JsonTextValue,
-    ListValue,
-    LiteralValue,
-    ObjectValue,
-    PathValue,
-    Presence,
-    Scope,
-    ValueSet,
-    exclude,
-    get_paths,
-    select,
-    union,
-)
 from pdkernel.language.shape import Segment
+
+FieldPath: TypeAlias = tuple[Segment, ...]
+"""A path below `steps`; the items of a list share the segment 0, as in a shape."""
+
+LIST_ITEM = 0
+EVENT_PATH: FieldPath = ("trigger", "event")
+
+Presence = Literal["plain", "optional", "default", "maybe"]
+
+
+@dataclass(frozen=True, slots=True)
+class PathValue:
+    """
+    The value at a path of the event.
+
+    Attributes:
+        path: The path.
+        presence: `plain`: the code requires the value. `optional`: the value may be missing, and the lookup did not fail.
+            `default`: a default replaces a missing value. `maybe`: the value may come from another expression.
+    """
+
+    path: FieldPath
+    presence: Presence = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class LiteralValue:
+    """A string or integer literal of the code."""
+
+    value: str | int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectValue:
+    """An object literal of the code. Computed keys get generated names; *spread* are the values that are spread into it."""
+
+    items: Mapping[Any, ValueSet] = field(default_factory=dict)
+    spread: ValueSet = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ListValue:
+    """A list that the code builds; each item is one of *items*."""
+
+    item: ValueSet = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JsonTextValue:
+    """JSON text of a value."""
+
+    parsed: ValueSet
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FunctionValue:
+    """A function of the step: its syntax node and its enclosing scope."""
+
+    node: Any
+    scope: Scope
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformValue:
+    """An object of the platform: `pd`, `$`, `this`."""
+
+    name: str
+
+
+AbstractValue: TypeAlias = (
+    "PathValue | LiteralValue | ObjectValue | ListValue | JsonTextValue | FunctionValue | PlatformValue"
+)
+ValueSet: TypeAlias = "tuple[AbstractValue, ...]"
+UNTRACKED: ValueSet = ()
+_Kind = TypeVar("_Kind")
+
+
+class Scope:
+    """The names of a scope and their values, with a link to the enclosing scope."""
+
+    __slots__ = ("names", "parent")
+
+    def __init__(self, outer: Scope | None = None) -> None:
+        self.names: dict[str, ValueSet] = {}
+        self.parent = outer
+
+    def find(self, name: str) -> ValueSet | None:
+        """The value set of *name* in this or an enclosing scope; None if the name is not bound."""
+        scope = self.find_scope(name)
+        return None if scope is None else scope.names[name]
+
+    def find_scope(self, name: str) -> Scope | None:
+        """The nearest scope that binds *name*, or None."""
+        scope: Scope | None = self
+        while scope is not None and name not in scope.names:
+            scope = scope.parent
+        return scope
+
+
+def select(value: ValueSet, kind: type[_Kind]) -> tuple[_Kind, ...]:
+    """The values in *value* of the class *kind*."""
+    return tuple(atom for atom in value if isinstance(atom, kind))
+
+
+def exclude(value: ValueSet, *kinds: type) -> ValueSet:
+    """*value* without the values of the classes *kinds*."""
+    return tuple(atom for atom in value if not isinstance(atom, kinds))
+
+
+def get_paths(value: ValueSet) -> frozenset[FieldPath]:
+    """The paths in *value*."""
+    return frozenset(atom.path for atom in select(value, PathValue))
+
+
+def union(*values: ValueSet) -> ValueSet:
+    """The union of *values*."""
+    return tuple(dict.fromkeys(atom for value in values for atom in value))
+
 
 MAX_TRACED_CALLS = 400
 MAX_CALL_DEPTH = 12

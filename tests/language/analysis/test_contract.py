@@ -9,7 +9,6 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pdkernel.language.analysis.abstract_values import FieldPath
 from pdkernel.language.analysis.contract import (
     Contract,
     Drift,
@@ -22,6 +21,7 @@ from pdkernel.language.analysis.contract import (
     derive_contract,
     detect_drift,
 )
+from pdkernel.language.analysis.trace import FieldPath
 from pdkernel.model import Step, Workflow
 from tests.builders import a_step, a_workflow, an_event, bash_step, go_step, node_step, python_step
 from tests.language.analysis.labelled import Case, cases, score

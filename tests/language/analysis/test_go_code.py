@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdkernel.language.analysis import go_code
-from pdkernel.language.analysis.environment_variables import VariableReferences
+from pdkernel.language.analysis.python_code import VariableReferences
 
 HELPER = "github.com/PipedreamHQ/pipedream-go"
 
