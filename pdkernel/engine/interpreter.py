@@ -30,7 +30,7 @@ from pdkernel.engine.limits import PayloadCounter, listen_ports
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.queue_turns import QueueFullError, QueueLimits, QueueTurn, find_limits, set_limits
-from pdkernel.engine.record_writes import WRITE_RETRY_S, retry_unreachable
+from pdkernel.engine.record_writes import retry_unreachable
 from pdkernel.engine.restored_run import RestoredRun, restore_request, restore_run
 from pdkernel.engine.run_context import build_trigger_context, new_run_ids
 from pdkernel.engine.run_deliveries import RunDeliveries
@@ -341,13 +341,8 @@ class Interpreter:
             return None
         if state.is_queued:
             return QueueTurn(self._journal, limits, state.claim, is_claimed=True)
-        while True:
-            try:
-                return await QueueTurn.enter(self._journal, limits, state.claim, is_new=is_new)
-            except ProjectError:
-                if is_new:
-                    raise
-                await self._clock.sleep(WRITE_RETRY_S)
+        enter = partial(QueueTurn.enter, self._journal, limits, state.claim, is_new=is_new)
+        return await (enter() if is_new else retry_unreachable(enter, self._clock, fault=ProjectError))
 
     @staticmethod
     @contextlib.contextmanager
@@ -374,7 +369,9 @@ class Interpreter:
             if not exists:
                 limits = find_limits(request)
                 if limits is not None and request.keep_in_journal and self._has_dispatch():
-                    if not await self._enqueue_child(request, limits, watcher):
+                    # while the database cannot be written, the run of the step waits, as for its other writes
+                    enqueue = partial(self.enqueue, request, limits, watcher)
+                    if not await retry_unreachable(enqueue, self._clock, fault=ProjectError):
                         raise QueueFullError(limits)
                 else:
                     run = await self._execute(request, watcher, parent=parent)
@@ -401,14 +398,6 @@ class Interpreter:
             return ()
         children = await retry_unreachable(partial(self._journal.find_children, run_id, prefix), self._clock)
         return [restore_request(each, self._vault, self._root)[0] for each in children]
-
-    async def _enqueue_child(self, request: RunRequest, limits: QueueLimits, watcher: RunWatcher) -> bool:
-        """As `enqueue`; while the database cannot be written, the run of the step waits, as for its other writes."""
-        while True:
-            try:
-                return await self.enqueue(request, limits, watcher)
-            except ProjectError:
-                await self._clock.sleep(WRITE_RETRY_S)
 
     async def _wait_for_child(
         self, request: RunRequest, hands_over: Callable[[], bool], parent: RunPlace

@@ -109,11 +109,15 @@ class RecordWrites:
 
 
 async def retry_unreachable(
-    act: Callable[[], Awaitable[T]], clock: Clock, check: Callable[[], Awaitable[None]] | None = None
+    act: Callable[[], Awaitable[T]],
+    clock: Clock,
+    check: Callable[[], Awaitable[None]] | None = None,
+    *,
+    fault: type[ProjectError] = DatabaseUnreachableError,
 ) -> T:
-    """Return the result of *act*. While the database does not answer, try again, unless *check* raises."""
+    """Return the result of *act*. While it raises *fault*, by default because the database does not answer, try again, unless *check* raises."""
     while True:
-        with contextlib.suppress(DatabaseUnreachableError):
+        with contextlib.suppress(fault):
             return await act()
         await clock.sleep(WRITE_RETRY_S)
         if check is not None:

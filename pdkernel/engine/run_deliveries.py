@@ -11,6 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Self
 
 from msgspec.structs import replace
@@ -120,13 +121,8 @@ class RunDeliveries:
         execution = record.execution
         if execution.status != "error" or not request.is_served or request.batch is not None:
             return  # the end of a batch is reported once
-        is_off = request.workflow.settings.get("error_notification") is False
-        target = None if is_off else self._error_notification()
-        if self._emitted is not None and self._emitted.has_error_listener(request, execution):
-            record.outbox.add(ERRORS_CHANNEL, 1, [self._emitted.new_error()], record.redactor)
-        if target:
-            notification = build_notification(execution, target, request.base_url)
-            record.outbox.add(NOTIFICATION_STEP, 1, [notification], record.redactor)
+        build = partial(build_notification, execution, base_url=request.base_url)
+        self._add_failure_messages(request, execution, record.outbox, record.redactor, build)
 
     def build_batch_messages(
         self, request: RunRequest, execution: Execution, facts: Mapping[str, JSON], outbox: RunOutbox, number: int
@@ -144,12 +140,26 @@ class RunDeliveries:
             number: The number of the retry, from 1, so that each retry is reported.
         """
         redactor = get_redactor(*collect_request_secrets(request))
+        build = partial(build_batch_notification, execution, facts=facts)
+        self._add_failure_messages(request, execution, outbox, redactor, build, number)
+        return outbox.rows
+
+    def _add_failure_messages(
+        self,
+        request: RunRequest,
+        execution: Execution,
+        outbox: RunOutbox,
+        redactor: Redactor,
+        build: Callable[[str], Effect],
+        number: int = 1,
+    ) -> None:
+        """Queue the event for errors triggers, and the notification that *build* builds for the project's target."""
+        is_off = request.workflow.settings.get("error_notification") is False
+        target = None if is_off else self._error_notification()
         if self._emitted is not None and self._emitted.has_error_listener(request, execution):
             outbox.add(ERRORS_CHANNEL, number, [self._emitted.new_error()], redactor)
-        target = self._error_notification()
-        if target and request.workflow.settings.get("error_notification") is not False:
-            outbox.add(NOTIFICATION_STEP, number, [build_batch_notification(execution, target, facts)], redactor)
-        return outbox.rows
+        if target:
+            outbox.add(NOTIFICATION_STEP, number, [build(target)], redactor)
 
     async def deliver(self, run: RunState) -> None:
         """Try once to deliver the messages that the steps of *run* have queued and those about its failure; record the results."""

@@ -130,7 +130,7 @@ class StepExecutor:
     Args:
         clock: For every time stamp and duration.
         stores: Data stores.
-        run_workflow: Runs a workflow that a step triggers: a `WorkflowRunner` with the place of the step's run as *parent*.
+        run_workflow: Runs a workflow that a step triggers, as for `WorkflowTriggerService`, with the place of the step's run as *parent*.
         load_children: Returns the requests of the runs that the run with the first id has triggered, and whose ids begin with the
             second text.
         count_paused: `RunJournal.count_paused`.

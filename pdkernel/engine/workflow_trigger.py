@@ -11,7 +11,6 @@ import asyncio
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import Clock
@@ -47,21 +46,6 @@ class ExecutedRun:
     execution: Execution
     exports: Mapping[str, Mapping[str, JSON]] = field(repr=False)
     secrets: Sequence[Secret] = ()
-
-
-class WorkflowRunner(Protocol):
-    """Runs a workflow that a step triggers."""
-
-    async def __call__(self, request: RunRequest, *, exists: bool, hands_over: Callable[[], bool]) -> ExecutedRun:
-        """
-        Run *request*.
-
-        Args:
-            request: The request.
-            exists: Whether an interrupted attempt at the step has started the run.
-            hands_over: As in `RunWatcher`.
-        """
-        ...
 
 
 class ChildRuns:
@@ -147,7 +131,8 @@ class WorkflowTriggerService:
 
     Args:
         request: The request of the run whose step triggers.
-        run: Runs the other workflow.
+        run: Runs the other workflow. Its arguments are the request, `exists` (whether an interrupted attempt at the step has started
+            the run) and `hands_over`.
         children: The runs that the step triggers.
         hands_over: As in `RunWatcher`, for the run of the step.
         secrets: Returns the secrets of the run of the step so far; the other run does not show those that the payload contains.
@@ -158,7 +143,7 @@ class WorkflowTriggerService:
     def __init__(
         self,
         request: RunRequest,
-        run: WorkflowRunner,
+        run: Callable[..., Awaitable[ExecutedRun]],
         *,
         children: ChildRuns,
         hands_over: Callable[[], bool],
