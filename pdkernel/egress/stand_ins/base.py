@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from pdkernel.model import JSON
 
@@ -61,40 +61,43 @@ class StandInAnswer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class StandIn(Protocol):
-    """Answers requests in place of a service."""
+class StandIn(ABC):
+    """
+    Answers requests in place of a service.
 
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """The service's hosts, lower case; subdomains are included."""
-        ...
+    Attributes:
+        hosts: The service's hosts, lower case; subdomains are included.
+        received: The latest requests, oldest first, for assertions in tests.
+    """
 
-    @property
-    def received(self) -> deque[ReceivedRequest]:
-        """The latest requests, oldest first, for assertions in tests."""
-        ...
+    hosts: tuple[str, ...]
+
+    def __init__(self) -> None:
+        self.received: deque[ReceivedRequest] = deque(maxlen=_MAX_RECEIVED)
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
         """Answer *request* and store it."""
-        ...
+        self.received.append(request)
+        return self._respond(request)
+
+    @abstractmethod
+    def _respond(self, request: ReceivedRequest) -> StandInAnswer:
+        """Return the response of the service to *request*."""
 
 
-class StandInGroup:
+class StandInGroup(StandIn):
     """
     A group of stand-ins, each for its own hosts.
 
     Attributes:
+        hosts: The hosts of all stand-ins of the group.
         received: The latest requests to hosts without a stand-in.
     """
 
     def __init__(self, stand_ins: Sequence[StandIn]) -> None:
+        super().__init__()
         self._stand_ins = stand_ins
-        self.received: deque[ReceivedRequest] = new_request_log()
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """The hosts of all stand-ins of the group."""
-        return tuple(host for stand_in in self._stand_ins for host in stand_in.hosts)
+        self.hosts = tuple(host for stand_in in stand_ins for host in stand_in.hosts)
 
     def answer(self, request: ReceivedRequest) -> StandInAnswer:
         """Return the response of the stand-in for the request's host; for an unknown host, a refusal that lists the known hosts."""
@@ -102,14 +105,11 @@ class StandInGroup:
         for stand_in in self._stand_ins:
             if any(name == host or name.endswith(f".{host}") for host in stand_in.hosts):
                 return stand_in.answer(request)
-        self.received.append(request)
+        return super().answer(request)
+
+    def _respond(self, request: ReceivedRequest) -> StandInAnswer:
         message = f"No stand-in answers for {request.host}. Hosts of the stand-ins: {', '.join(self.hosts)}"
         return StandInAnswer(404, {"error": message}, note=message)
-
-
-def new_request_log() -> deque[ReceivedRequest]:
-    """Return a new, empty log that holds the latest requests."""
-    return deque(maxlen=_MAX_RECEIVED)
 
 
 def parse_json_body(request: ReceivedRequest) -> JSON:

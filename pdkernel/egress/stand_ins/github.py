@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from typing import Any
 
 from pdkernel.egress.stand_ins.base import (
     ReceivedRequest,
+    StandIn,
     StandInAnswer,
     derive_number,
-    new_request_log,
     parse_json_body,
     shorten,
 )
 
-HOSTS = ("api.github.com",)
 _DOCUMENTATION = "https://docs.github.com/rest"
 _REPOSITORY = r"/repos/(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+)"
 _ISSUE = re.compile(rf"{_REPOSITORY}/issues/(?P<number>\d+)\Z")
@@ -30,22 +28,12 @@ _COMMENTS = re.compile(rf"{_REPOSITORY}/issues/(?P<number>\d+)/comments\Z")
 _LABELS = re.compile(rf"{_REPOSITORY}/issues/(?P<number>\d+)/labels\Z")
 
 
-class GitHubStandIn:
-    """
-    Answers for api.github.com.
+class GitHubStandIn(StandIn):
+    """Answers for api.github.com."""
 
-    Attributes:
-        received: The latest requests, oldest first.
-    """
+    hosts = ("api.github.com",)
 
-    hosts = HOSTS
-
-    def __init__(self) -> None:
-        self.received: deque[ReceivedRequest] = new_request_log()
-
-    def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* like GitHub, and store it."""
-        self.received.append(request)
+    def _respond(self, request: ReceivedRequest) -> StandInAnswer:
         if not request.headers.get("user-agent"):
             return _refusal(
                 403, "Request forbidden by administrative rules. Please make sure your request has a User-Agent header"

@@ -7,37 +7,28 @@ It stores written rows, so that a workflow can read the rows that it wrote.
 from __future__ import annotations
 
 import re
-from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from pdkernel.egress.stand_ins.base import ReceivedRequest, StandInAnswer, new_request_log, parse_json_body, shorten
+from pdkernel.egress.stand_ins.base import ReceivedRequest, StandIn, StandInAnswer, parse_json_body, shorten
 
-HOSTS = ("sheets.googleapis.com",)
 _VALUES = re.compile(r"/v4/spreadsheets/(?P<id>[\w-]+)/values/(?P<range>[^/]+)\Z")
 # as many columns as Google's, and rows that fit into memory
 _CELLS = re.compile(r"([A-Z]{1,3})?([1-9]\d{0,4})?(?:(:)([A-Z]{1,3})?([1-9]\d{0,8})?)?")
 _INPUT_OPTIONS = ("RAW", "USER_ENTERED")
 
 
-class GoogleSheetsStandIn:
-    """
-    Answers for sheets.googleapis.com.
+class GoogleSheetsStandIn(StandIn):
+    """Answers for sheets.googleapis.com."""
 
-    Attributes:
-        received: The latest requests, oldest first.
-    """
-
-    hosts = HOSTS
+    hosts = ("sheets.googleapis.com",)
 
     def __init__(self) -> None:
-        self.received: deque[ReceivedRequest] = new_request_log()
+        super().__init__()
         self._rows: dict[tuple[str, str], list[list[Any]]] = {}
 
-    def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* like Google Sheets, and store it."""
-        self.received.append(request)
+    def _respond(self, request: ReceivedRequest) -> StandInAnswer:
         if request.token is None:
             return _refusal(
                 401,

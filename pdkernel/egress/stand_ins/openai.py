@@ -9,39 +9,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from typing import Any
 
 from pdkernel.egress.stand_ins.base import (
     ReceivedRequest,
+    StandIn,
     StandInAnswer,
     derive_number,
-    new_request_log,
     parse_json_body,
     shorten,
 )
 
-HOSTS = ("api.openai.com",)
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _CREATED = 1_700_000_000
 
 
-class OpenAIStandIn:
-    """
-    Answers for api.openai.com.
+class OpenAIStandIn(StandIn):
+    """Answers for api.openai.com."""
 
-    Attributes:
-        received: The latest requests, oldest first.
-    """
+    hosts = ("api.openai.com",)
 
-    hosts = HOSTS
-
-    def __init__(self) -> None:
-        self.received: deque[ReceivedRequest] = new_request_log()
-
-    def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* like OpenAI, and store it."""
-        self.received.append(request)
+    def _respond(self, request: ReceivedRequest) -> StandInAnswer:
         acts = {"/v1/chat/completions": _chat, "/v1/responses": _respond}
         act = acts.get(request.path)
         if act is None:

@@ -14,12 +14,11 @@ import base64
 import hashlib
 import json
 import re
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pdkernel.egress.stand_ins.base import ReceivedRequest, StandInAnswer, new_request_log, shorten
+from pdkernel.egress.stand_ins.base import ReceivedRequest, StandIn, StandInAnswer, shorten
 
 _ID = re.compile(r"[CDGUW][A-Z0-9]{7,}\Z")
 _STAMP = re.compile(r"\d{10}\.\d{6}\Z")
@@ -185,18 +184,13 @@ class SlackError(Exception):
     """An error of Slack; the message is Slack's error code."""
 
 
-class SlackStandIn:
-    """
-    Answers for slack.com.
-
-    Attributes:
-        received: The latest requests, oldest first.
-    """
+class SlackStandIn(StandIn):
+    """Answers for slack.com."""
 
     hosts = ("slack.com",)
 
     def __init__(self) -> None:
-        self.received: deque[ReceivedRequest] = new_request_log()
+        super().__init__()
         self._workspace = SlackWorkspace()
         self._methods: Mapping[str, Callable[[SlackObject], tuple[SlackObject, str | None]]] = {
             "auth.test": self._auth_test,
@@ -217,9 +211,7 @@ class SlackStandIn:
             "users.profile.get": self._profile,
         }
 
-    def answer(self, request: ReceivedRequest) -> StandInAnswer:
-        """Answer *request* like Slack, and store it."""
-        self.received.append(request)
+    def _respond(self, request: ReceivedRequest) -> StandInAnswer:
         named = request.path.removeprefix("/api/")
         unknown = f"{request.method} {request.host}{request.path} is not supported by the Slack stand-in"
         if not _is_slack(request.host) or named == request.path or request.method not in ("GET", "POST"):
