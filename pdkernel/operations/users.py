@@ -90,7 +90,7 @@ def connect_account(
     )
 
 
-def connect_sandbox_account(
+def connect_test_account(
     directory: Directory, app: str, *, external_user_id: str, environment: Environment
 ) -> Account | None:
     """
@@ -105,7 +105,7 @@ def connect_sandbox_account(
     check_external_user_id(external_user_id)
     if not isinstance(directory, LocalDirectory):
         raise RequestError(
-            "A sandbox account is for a local project, and the accounts of this project are at Pipedream.",
+            "A test account is for a local project, and the accounts of this project are at Pipedream.",
             fix="Connect an account in the form of %pduser.",
         )
     if directory.newest_account(external_user_id, environment, app) is not None:

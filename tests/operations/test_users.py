@@ -9,7 +9,7 @@ from pdkernel.accounts.remote import RemoteDirectory
 from pdkernel.accounts.sdk import Sdk
 from pdkernel.common.identity import parse_environment
 from pdkernel.errors import RequestError
-from pdkernel.operations.users import connect_account, connect_sandbox_account
+from pdkernel.operations.users import connect_account, connect_test_account
 from pdkernel.storage import Project
 from pdkernel.storage.accounts import AccountExistsError
 from pdkernel.storage.login import Login
@@ -69,20 +69,20 @@ def test_invalid_input_connects_no_account(
     assert directory.accounts() == []
 
 
-def test_a_sandbox_account_is_made_once(directory: LocalDirectory) -> None:
+def test_a_test_account_is_made_once(directory: LocalDirectory) -> None:
     """A user without an account of the app gets one with made-up credentials; a second call changes nothing."""
-    made = connect_sandbox_account(directory, "slack", external_user_id="ada", environment="development")
-    again = connect_sandbox_account(directory, "slack", external_user_id="ada", environment="development")
+    made = connect_test_account(directory, "slack", external_user_id="ada", environment="development")
+    again = connect_test_account(directory, "slack", external_user_id="ada", environment="development")
 
     assert made is not None
     assert dict(directory.credentials(made.id)) == {"oauth_access_token": "sandbox-oauth_access_token"}
     assert again is None
 
 
-def test_a_sandbox_account_is_of_one_environment(directory: LocalDirectory) -> None:
-    """A user with an account in development has none in production, where the sandbox account is then made."""
+def test_a_test_account_is_of_one_environment(directory: LocalDirectory) -> None:
+    """A user with an account in development has none in production, where the test account is then made."""
     for environment in ("development", "production"):
-        made = connect_sandbox_account(
+        made = connect_test_account(
             directory, "slack", external_user_id="ada", environment=parse_environment(environment)
         )
 
@@ -90,9 +90,9 @@ def test_a_sandbox_account_is_of_one_environment(directory: LocalDirectory) -> N
         assert (made.external_user_id, made.environment) == ("ada", environment)
 
 
-def test_a_sandbox_account_needs_a_local_project(project: Project) -> None:
+def test_a_test_account_needs_a_local_project(project: Project) -> None:
     """In a real project, whose accounts are at Pipedream, no account is made up."""
     directory = RemoteDirectory(project, Sdk(Login("c", "s", "proj_x", base_url="http://127.0.0.1:9")))
 
-    with pytest.raises(RequestError, match="A sandbox account is for a local project"):
-        connect_sandbox_account(directory, "slack", external_user_id="ada", environment="development")
+    with pytest.raises(RequestError, match="A test account is for a local project"):
+        connect_test_account(directory, "slack", external_user_id="ada", environment="development")

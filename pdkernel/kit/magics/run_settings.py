@@ -87,7 +87,7 @@ class RunSettingsMagics(Magics):
         )
         user, environment = session.external_user_id, session.environment
         if chosen.sandbox is not None:
-            _connect_sandbox_account(session, chosen.sandbox)
+            _connect_test_account(session, chosen.sandbox)
         line_shown = LiveLine(lambda: _user_output(session, user, environment))
         keep_updated(self.shell, "%pduser", line_shown.redraw)
         return None
@@ -304,14 +304,14 @@ class RunSettingsMagics(Magics):
         show_message(f"Released: {', '.join(released)}." if released else "No step was pinned.")
 
 
-def _connect_sandbox_account(session: Session, app: str) -> None:
-    from pdkernel.operations.users import connect_sandbox_account
+def _connect_test_account(session: Session, app: str) -> None:
+    from pdkernel.operations.users import connect_test_account
 
     user = session.external_user_id or ""
-    if connect_sandbox_account(session.directory, app, external_user_id=user, environment=session.environment):
+    if connect_test_account(session.directory, app, external_user_id=user, environment=session.environment):
         session.notify_accounts_changed()
         name = format_app_name(app)
-        show_message(f"Connected a sandbox account of {name} for {user}. Its credentials are made up, for a stand-in.")
+        show_message(f"Connected a test account of {name} for {user}. Its credentials are made up, for a stand-in.")
 
 
 def _user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:

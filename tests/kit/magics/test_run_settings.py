@@ -103,7 +103,7 @@ def test_pduser_clears_the_user_and_sets_the_environment(notebook: Notebook, run
     assert notebook.session.environment == "production"
 
 
-def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) -> None:
+def test_pduser_connects_a_test_account_once(notebook: Notebook, run: Run) -> None:
     """`--sandbox` connects an account with made-up credentials for a user without one, and keeps an account that is there."""
     heard: list[int] = []
     run("%pduser ada")
@@ -114,12 +114,12 @@ def test_pduser_connects_a_sandbox_account_once(notebook: Notebook, run: Run) ->
 
     (account,) = notebook.session.directory.accounts(external_user_id="ada")
     assert (account.app, account.name) == ("slack", "sandbox")
-    assert "Connected a sandbox account of Slack for ada. Its credentials are made up, for a stand-in." in first
+    assert "Connected a test account of Slack for ada. Its credentials are made up, for a stand-in." in first
     assert "Connected" not in second
     assert (changes, len(heard) - changes) == (2, 1)  # of the user, and of the accounts
 
 
-def test_pduser_connects_a_sandbox_account_of_the_picked_user(notebook: Notebook, run: Run) -> None:
+def test_pduser_connects_a_test_account_of_the_picked_user(notebook: Notebook, run: Run) -> None:
     """`--sandbox` alone connects an account for the picked user; without a picked user it is refused."""
     without_user = run("%pduser --sandbox slack")
     run("%pduser ada")
