@@ -60,27 +60,25 @@ def report(request: pytest.FixtureRequest, run_attacks: RunAttacks) -> Report:
     return run_attacks(request.cls.language, request.cls.attacks)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test with the argument `attack` for each attack of its class."""
-    if "attack" in metafunc.fixturenames:
-        metafunc.parametrize("attack", names(metafunc.cls.attacks))
-
-
 class AttackTests:
     """The tests of the *attacks* of a *language*; each language has a subclass."""
 
     language: ClassVar[AttackLanguage]
     attacks: ClassVar[Sequence[Attack | Attempt]]
 
-    def test_attack_works_in_its_own_run(self, report: Report, attack: str) -> None:
-        """The run that attacks sees what it has left, and has access to places of its own, unless steps have no such system call."""
+    def test_attacks_work_in_their_own_run(self, report: Report) -> None:
+        """A run that attacks sees what it has left, and has access to places of its own, unless steps have no such system call."""
         unavailable = {each.name for each in self.attacks if isinstance(each, Attempt) and not each.is_available}
 
-        assert bool(report.sights[attack].own) == (attack not in unavailable), report.failed
+        assert [
+            attack for attack in names(self.attacks) if bool(report.sights[attack].own) == (attack in unavailable)
+        ] == [], report.failed
 
-    def test_attack_reaches_no_other_run(self, report: Report, attack: str) -> None:
+    def test_attacks_reach_no_other_run(self, report: Report) -> None:
         """Runs of another user and of no user see nothing of an attack, and an attempt has no access."""
-        assert not report.sights[attack].reached
+        reached = {attack: report.sights[attack].reached for attack in names(self.attacks)}
+
+        assert {attack: what for attack, what in reached.items() if what} == {}
 
     def test_runs_of_others_work_right(self, report: Report) -> None:
         """After each group of attacks, runs of others have the results that they have without attacks."""

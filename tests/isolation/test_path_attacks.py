@@ -121,40 +121,39 @@ LINKED = {
 
 
 @pytest.mark.parametrize("variable", ["PIPEDREAM_EXPORTS", "PIPEDREAM_RESPONSE"])
-@pytest.mark.parametrize("target", LINKED)
-async def test_link_in_place_of_results_is_not_followed(place: Place, target: str, variable: str) -> None:
+async def test_link_in_place_of_results_is_not_followed(place: Place, variable: str) -> None:
     """A link in place of the exports or the response is an error of the step, and its target is not read."""
-    path = LINKED[target].format(key=place.key, victim=place.victim, server=os.getpid())
-    run = await place.open_run()
+    for target, text in LINKED.items():
+        path = text.format(key=place.key, victim=place.victim, server=os.getpid())
+        run = await place.open_run()
 
-    async with asyncio.timeout(30):
-        outcome, record = await bash(run, f"rm ${variable}; ln -s {path} ${variable}")
-    await run.release()
+        async with asyncio.timeout(30):
+            outcome, record = await bash(run, f"rm ${variable}; ln -s {path} ${variable}")
+        await run.release()
 
-    assert outcome.error is not None
-    assert f"${variable} is a symbolic link" in outcome.error.message
-    assert (outcome.exports, outcome.response) == ({}, None)
-    assert place.token not in record
+        assert outcome.error is not None, target
+        assert f"${variable} is a symbolic link" in outcome.error.message, target
+        assert (outcome.exports, outcome.response) == ({}, None), target
+        assert place.token not in record, target
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
+async def test_special_file_in_place_of_exports_does_not_stop_the_server(place: Place) -> None:
+    """A FIFO without a writer, a folder or a hard link is an error of the step at once."""
+    for make, reason in (
         ("mkfifo", "not a regular file"),
         ("mkdir", "not a regular file"),
         ("touch other; ln other", "more than one name"),
-    ],
-)
-async def test_special_file_in_place_of_exports_does_not_stop_the_server(place: Place, make: str, reason: str) -> None:
-    """A FIFO without a writer, a folder or a hard link is an error of the step at once."""
-    run = await place.open_run()
+    ):
+        run = await place.open_run()
 
-    async with asyncio.timeout(20):
-        outcome, _ = await bash(run, f"rm $PIPEDREAM_EXPORTS; cd ${{PIPEDREAM_EXPORTS%/*}}; {make} $PIPEDREAM_EXPORTS")
-    await run.release()
+        async with asyncio.timeout(20):
+            outcome, _ = await bash(
+                run, f"rm $PIPEDREAM_EXPORTS; cd ${{PIPEDREAM_EXPORTS%/*}}; {make} $PIPEDREAM_EXPORTS"
+            )
+        await run.release()
 
-    assert outcome.error is not None
-    assert reason in outcome.error.message
+        assert outcome.error is not None, make
+        assert reason in outcome.error.message, make
 
 
 @pytest.mark.parametrize(
