@@ -478,21 +478,33 @@ def test_next_cell_runs_after_an_interrupt(interrupted_kernel: RunningKernel, la
 def test_kill_9_of_the_kernel_leaves_no_process_of_the_step(
     start_kernel: Start, tmp_path: Path, language: Language
 ) -> None:
-    """A killed kernel ends the running step, including grandchildren in other sessions."""
+    """A killed kernel ends the running step, including grandchildren in other sessions, and the folder with its inputs is removed."""
     write_event(tmp_path)
-    kernel = start_kernel("pdkernel")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    kernel = start_kernel("pdkernel", TMPDIR=str(temporary))
     kernel.run("%pdevent word")
     _, mark, during = start_step(kernel, "children", language)
+    folders = list(temporary.glob("pdkernel-*"))
 
     os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
     left = left_of(mark)
 
     assert len(during) >= PROCESSES["children"]
     assert left == set()
+    assert folders != []
+    assert wait_for_no_folder(temporary) == []
 
 
-@pytest.mark.parametrize("now", [True, False], ids=["killed", "asked to end"])
-def test_kernel_leaves_no_file_of_a_step(start_kernel: Start, tmp_path: Path, now: bool) -> None:
+def wait_for_no_folder(temporary: Path) -> list[Path]:
+    """The folders of pdkernel in *temporary* that are left after a while."""
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while (left := list(temporary.glob("pdkernel-*"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def test_kernel_that_is_asked_to_end_leaves_no_file_of_a_step(start_kernel: Start, tmp_path: Path) -> None:
     """If a kernel ends during a step, the folder with the inputs of its steps is removed."""
     write_event(tmp_path)
     temporary = tmp_path / "temporary"
@@ -502,13 +514,10 @@ def test_kernel_leaves_no_file_of_a_step(start_kernel: Start, tmp_path: Path, no
     start_step(kernel, "loop", "bash")
     during = list(temporary.rglob("steps.json"))
 
-    kernel.manager.shutdown_kernel(now=now)
-    deadline = time.monotonic() + GONE_WITHIN_S
-    while (left := list(temporary.glob("pdkernel-*"))) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    kernel.manager.shutdown_kernel()
 
     assert len(during) == 1
-    assert left == []
+    assert wait_for_no_folder(temporary) == []
 
 
 def wait_until_saved(folder: Path, step: str) -> None:

@@ -88,7 +88,7 @@ class RunSettingsMagics(Magics):
         user, environment = session.external_user_id, session.environment
         if chosen.sandbox is not None:
             _connect_test_account(session, chosen.sandbox)
-        line_shown = LiveLine(lambda: _user_output(session, user, environment))
+        line_shown = LiveLine(lambda: _build_user_output(session, user, environment))
         keep_updated(self.shell, "%pduser", line_shown.redraw)
         return None
 
@@ -97,13 +97,13 @@ class RunSettingsMagics(Magics):
         environment = parse_environment(chosen.environment) if chosen.environment else session.environment
         user = chosen.external_user_id
         if chosen.matrix:
-            display(_matrix(session, user, environment, chosen.search or ""))
+            display(_build_matrix_output(session, user, environment, chosen.search or ""))
         elif chosen.what_if:
-            display(_what_if(session, user, environment))
+            display(_build_lookup_output(session, user, environment))
         elif user is not None:
             raise RequestError("An id and --search exclude each other.", fix="%pduser ID, or %pduser --search TEXT")
         else:
-            display(_found_users(session, environment, chosen.search))
+            display(_build_user_list(session, environment, chosen.search))
 
     @magic_arguments()
     @argument("file", nargs="?", help="a saved event's name or an event file; without it, show the composer")
@@ -144,7 +144,7 @@ class RunSettingsMagics(Magics):
             show_message(f"Saved as {path.parent.name}/{path.name}.")
         event = session.event
         self.shell.user_ns["event"] = event
-        drift = _drift_output(session) if chosen.send or chooses else None
+        drift = _build_drift_output(session) if chosen.send or chooses else None
         if drift is not None and chosen.send:
             display(drift)
         if chosen.send:
@@ -161,7 +161,7 @@ class RunSettingsMagics(Magics):
             preview = render_output(
                 event.shape(), kinds=list_step_kinds(session), more="%pdshape --full", max_nodes=MAX_PREVIEW_NODES
             )
-            line_shown = LiveLine(lambda: _event_output(session, name, summary) + preview)
+            line_shown = LiveLine(lambda: _build_event_output(session, name, summary) + preview)
             keep_updated(self.shell, "%pdevent", line_shown.redraw)
             if drift is not None:
                 display(drift)
@@ -194,9 +194,9 @@ class RunSettingsMagics(Magics):
                 f"{chosen.name} is removed." if removed else f"There is no environment variable {chosen.name}."
             )
         else:
-            show_message(self._variables())
+            show_message(self._list_variables())
 
-    def _variables(self) -> str:
+    def _list_variables(self) -> str:
         from pdkernel.language.analysis import find_workflow_variables
         from pdkernel.storage.settings import is_secret_prop_name
 
@@ -314,7 +314,7 @@ def _connect_test_account(session: Session, app: str) -> None:
         show_message(f"Connected a test account of {name} for {user}. Its credentials are made up, for a stand-in.")
 
 
-def _user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
+def _build_user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
     """The accounts of *user* for the workflow, and the picked user if this has changed since."""
     from pdkernel.operations.readiness import check_app_accounts
     from pdkernel.operations.readiness.requirements import render_accounts_html, render_accounts_text
@@ -332,7 +332,7 @@ def _user_output(session: Session, user: str | None, environment: Environment) -
     return view + RichOutput.from_message(f"The choice has changed since: steps run {now}, in {session.environment}.")
 
 
-def _found_users(session: Session, environment: Environment, text: str) -> RichOutput:
+def _build_user_list(session: Session, environment: Environment, text: str) -> RichOutput:
     """The external users that match *text*, with their marks."""
     from pdkernel.operations import users
     from pdkernel.operations.users import search_users
@@ -356,7 +356,7 @@ def _found_users(session: Session, environment: Environment, text: str) -> RichO
     )
 
 
-def _matrix(session: Session, user: str | None, environment: Environment, search: str) -> RichOutput:
+def _build_matrix_output(session: Session, user: str | None, environment: Environment, search: str) -> RichOutput:
     """Which step could run for which external user; *user* or *search* limits the matrix."""
     from pdkernel.operations.readiness import build_matrix, matrix
 
@@ -372,7 +372,7 @@ def _matrix(session: Session, user: str | None, environment: Environment, search
     return RichOutput(text=matrix.render_text(table), html=matrix.render_html(table))
 
 
-def _what_if(session: Session, user: str | None, environment: Environment) -> RichOutput:
+def _build_lookup_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
     """How the accounts would be looked up for *user*; default: the picked user."""
     from pdkernel.operations.readiness import preview_lookup
     from pdkernel.render import lookup
@@ -387,7 +387,7 @@ def _what_if(session: Session, user: str | None, environment: Environment) -> Ri
     return lookup.render_output(found.lookup)
 
 
-def _drift_output(session: Session) -> RichOutput | None:
+def _build_drift_output(session: Session) -> RichOutput | None:
     """Contract fields that the chosen event lacks or changes; None if there are none, or while the draft has an error."""
     from pdkernel.operations.events import compare_with_saved_events
     from pdkernel.render import contract
@@ -403,7 +403,7 @@ def _drift_output(session: Session) -> RichOutput | None:
     )
 
 
-def _event_output(session: Session, name: str | None, summary: str) -> RichOutput:
+def _build_event_output(session: Session, name: str | None, summary: str) -> RichOutput:
     """The event in one line with the external user, and the chosen event if this has changed since."""
     who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
     if session.event_name == name:
@@ -418,7 +418,7 @@ def describe_outbound_policy(policy: OutboundPolicy) -> str:
         "live": "Outbound calls are sent for real.",
         "deny": "Outbound calls are refused.",
         "allow": f"Outbound calls go to {value} only; others are refused.",
-        "stand-in": f"Outbound calls are not sent: {_stand_ins(value)}. Remove this line to send them for real.",
+        "stand-in": f"Outbound calls are not sent: {_describe_stand_ins(value)}. Remove this line to send them for real.",
         "record": f"Outbound calls are sent for real and recorded in {value}.",
         "replay": f"Outbound calls are not sent: the recording {value} answers them.",
     }
@@ -441,7 +441,7 @@ def _show_emitted_events(ran: SourceResult) -> None:
     show_message("\n".join(describe_events(ran)))
 
 
-def _stand_ins(value: str) -> str:
+def _describe_stand_ins(value: str) -> str:
     names = value.split(",")
     if len(names) == 1:
         return f"a local stand-in ({value}) answers them"

@@ -72,7 +72,7 @@ class ServeMagics(Magics):
             case "stop":
                 show_message("The draft is no longer served." if session.server.stop() else "The draft is not served.")
             case "use":
-                show_message(f"The test event is now {_use(self.shell, session, chosen.run)}.")
+                show_message(f"The test event is now {_use_request(self.shell, session, chosen.run)}.")
             case "console":
                 _open_console(self.shell, session)
             case other:
@@ -107,7 +107,7 @@ class RequestListOutput:
         """Display the output for the draft at *url*, in the running cell."""
         with self._lock:
             self._head = f"The draft is served at {url}\nTo stop the server: %pdserve stop"
-            self._shown_list = self._listed()
+            self._shown_list = self._render_list()
             self._list = display(self._shown_list, display_id=True)
             if self._buttons is not None:
                 display(self._buttons)
@@ -138,22 +138,22 @@ class RequestListOutput:
             if self._list is None or self._whole is None:
                 return
             runs = list(self._runs.values())
-            self._shown_list = self._listed()
+            self._shown_list = self._render_list()
             self._list.update(self._shown_list)
             if self._buttons is not None:
                 self._buttons.update(runs)
-            self._whole.update(self._picture(runs[-1]))
+            self._whole.update(self._render_run(runs[-1]))
 
-    def _listed(self) -> RichOutput:
+    def _render_list(self) -> RichOutput:
         runs = list(self._runs.values())
-        lines = [self._head, *self._notes(), *(_line(run) for run in runs)]
+        lines = [self._head, *self._describe_draft(), *(_format_request_line(run) for run in runs)]
         if runs and self._buttons is None:
             lines.append(
                 f"To use a request as the test event: %pdserve use [RUN], for example %pdserve use {runs[-1].id}"
             )
         return RichOutput.from_message("\n".join(lines))
 
-    def _notes(self) -> list[str]:
+    def _describe_draft(self) -> list[str]:
         """What a request runs, if that is not the code that the cells ran."""
         try:
             check_readable(self._session.workflow)
@@ -165,12 +165,12 @@ class RequestListOutput:
     def redraw(self) -> None:
         """Show whether the draft was edited or has an error now."""
         with self._lock:
-            listed = self._listed()
+            listed = self._render_list()
             if self._list is not None and listed != self._shown_list:
                 self._shown_list = listed
                 self._list.update(listed)
 
-    def _picture(self, execution: Execution) -> RichOutput:
+    def _render_run(self, execution: Execution) -> RichOutput:
         from pdkernel.kit.session.timeline import render_timeline
         from pdkernel.render import timeline
 
@@ -179,7 +179,7 @@ class RequestListOutput:
         return RichOutput(timeline.render_text(execution), timeline.render_html(execution))
 
 
-def _line(run: Execution) -> str:
+def _format_request_line(run: Execution) -> str:
     from pdkernel.render.formatting import EXECUTION_LABELS
 
     method, path = run.event.get("method"), run.event.get("path")
@@ -187,15 +187,15 @@ def _line(run: Execution) -> str:
     return f"{run.started_at}  {method} {path}{who}  {EXECUTION_LABELS[run.status]}  {run.id}"
 
 
-def _use(shell: Any, session: Session, run_id: str | None = None) -> str:
+def _use_request(shell: Any, session: Session, run_id: str | None = None) -> str:
     name = session.server.choose_event_of(run_id)
     shell.user_ns["event"] = session.event
     return name
 
 
 def _start(shell: Any, session: Session, port: int) -> None:
-    requests = RequestListOutput(session, _buttons(shell, session))
-    terminal = _terminal()
+    requests = RequestListOutput(session, _create_buttons(shell, session))
+    terminal = _find_terminal()
 
     def line(text: str) -> None:
         with suppress(OSError):  # the terminal may be closed
@@ -222,15 +222,15 @@ def _open_console(shell: Any, session: Session) -> None:
     display(button)
 
 
-def _buttons(shell: Any, session: Session) -> RequestButtons | None:
+def _create_buttons(shell: Any, session: Session) -> RequestButtons | None:
     if getattr(shell, "kernel", None) is None:
         return None
     from pdkernel.kit.widgets.buttons import RequestButtons
 
-    return RequestButtons(lambda run_id: _use(shell, session, run_id))
+    return RequestButtons(lambda run_id: _use_request(shell, session, run_id))
 
 
-def _terminal() -> int:
+def _find_terminal() -> int:
     """The terminal's file descriptor: ipykernel redirects the usual one to the running cell."""
     try:
         return sys.stderr.fileno()  # ipykernel's stream returns the original descriptor
@@ -265,14 +265,14 @@ class InvokeMagics(Magics):
                 fix="Give the URL, or serve the draft first: %pdserve",
             )
         ca_file = Path(chosen.ca_file).resolve() if chosen.ca_file else None
-        call = _call(session, url)
+        call = _build_call(session, url)
         if chosen.snippets:
             _show_snippets(session, call)
             return
         from pdkernel.operations.invocation import explain_missing_token, invoke
 
         response = invoke(call, timeout_s=chosen.timeout, ca_file=ca_file)
-        display(_view(response))
+        display(_render_response(response))
         if response.exit_status:
             parts = (
                 f"The endpoint answered {response.status} {response.reason}.",
@@ -281,23 +281,23 @@ class InvokeMagics(Magics):
             raise CellError("Invoke", " ".join(filter(None, parts)))
 
 
-def _call(session: Session, url: str) -> InvokeRequest:
+def _build_call(session: Session, url: str) -> InvokeRequest:
     from pdkernel.operations.invocation import InvokeRequest
 
     event = session.event
     return InvokeRequest(
-        _event_url(session, url),
+        _build_event_url(session, url),
         external_user_id=session.external_user_id,
         environment=session.environment,
         body=event.data.get("body") if event is not None else None,
-        method=_method(session),
-        query=_query(session),
-        bearer=_token(session, url),
-        client=_client(),
+        method=_get_method(session),
+        query=_list_query_pairs(session),
+        bearer=_find_token(session, url),
+        client=_read_client(),
     )
 
 
-def _event_url(session: Session, url: str) -> str:
+def _build_event_url(session: Session, url: str) -> str:
     """The URL of the chosen event's path below the endpoint at *url*."""
     path = session.event.data.get("path") if session.event is not None else None
     if not isinstance(path, str) or not path.strip("/"):
@@ -307,7 +307,7 @@ def _event_url(session: Session, url: str) -> str:
     return parts._replace(path=f"{parts.path.rstrip('/')}/{below}").geturl()
 
 
-def _method(session: Session) -> str:
+def _get_method(session: Session) -> str:
     return str((session.event.data.get("method") if session.event is not None else None) or "POST").upper()
 
 
@@ -316,7 +316,7 @@ def _build_snippet_body(session: Session) -> JSON:
     from pdkernel.language.analysis.contract import build_example_body, derive_contract
 
     body = session.event.data.get("body") if session.event is not None else None
-    if session.event is not None and body is None and _method(session) in ("GET", "HEAD", "DELETE"):
+    if session.event is not None and body is None and _get_method(session) in ("GET", "HEAD", "DELETE"):
         return None
     try:
         contract = derive_contract(session.workflow)
@@ -338,14 +338,14 @@ def _fill_missing_keys(value: JSON, defaults: JSON) -> JSON:
     return whole
 
 
-def _query(session: Session) -> list[tuple[str, str]]:
+def _list_query_pairs(session: Session) -> list[tuple[str, str]]:
     """Names and values of the chosen event's query; a list becomes several pairs."""
     query = session.event.data.get("query") if session.event is not None else None
     pairs = query.items() if isinstance(query, dict) else ()
     return [(str(name), str(each)) for name, value in pairs for each in (value if isinstance(value, list) else [value])]
 
 
-def _token(session: Session, url: str) -> str | None:
+def _find_token(session: Session, url: str) -> str | None:
     """The bearer token that the draft's endpoint requires, or None."""
     if session.server.local_url is None or url not in (session.server.local_url, session.server.public_url):
         return None
@@ -353,7 +353,7 @@ def _token(session: Session, url: str) -> str | None:
     return load_variables(session.project, session.folder).get(trigger.token_env or "") or None
 
 
-def _client() -> ClientCredentials | None:
+def _read_client() -> ClientCredentials | None:
     from pdkernel.operations.invocation import build_client
 
     return build_client(*map(os.environ.get, ("PDKERNEL_CLIENT_ID", "PDKERNEL_CLIENT_SECRET", "PDKERNEL_TOKEN_URL")))
@@ -371,7 +371,7 @@ def _show_snippets(session: Session, call: InvokeRequest) -> None:
     display(RichOutput(render_text(snippets), render_html(snippets)))
 
 
-def _view(response: InvokeResponse) -> RichOutput:
+def _render_response(response: InvokeResponse) -> RichOutput:
     from pdkernel.render import http_response as render_answer
 
     shown = (response.status, response.reason, response.shown_headers, response.body, response.duration_ms)

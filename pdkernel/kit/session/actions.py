@@ -87,7 +87,7 @@ def fetch_options(
     """
     request = _build_form_request(session, step, values)
     return session.call_engine(
-        lambda runtime: ActionForms(runtime).load_options(request, prop, page=page, context=context, query=query)
+        lambda engine: ActionForms(engine).load_options(request, prop, page=page, context=context, query=query)
     )
 
 
@@ -96,7 +96,7 @@ def fetch_additional_props(
 ) -> tuple[PropDeclaration, ...]:
     """The props that the step's action adds for *values*. Raises the errors of `fetch_options`, and `StepError`."""
     request = _build_form_request(session, step, values)
-    return session.call_engine(lambda runtime: ActionForms(runtime).load_additional_props(request))
+    return session.call_engine(lambda engine: ActionForms(engine).load_additional_props(request))
 
 
 def list_apps(session: Session) -> tuple[str, ...]:

@@ -117,7 +117,7 @@ class EngineThread:
         self._followers: set[asyncio.Task[Any]] = set()
         self.is_closing = False
         self._starting = asyncio.Lock()
-        self._runtime: WorkflowEngine | None = None
+        self._workflow_engine: WorkflowEngine | None = None
 
     def start(self, operation: Callable[[WorkflowEngine], Awaitable[T]]) -> ThreadTask[T]:
         """
@@ -133,7 +133,7 @@ class EngineThread:
 
         async def run() -> T:
             try:
-                return await operation(await self._engine())
+                return await operation(await self._start_engine())
             finally:
                 self._running.release()
 
@@ -147,7 +147,7 @@ class EngineThread:
         """Run *operation* beside any run, and return its result."""
 
         async def do() -> T:
-            return await operation(await self._engine())
+            return await operation(await self._start_engine())
 
         return self._loop.run(do())
 
@@ -159,7 +159,7 @@ class EngineThread:
             assert task is not None, "a coroutine runs in a task"
             self._followers.add(task)
             try:
-                return await operation(await self._engine())
+                return await operation(await self._start_engine())
             finally:
                 self._followers.discard(task)
 
@@ -171,9 +171,9 @@ class EngineThread:
         self.is_closing = True
         if self._followers:
             self._loop.run(self._cancel_followers())
-        if self._runtime is not None:
-            self._loop.run(self._runtime.close())
-            self._runtime = None
+        if self._workflow_engine is not None:
+            self._loop.run(self._workflow_engine.close())
+            self._workflow_engine = None
         self._loop.close()
 
     async def _cancel_followers(self) -> None:
@@ -181,13 +181,13 @@ class EngineThread:
             task.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
 
-    async def _engine(self) -> WorkflowEngine:
+    async def _start_engine(self) -> WorkflowEngine:
         async with self._starting:
-            if self._runtime is None:
+            if self._workflow_engine is None:
                 from pdkernel.engine.workflow_engine import WorkflowEngine
 
                 local = self._local
-                self._runtime = await WorkflowEngine.start(
+                self._workflow_engine = await WorkflowEngine.start(
                     local.project,
                     local.directory,
                     clock=self._clock,
@@ -195,7 +195,7 @@ class EngineThread:
                     max_active_runs=1,
                     origin="notebook",
                 )
-            return self._runtime
+            return self._workflow_engine
 
 
 class PausedRuns:

@@ -396,7 +396,7 @@ class Session:
                 if not is_detached and result.status in ("success", "error", "pinned"):
                     self._results.record(request.workflow.step(result.name), result, request.idempotency_scope)
             self._recent.add(request, execution, is_detached=is_detached)
-            self._state_store.schedule_save(self._state())
+            self._state_store.schedule_save(self._build_state())
         self._notify()
 
     # ── running ────────────────────────────────────────────────────────────────────
@@ -422,9 +422,9 @@ class Session:
             DefinitionError: The workflow is invalid.
             RequestError: No event is chosen.
         """
-        request = self._request(only, resend, external_user_id, skips_waits=skips_waits)
+        request = self._build_request(only, resend, external_user_id, skips_waits=skips_waits)
         watcher = RunWatcher(on_change=on_change)
-        debugger = self._debugger_for(request)
+        debugger = self._prepare_debugger(request)
         if debugger is None:
             return self._start(request, watcher).result(while_waiting=while_waiting)
         return debugger.run_in_main_thread(self._start(request, replace(watcher, debugger=debugger)))
@@ -439,15 +439,15 @@ class Session:
         on_change: OnChange | None = None,
     ) -> ThreadTask[Execution]:
         """As `run`, but return at once; steps with `--debug` run without the debugger."""
-        request = self._request(only, resend, external_user_id, skips_waits=skips_waits)
+        request = self._build_request(only, resend, external_user_id, skips_waits=skips_waits)
         return self._start(request, RunWatcher(on_change=on_change))
 
     def _start(self, request: RunRequest, watcher: RunWatcher) -> ThreadTask[Execution]:
         # a run for another external user does not change the results that the cells show
         is_detached = request.external_user_id != self.external_user_id
 
-        async def run(runtime: WorkflowEngine) -> Execution:
-            execution = await runtime.run(request, watcher)
+        async def run(engine: WorkflowEngine) -> Execution:
+            execution = await engine.run(request, watcher)
             self.record_run(request, execution, is_detached=is_detached)
             return execution
 
@@ -470,10 +470,10 @@ class Session:
         task = self._engine.start(lambda engine: operation(engine, watcher))
         return task.result(while_waiting=while_waiting)
 
-    def _request(
+    def _build_request(
         self, only: frozenset[str] | None, resend: bool, external_user_id: str | None, *, skips_waits: bool
     ) -> RunRequest:
-        """The request for a run; pins do not apply to steps that *only* names."""
+        """Build the request for a run; pins do not apply to steps that *only* names."""
         event = self.event
         if event is None:
             raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
@@ -507,7 +507,7 @@ class Session:
         )
 
     def _begin_scratch(self, request: RunRequest) -> ScratchByStep:
-        """The scratch copies of the draft's data stores, without those of the steps that *request* runs."""
+        """Return the scratch copies of the draft's data stores, without those of the steps that *request* runs."""
         scope = request.idempotency_scope
         if self._scratch is None or self._scratch[0] != scope:
             self._scratch = (scope, ScratchByStep(self.project.data_stores, self._clock))
@@ -519,8 +519,8 @@ class Session:
         """What the draft's steps last wrote to a scratch copy of the data stores; None before the first test run."""
         return None if self._scratch is None else self._scratch[1].latest
 
-    def _debugger_for(self, request: RunRequest) -> KernelDebugger | None:
-        """The debugger, if *request* runs a step with `--debug` in a notebook; else None."""
+    def _prepare_debugger(self, request: RunRequest) -> KernelDebugger | None:
+        """Prepare the debugger if *request* runs a step with `--debug` in a notebook, and return it; else return None."""
         steps = [step for step in request.workflow.steps if step.debug and request.should_execute(step)]
         if not steps or self._code_name is None:
             return None
@@ -558,7 +558,7 @@ class Session:
             install=self._may_install,
             interface="notebook",
         )
-        ran = self._engine.start(lambda runtime: runtime.source_runner.run(request)).result()
+        ran = self._engine.start(lambda engine: engine.source_runner.run(request)).result()
         if ran.events:
             newest = ran.events[-1]
             self.choose_event(newest.event, newest.summary or str(newest.id or "event"))
@@ -697,7 +697,7 @@ class Session:
         """Change the settings; if the change succeeds, save the state and call the listeners."""
         with self._lock:
             yield self._loaded_settings
-            self._state_store.save(self._state())
+            self._state_store.save(self._build_state())
         self._notify()
 
     def _notify(self) -> None:
@@ -727,5 +727,5 @@ class Session:
             )
         return self._opened_state_store
 
-    def _state(self) -> SessionState:
+    def _build_state(self) -> SessionState:
         return self._run_settings.to_state(self._results.stored_results(), self.draft.restorable_cells())

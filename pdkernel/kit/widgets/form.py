@@ -232,9 +232,6 @@ def _describe_failure(what: str, fault: BaseException) -> str:
     return f"{what} failed with an internal error of pdkernel: {type(fault).__name__}{place}."
 
 
-VIEW_TYPE = "application/vnd.jupyter.widget-view+json"
-
-
 class SessionForm(ipw.VBox):
     """
     A form that shows and changes a session.

@@ -18,7 +18,7 @@ from IPython.utils.capture import capture_output
 
 from pdkernel.event import Event
 from pdkernel.kit.magics import output
-from pdkernel.kit.magics.serve import MAX_LISTED_REQUESTS, RequestListOutput, _call
+from pdkernel.kit.magics.serve import MAX_LISTED_REQUESTS, RequestListOutput, _build_call
 from pdkernel.model import JSON
 from pdkernel.operations.invocation import ClientCredentials
 from tests.builders import an_event
@@ -241,7 +241,7 @@ def test_the_client_is_that_of_the_environment(notebook: Notebook, monkeypatch: 
     monkeypatch.setenv("PDKERNEL_CLIENT_SECRET", "secret-of-a-test")
     monkeypatch.setenv("PDKERNEL_TOKEN_URL", "https://tokens.example.test/")
 
-    call = _call(notebook.session, "https://hooks.example.test/in")
+    call = _build_call(notebook.session, "https://hooks.example.test/in")
 
     assert call.client == ClientCredentials("client-of-a-test", "secret-of-a-test", "https://tokens.example.test/")
 
@@ -362,7 +362,7 @@ def test_a_call_has_the_choices_of_the_notebook(notebook: Notebook) -> None:
     }
     session.choose_event(Event(event))
 
-    call = _call(session, "https://hooks.example.test/in")
+    call = _build_call(session, "https://hooks.example.test/in")
 
     assert call.url == "https://hooks.example.test/in/50%2525%20off"
     assert (call.external_user_id, call.environment, call.method) == ("ada", "production", "PUT")

@@ -493,7 +493,7 @@ def test_values_of_no_install(tmp_path: Path, value: str, *, is_installed: bool)
     session = Session(folder=tmp_path, environ={"PDKERNEL_NO_INSTALL": value})
     session.choose_event(an_event())
 
-    assert session._request(None, False, None, skips_waits=False).install is is_installed
+    assert session._build_request(None, False, None, skips_waits=False).install is is_installed
     session.close()
 
 
