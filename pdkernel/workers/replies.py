@@ -308,15 +308,17 @@ def build_protocol_error(step: str, why: str) -> WorkerProtocolError:
     )
 
 
-def _finite(text: str) -> float:
+def parse_finite(text: str) -> float:
+    """Parse the number *text* of JSON. Raises `ValueError` if it exceeds a double."""
     number = float(text)
     if math.isinf(number):
-        raise ValueError(text)
+        raise ValueError(text[:100])
     return number
 
 
-def _refuse(constant: str) -> None:
+def refuse_constant(constant: str) -> None:
+    """Refuse `NaN` and `Infinity`, which are not JSON, with `ValueError`."""
     raise ValueError(constant)
 
 
-_SLOW = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_SLOW = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_finite)

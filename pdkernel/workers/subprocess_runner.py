@@ -32,7 +32,7 @@ from pdkernel.workers.interpreters import find_bash
 from pdkernel.workers.process_memory import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.replies import Response, check_containers, describe_mismatch
+from pdkernel.workers.replies import Response, check_containers, describe_mismatch, parse_finite, refuse_constant
 from pdkernel.workers.slot_folder import SlotFolder, StepFileError, StepFiles
 from pdkernel.workers.step_errors import (
     MAX_EXPORT_LINE_BYTES,
@@ -224,22 +224,11 @@ def _reason(wrong: Exception) -> str:
     return f"{wrong.msg} at column {wrong.colno}" if isinstance(wrong, json.JSONDecodeError) else str(wrong)
 
 
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(constant)
-
-
 def _parse_integer(text: str) -> int | float:
     # no double is as large, and the time of a conversion grows as the square
     if len(text) > _MAX_DIGITS or math.isinf(float(text)):
         raise ValueError(f"a number of {len(text):,} digits")
     return -0.0 if text == "-0" else int(text)  # Python's integer zero has no sign
-
-
-def _parse_float(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(text[:100])
-    return number
 
 
 def _choose_decoder(text: str) -> json.JSONDecoder:
@@ -250,8 +239,8 @@ def _choose_decoder(text: str) -> json.JSONDecoder:
 _MAX_DIGITS = 310  # with a sign; the largest double has 309
 _SPECIAL_NUMBER = re.compile(r"-0(?![.\d])|\d[eE]\+?\d|(?<!\d)\d{300}")
 _BLANKS = re.compile(r"\s*")
-_CAREFUL_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_parse_integer, parse_float=_parse_float)
-_FAST_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_CAREFUL_DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_int=_parse_integer, parse_float=parse_finite)
+_FAST_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 _STDERR_TAIL_BYTES = 1 << 16
