@@ -135,14 +135,20 @@ def test_options_in_fixes_exist() -> None:
     assert faults == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_commands_in_pages_exist(page: Path) -> None:
+def test_commands_in_pages_exist() -> None:
     """A command in backticks, or after a prompt, exists with its options."""
-    text = page.read_text(encoding="utf-8").replace(" \\\n>  ", " ").replace(" \\\n> ", " ")
-    commands = [found["rest"] for found in _QUOTED.finditer(text)]
-    commands += [line.removeprefix("$ pdkernel ") for line in text.splitlines() if line.startswith("$ pdkernel ")]
+    faults = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace(" \\\n>  ", " ").replace(" \\\n> ", " ")
+        commands = [found["rest"] for found in _QUOTED.finditer(text)]
+        commands += [line.removeprefix("$ pdkernel ") for line in text.splitlines() if line.startswith("$ pdkernel ")]
+        faults += [
+            f"{page.relative_to(ROOT)}: pdkernel {each}: {fault}"
+            for each in commands
+            if (fault := find_fault(each)) is not None
+        ]
 
-    assert [f"pdkernel {each}: {fault}" for each in commands if (fault := find_fault(each)) is not None] == []
+    assert faults == []
 
 
 @pytest.mark.parametrize(
