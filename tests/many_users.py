@@ -35,7 +35,9 @@ def add_failed_runs(project: Project, events: Mapping[str, str], *, at: datetime
         definition = await journal.store_definition(Workflow("Greet"))
         for user, path in events.items():
             event = encode_event({"method": "POST", "path": path, "body": {"from": user}}, {"id": user})
-            run = NewRun(f"run-{user}", "trace", "Greet", definition, event, external_user=user, created=at.timestamp())
+            run = NewRun(
+                f"run-{user}", "trace", "Greet", definition, event, external_user_id=user, created=at.timestamp()
+            )
             await journal.accept_run(run)
             await journal.finish(Claim.first(run.id), "error", encode_output())
         await journal.close()

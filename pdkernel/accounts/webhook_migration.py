@@ -31,7 +31,7 @@ class WebhookMigration:
     Attributes:
         id: Id of the source, `dc_...`.
         name: Display name.
-        external_user: The external user of the source.
+        external_user_id: The external user of the source.
         environment: The environment of the source.
         urls_before: Current webhooks.
         urls_after: Webhooks after the change.
@@ -39,7 +39,7 @@ class WebhookMigration:
 
     id: str
     name: str
-    external_user: str
+    external_user_id: str
     environment: Environment
     urls_before: tuple[str, ...]
     urls_after: tuple[str, ...]
@@ -98,7 +98,7 @@ class WebhookMigrator:
         """Plan to undo the stored migrations. A source whose webhooks have changed since then does not change."""
         moves = []
         for kept in self._changes():
-            now = self._urls(kept.id, kept.external_user, kept.environment)
+            now = self._urls(kept.id, kept.external_user_id, kept.environment)
             moves.append(replace(kept, urls_before=now, urls_after=kept.urls_before if now == kept.urls_after else now))
         return moves
 
@@ -123,7 +123,7 @@ class WebhookMigrator:
         self._sdk.call(
             lambda client: client.deployed_triggers.update_webhooks(
                 move.id,
-                external_user_id=move.external_user,
+                external_user_id=move.external_user_id,
                 webhook_urls=list(move.urls_after),
                 request_options=options,
             )
@@ -180,7 +180,7 @@ class WebhookMigrator:
             {
                 "id": each.id,
                 "name": each.name,
-                "user": each.external_user,
+                "user": each.external_user_id,
                 "environment": each.environment,
                 "before": list(each.urls_before),
                 "after": list(each.urls_after),

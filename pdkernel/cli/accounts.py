@@ -101,7 +101,7 @@ def remove_user(state: CliContext, external_user_id: str, environment: str | Non
             f"There is no external user {external_user_id!r} in {where}.", fix="See: pdkernel users list"
         )
     lost = len(directory.accounts(external_user_id=external_user_id, environment=where, own=False))
-    query = ExecutionQuery(external_user=external_user_id, environment=where)
+    query = ExecutionQuery(external_user_id=external_user_id, environment=where)
     project = state.open_project()
     run_ids = asyncio.run(run_history.find_run_ids(project, query))
     confirm(

@@ -376,7 +376,7 @@ def replay_runs(
             if query is None:
                 prepared = [
                     await run_replay.prepare_replay(
-                        engine, run_id, external_user=external_user, sends=sends, policy=policy
+                        engine, run_id, external_user_id=external_user, sends=sends, policy=policy
                     )
                     for run_id in run_ids
                 ]
@@ -444,7 +444,7 @@ def fork_run(
                 first,
                 source=opened,
                 pins=pinned,
-                external_user=external_user,
+                external_user_id=external_user,
                 sends=sends,
                 policy=policy,
             )

@@ -270,7 +270,7 @@ def _plan_undo(webhooks: WebhookMigrator, options: MoveOptions) -> list[WebhookM
         each
         for each in webhooks.plan_undo()
         if (where is None or each.environment == where)
-        and (not options["users"] or each.external_user in options["users"])
+        and (not options["users"] or each.external_user_id in options["users"])
         and (not options["only"] or each.id in options["only"])
     ]
 
@@ -305,14 +305,14 @@ def _lines(each: WebhookMigration) -> list[str]:
     removed = [f"  - {url}" for url in each.urls_before if url not in each.urls_after]
     kept = [f"    {url}" for url in each.urls_after if url in each.urls_before]
     new = [f"  + {url}" for url in each.urls_after if url not in each.urls_before]
-    return [f"{each.id}  {each.name}  {each.external_user} in {each.environment}", *removed, *kept, *new]
+    return [f"{each.id}  {each.name}  {each.external_user_id} in {each.environment}", *removed, *kept, *new]
 
 
 def _json(each: WebhookMigration, *, done: bool) -> dict[str, Any]:
     return {
         "id": each.id,
         "name": each.name,
-        "external_user": each.external_user,
+        "external_user": each.external_user_id,
         "environment": each.environment,
         "before": list(each.urls_before),
         "after": list(each.urls_after),

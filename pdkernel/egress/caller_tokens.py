@@ -59,7 +59,7 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
         on_call_finished: Called with each finished call, before the step receives the end of the response.
         on_call_refused: Called with the message of a refused call; the step should fail with this message.
         on_failed: Called with the cause of a call without a complete response; the client's own error may not name the cause.
-        external_user: The external user of the run, or None.
+        external_user_id: The external user of the run, or None.
         environment: The environment of the run; None for a call of no run.
         app_by_secret_ref: Secret ref to the slug of the app whose account has the secret.
         proxy_by_secret_ref: Secret ref to Connect's proxy, for credentials that Connect does not give out.
@@ -78,7 +78,7 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
     on_call_finished: Callable[[OutboundCall], None]
     on_call_refused: Callable[[str], None]
     on_failed: Callable[[str], None] = lambda _: None
-    external_user: str | None = None
+    external_user_id: str | None = None
     environment: str | None = None
     app_by_secret_ref: Mapping[str, str] = {}
     proxy_by_secret_ref: Mapping[str, ProxyAccess] = {}
@@ -92,7 +92,7 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
     @property
     def caller(self) -> StepCaller:
         """The run for the mark of calls to its own server."""
-        return StepCaller(self.external_user, self.environment)
+        return StepCaller(self.external_user_id, self.environment)
 
     @property
     def is_recorded(self) -> bool:
@@ -100,9 +100,9 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
         return self.policy.mode == "record" or self.memory_recording is not None
 
 
-def connection_owner(external_user: str | None, environment: str, run_id: str) -> str:
+def connection_owner(external_user_id: str | None, environment: str, run_id: str) -> str:
     """Whose connections a run uses: those of its external user in its environment; without a user, the run's own."""
-    return f"run {run_id}" if external_user is None else f"user {environment} {external_user}"
+    return f"run {run_id}" if external_user_id is None else f"user {environment} {external_user_id}"
 
 
 class UnfinishedCall(Protocol):

@@ -134,7 +134,7 @@ class PendingCall:
             at=self.started_at,
             same_as=result.recorded_at,
             step=self.context.step,
-            external_user=self.context.external_user,
+            external_user=self.context.external_user_id,
             bytes=result.body_bytes,
             note=None if result.note is None else self.context.redactor.redact_text(result.note),
             attempt=self.context.attempt if result.is_unanswered else UNSET,

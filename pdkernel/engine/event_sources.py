@@ -199,7 +199,7 @@ class SourceRunner:
             public_only=request.policy.public_only,
             extra_code_folders=(component.file.path,) if component.file else (),
             environment=request.environment,
-            external_user=request.external_user_id,
+            external_user_id=request.external_user_id,
         )
         workers = await self._workers.open_run(setup)
         try:
@@ -348,7 +348,7 @@ def _build_call_context(
         policy=request.policy,
         redactor=redactor,
         owner=connection_owner(request.external_user_id, request.environment, f"of source {request.owner_key}"),
-        external_user=request.external_user_id,
+        external_user_id=request.external_user_id,
         environment=request.environment,
         app_by_secret_ref=resolution.app_by_secret,
         proxy_by_secret_ref=resolution.proxy_by_secret,

@@ -168,7 +168,7 @@ class Interpreter:
     def new_place(self, claimed: ClaimedRun) -> RunPlace:
         """Return the place of a claimed run among those that execute; the caller gives it back."""
         place = self._workers.new_place(
-            claimed.external_user, is_alone=claimed.must_be_alone, deaths=claimed.deaths_alone
+            claimed.external_user_id, is_alone=claimed.must_be_alone, deaths=claimed.deaths_alone
         )
         if claimed.begun:
             place.reserve()
@@ -466,7 +466,7 @@ class Interpreter:
         record.set_package_lock(self._package_locks.describe(request.workflow, ready, actions, kept))
         setup = self._setup(request, record, ready, actions)
         notes = [request.workflow.problem[1]] if request.workflow.problem else []
-        if setup.share_workers and setup.external_user is not None:
+        if setup.share_workers and setup.external_user_id is not None:
             notes.append(SHARED_WORKERS_MESSAGE)
         if notes:
             first = next((step.name for step in request.workflow.steps if request.should_execute(step)), "")
@@ -514,7 +514,7 @@ class Interpreter:
             workflow=request.workflow.name,
             workflow_version=request.workflow.version,
             environment=request.environment,
-            external_user=request.external_user_id,
+            external_user_id=request.external_user_id,
             share_workers=request.workflow.settings.get("share_workers") == "always",
             trigger={"event": dict(request.event.data), "context": dict(record.context)},
             variables=select_named_variables(request),

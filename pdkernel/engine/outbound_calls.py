@@ -120,7 +120,7 @@ def build_call_binding(
         policy=request.outbound_policy,
         redactor=run.record.redactor,
         owner=connection_owner(request.external_user_id, request.environment, run.record.run_id),
-        external_user=request.external_user_id,
+        external_user_id=request.external_user_id,
         environment=request.environment,
         app_by_secret_ref=run.resolution.app_by_secret,
         proxy_by_secret_ref=run.resolution.proxy_by_secret,

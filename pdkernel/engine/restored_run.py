@@ -282,7 +282,7 @@ def restore_request(claimed: ClaimedRun, vault: Vault, root: Path) -> tuple[RunR
             text,
             root,
             workflow=workflow,
-            external_user_id=claimed.external_user,
+            external_user_id=claimed.external_user_id,
             environment=parse_environment(claimed.environment),
             run_ids=(run_id, claimed.trace_id),
         )
@@ -366,7 +366,7 @@ def restore_shown_request(claimed: ClaimedRun, root: Path) -> RunRequest:
         workflow,
         Event(event or {}),
         OutboundPolicy("live", "live"),
-        external_user_id=claimed.external_user,
+        external_user_id=claimed.external_user_id,
         environment=environment,
         folder=root,
         test=False,

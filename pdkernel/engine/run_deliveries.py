@@ -238,7 +238,7 @@ class RunDeliveries:
                 step=row.path,
                 policy=request.outbound_policy,
                 redactor=redactor,
-                external_user=request.external_user_id,
+                external_user_id=request.external_user_id,
                 environment=request.environment,
                 proxy_by_secret_ref=proxies,
                 on_call_finished=lambda _: None,

@@ -648,7 +648,7 @@ class RunRecord:
                 definition=definition,
                 event=self._trigger_text(None if self._may_have_accounts else execution.event),
                 request=request,
-                external_user=execution.external_user,
+                external_user_id=execution.external_user,
                 environment=execution.environment,
                 queue=None if limits is None else limits.queue,
                 queue_size=None if limits is None else limits.size,

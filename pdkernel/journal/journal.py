@@ -618,7 +618,7 @@ class Journal(RunQueries):
         self,
         *,
         workflow: str | None = None,
-        external_user: str | None = None,
+        external_user_id: str | None = None,
         environment: str | None = None,
         status: Status | None = None,
         since: datetime | None = None,
@@ -628,7 +628,7 @@ class Journal(RunQueries):
     ) -> list[Execution]:
         """Return runs that match all arguments, newest first; *before* is the last id of the previous page."""
         return await self.executions(
-            ExecutionQuery(workflow, external_user, environment, status, since, until, limit, before)
+            ExecutionQuery(workflow, external_user_id, environment, status, since, until, limit, before)
         )
 
     async def close(self) -> None:

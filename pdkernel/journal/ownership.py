@@ -476,7 +476,9 @@ def _exists(connection: Connection, query: str, run_id: str) -> bool:
 
 def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
     """Return the run of a row with `CLAIM_COLUMNS`, with everything that is recorded of it."""
-    run_id, fence, attempt, trace_id, definition, event, request, external_user, environment, created, origin = row[:11]
+    run_id, fence, attempt, trace_id, definition, event, request, external_user_id, environment, created, origin = row[
+        :11
+    ]
     lock, queue, workflow, begun, lost_tasks = row[11:]
     was_paused = _exists(connection, "select 1 from waits where run_id = ? and data <> ''", run_id)
     content = connection.execute("select content from definitions where hash = ?", (definition,)).fetchone()
@@ -497,7 +499,7 @@ def load_claimed(connection: Connection, row: Sequence[Any]) -> ClaimedRun:
         content[0] if content is not None else "",
         event,
         request,
-        external_user,
+        external_user_id,
         environment,
         created,
         steps=tuple(StepRow(*each) for each in steps),

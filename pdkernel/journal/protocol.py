@@ -49,7 +49,7 @@ class RunJournal(Protocol):
         """Record the run: running, owned by this executor with its first claim; or ready and without owner (`NewRun.is_ready`)."""
         ...
 
-    async def count_paused(self, external_user: str, environment: str, most: int) -> int:
+    async def count_paused(self, external_user_id: str, environment: str, most: int) -> int:
         """Return how many runs of that external user are paused, *most* if there are more."""
         ...
 

@@ -87,13 +87,13 @@ class RecordedEvent:
 
     Attributes:
         workflow: The workflow's name.
-        external_user: The external user's id, or None.
+        external_user_id: The external user's id, or None.
         event: The redacted event; None if it is encrypted, because its secrets are not known, or damaged.
         size: The characters of its record.
     """
 
     workflow: str
-    external_user: str | None
+    external_user_id: str | None
     event: Mapping[str, JSON] | None
     size: int
 
@@ -216,10 +216,10 @@ class RunQueries:
 
         return await self.read(query)
 
-    async def count_paused(self, external_user: str, environment: str, most: int) -> int:
+    async def count_paused(self, external_user_id: str, environment: str, most: int) -> int:
         """Return how many runs of that external user are paused, *most* if there are more."""
         query = "select count(*) from (select 1 from runs where status = 'paused' and external_user = ? and environment = ? limit ?) as r"
-        values = (replace_unstorable(external_user), environment, most)
+        values = (replace_unstorable(external_user_id), environment, most)
         return int((await self.read(lambda connection: connection.execute(query, values).fetchone()))[0])
 
     async def find_cancelled(self, run_ids: Sequence[str]) -> Sequence[str]:
@@ -321,12 +321,12 @@ def _load_events(connection: Connection, ids: Sequence[str]) -> list[tuple[str, 
 
 
 def _visit_all(rows: Sequence[tuple[str, str, str | None, str]], visit: Callable[[RecordedEvent], None]) -> None:
-    for run_id, workflow, external_user, text in rows:
+    for run_id, workflow, external_user_id, text in rows:
         try:
             event = decode_event(run_id, text)
         except DamagedRecordError:
             event = None
-        visit(RecordedEvent(workflow, external_user, event, len(text)))
+        visit(RecordedEvent(workflow, external_user_id, event, len(text)))
 
 
 def _summarize(connection: Connection, ids: Collection[str]) -> list[RunSummary]:
@@ -351,8 +351,8 @@ def _workflow_names(connection: Connection) -> list[str]:
 def _conditions(connection: Connection, query: ExecutionQuery) -> tuple[str, list[Any]]:
     """Return SQL conditions, made of constants only, and their parameters."""
     parts: list[tuple[str, Sequence[Any]]] = []
-    if query.external_user is not None:
-        parts.append(("external_user = ?", [replace_unstorable(query.external_user)]))
+    if query.external_user_id is not None:
+        parts.append(("external_user = ?", [replace_unstorable(query.external_user_id)]))
     if query.environment is not None:
         parts.append(("environment = ?", [query.environment]))
     if query.status is not None:

@@ -146,7 +146,7 @@ class NewRun:
         definition: The hash from `store_definition`.
         event: The `runs.event` text (`encode_event`).
         request: What an executor needs to run or to continue the run, encrypted; None if the run cannot be continued.
-        external_user: The external user's id, or None.
+        external_user_id: The external user's id, or None.
         environment: `development` or `production`.
         queue: The queue in which the run waits, or None to start the run at once.
         queue_size: The run is refused if that many runs of its external user wait in the queue, or fewer if runs of others wait there:
@@ -167,7 +167,7 @@ class NewRun:
     definition: str
     event: str
     request: bytes | None = None
-    external_user: str | None = None
+    external_user_id: str | None = None
     environment: str = "development"
     queue: str | None = None
     queue_size: int | None = None
@@ -312,7 +312,7 @@ class ClaimedRun:
         definition: The `definitions.content` text.
         event: The `runs.event` text.
         request: The `NewRun.request` of the run.
-        external_user: The external user's id, or None.
+        external_user_id: The external user's id, or None.
         environment: `development` or `production`.
         created: Seconds since 1970.
         steps: The recorded steps in order.
@@ -336,7 +336,7 @@ class ClaimedRun:
     definition: str
     event: str
     request: bytes | None
-    external_user: str | None
+    external_user_id: str | None
     environment: str
     created: float
     steps: tuple[StepRow, ...] = ()

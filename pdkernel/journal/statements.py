@@ -112,7 +112,7 @@ class Statements:
                 "workflow": replace_unstorable(run.workflow),
                 "definition": run.definition,
                 "event": escape_json_text(run.event),
-                "user": storable(run.external_user),
+                "user": storable(run.external_user_id),
                 "environment": run.environment,
                 "status": "ready" if queued else "running",
                 "owner": None if queued else self.executor_id,

@@ -60,7 +60,7 @@ class RunRow:
     workflow: str
     definition: str | None
     event: str
-    external_user: str | None
+    external_user_id: str | None
     environment: str
     status: RunStatus
     fence: int
@@ -78,7 +78,7 @@ class ExecutionQuery:
 
     Attributes:
         workflow: The workflow's name.
-        external_user: The external user's id.
+        external_user_id: The external user's id.
         environment: `development` or `production`.
         status: The execution's status.
         since: Started at or after this moment.
@@ -89,7 +89,7 @@ class ExecutionQuery:
     """
 
     workflow: str | None = None
-    external_user: str | None = None
+    external_user_id: str | None = None
     environment: str | None = None
     status: Status | None = None
     since: datetime | None = None
@@ -296,7 +296,7 @@ def build_execution(
         workflow=run.workflow,
         version=hash_definition(run.definition)[:12] if run.definition else "",
         status=_to_execution_status(run.status, run.fence),
-        external_user=run.external_user,
+        external_user=run.external_user_id,
         environment=run.environment,
         started_at=_iso(run.created),
         finished_at=None if run.ended is None else _iso(run.ended),
@@ -330,7 +330,7 @@ def build_pause(step: str, wait: WaitRow) -> RunPause:
 def build_summary(
     run_id: str,
     workflow: str,
-    external_user: str | None,
+    external_user_id: str | None,
     environment: str,
     status: RunStatus,
     fence: int,
@@ -343,7 +343,7 @@ def build_summary(
     return RunSummary(
         id=run_id,
         workflow=workflow,
-        external_user=external_user,
+        external_user=external_user_id,
         environment=environment,
         status=_to_execution_status(status, fence),
         attempt=attempt,

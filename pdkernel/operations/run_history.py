@@ -372,15 +372,15 @@ async def infer_recorded_shape(project: Project, query: ExecutionQuery) -> Recor
             return
         builder.add(recorded.event, size=recorded.size)
         workflows[recorded.workflow] += 1
-        if recorded.external_user is not None:
-            users.add(recorded.external_user)
+        if recorded.external_user_id is not None:
+            users.add(recorded.external_user_id)
 
     with closing(await run_blocking(open_journal_reader, project)) as reader:
         await reader.visit_events(query, visit)
     if not workflows:
         parts = [
             f" of {query.workflow}" if query.workflow else "",
-            f" of the external user {query.external_user}" if query.external_user else "",
+            f" of the external user {query.external_user_id}" if query.external_user_id else "",
         ]
         raise RequestError(
             f"There are no recorded events{''.join(parts)}.", fix="See the recorded runs: pdkernel runs list"
@@ -431,7 +431,7 @@ def build_query(
     batch: str | None = None,
 ) -> ExecutionQuery:
     """
-    The query of filters as a person writes them.
+    Return the query of filters as a person writes them: the parameters are named like the options of `pdkernel runs list`.
 
     Args:
         clock: For times before now.
@@ -454,7 +454,7 @@ def build_query(
         raise RequestError(f"{status!r} is not a status.", fix=f"The statuses are {', '.join(get_args(Status))}.")
     return ExecutionQuery(
         workflow=workflow,
-        external_user=external_user,
+        external_user_id=external_user,
         environment=None if environment is None else parse_environment(environment),
         status=None if status is None else cast("Status", status),
         since=None if since is None else parse_moment(since, option="--since", clock=clock),

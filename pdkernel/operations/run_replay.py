@@ -76,7 +76,7 @@ async def prepare_replay(
     run_id: str,
     *,
     source: WorkflowSource | None = None,
-    external_user: str | None = None,
+    external_user_id: str | None = None,
     sends: bool = False,
     policy: OutboundPolicy | None = None,
 ) -> Replay:
@@ -89,7 +89,7 @@ async def prepare_replay(
         engine: The engine of this process.
         run_id: The id of the run.
         source: The workflow of an open notebook, which is used instead of the notebook's file if the run is from it.
-        external_user: Another external user; None is that of the run.
+        external_user_id: Another external user; None is that of the run.
         sends: Whether outbound calls are sent as by the recorded run, also those that were sent before. Otherwise they are refused.
         policy: Another outbound policy, see `choose_replay_policy`; None leaves it to *sends*.
 
@@ -105,7 +105,9 @@ async def prepare_replay(
     if not request.only_steps:  # all steps, also on an event that was only recorded (`x-pd-notrigger`)
         request = replace(request, only_steps=None)
     secrets = _find_event_secrets(execution, request)
-    request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends, policy=policy)
+    request = await _renew(
+        engine, execution, request, secrets, external_user_id=external_user_id, sends=sends, policy=policy
+    )
     choice: DefinitionChoice = "recorded" if current is None else "current"
     return await _place(engine, claimed, Replay(execution, request, choice))
 
@@ -117,7 +119,7 @@ async def prepare_fork(
     *,
     source: WorkflowSource | None = None,
     pins: Mapping[str, JSON] | None = None,
-    external_user: str | None = None,
+    external_user_id: str | None = None,
     sends: bool = False,
     policy: OutboundPolicy | None = None,
 ) -> Replay:
@@ -130,7 +132,7 @@ async def prepare_fork(
         first: The name of the first step that runs.
         source: An edited workflow, which runs in this process; None for the recorded definition.
         pins: Exports by step, as for `pin_steps`, instead of recorded ones; such steps do not run.
-        external_user: As for `prepare_replay`.
+        external_user_id: As for `prepare_replay`.
         sends: As for `prepare_replay`.
         policy: As for `prepare_replay`.
 
@@ -167,7 +169,9 @@ async def prepare_fork(
         package_lock=None if source is not None else claimed.package_lock,
     )
     secrets = (*_find_event_secrets(execution, request), *state.secrets)
-    request = await _renew(engine, execution, request, secrets, external_user=external_user, sends=sends, policy=policy)
+    request = await _renew(
+        engine, execution, request, secrets, external_user_id=external_user_id, sends=sends, policy=policy
+    )
     fork = Replay(execution, request, "recorded" if source is None else "given", is_fork=True)
     return fork if source is not None else await _place(engine, claimed, fork)
 
@@ -275,13 +279,13 @@ async def _renew(
     request: RunRequest,
     secrets: tuple[Secret, ...] | list[Secret],
     *,
-    external_user: str | None,
+    external_user_id: str | None,
     sends: bool,
     policy: OutboundPolicy | None,
 ) -> RunRequest:
     """The request for a new run instead of the recorded one."""
-    if external_user is not None and external_user != request.external_user_id:
-        user = check_external_user_id(external_user)
+    if external_user_id is not None and external_user_id != request.external_user_id:
+        user = check_external_user_id(external_user_id)
         event = request.event.with_identity(user, request.environment)
         request = replace(request, external_user_id=user, event=event, account_overrides={})
     if policy is not None:

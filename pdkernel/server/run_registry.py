@@ -396,7 +396,7 @@ class RunRegistry:
             return await self._context.engine.continue_run(claimed, watcher, policy=self._current_policy())
 
         run_id = claimed.claim.run_id
-        self._launch(run_id, claimed.external_user, self._callers.pop(run_id, None), go_on, is_claimed=True)
+        self._launch(run_id, claimed.external_user_id, self._callers.pop(run_id, None), go_on, is_claimed=True)
 
     def _current_policy(self) -> OutboundPolicy:
         """Return the policy of this server; that of a notebook may have changed since it is served."""

@@ -190,7 +190,7 @@ class TriggerEvents:
             step="webhook",
             policy=replace(context.settings.policy, public_only=hook.public_only),
             redactor=Redactor(()),
-            external_user=trigger.external_user_id,
+            external_user_id=trigger.external_user_id,
             environment=trigger.environment,
             on_call_finished=lambda _: None,
             on_call_refused=lambda _: None,

@@ -175,7 +175,7 @@ def pd_run(pd_project: TemporaryProject, pd_event: MakeEvent, request: pytest.Fi
         return pd_project.run(
             source if isinstance(source, Workflow) else folder / source,
             event if event is None or isinstance(event, Event) else pd_event(event),
-            external_user=external_user,
+            external_user_id=external_user,
             environment=environment,
             pins=pins,
             only=only,

@@ -56,7 +56,7 @@ class WorkerKey:
 
     Attributes:
         environment: The external user's environment.
-        external_user: The external user; None for runs without an external user, and for *shared_workflow*.
+        external_user_id: The external user; None for runs without an external user, and for *shared_workflow*.
         python: The interpreter of the Python steps, which belongs to a set of packages.
         is_sandboxed: The operating system stops outbound calls that bypass the gateway.
         public_only: Steps reach public addresses only.
@@ -64,7 +64,7 @@ class WorkerKey:
     """
 
     environment: str
-    external_user: str | None
+    external_user_id: str | None
     python: Path | None
     is_sandboxed: bool
     public_only: bool
@@ -81,9 +81,9 @@ class WorkerKey:
             return f"workflow {self.shared_workflow!r} in {self.environment} (share_workers: always)"
         if not self.environment:
             return "no external user yet"
-        if self.external_user is None:
+        if self.external_user_id is None:
             return f"runs without an external user in {self.environment}"
-        return f"external user {self.external_user!r} in {self.environment}"
+        return f"external user {self.external_user_id!r} in {self.environment}"
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class RunSetup:
         public_only: Steps reach public addresses only, neither this machine nor a private network.
         extra_code_folders: More folders from which steps read code.
         workflow_version: The workflow's version. Python imports files beside the workflow again for another version.
-        environment: The environment of *external_user*.
-        external_user: The external user of the run, or None.
+        environment: The environment of *external_user_id*.
+        external_user_id: The external user of the run, or None.
         share_workers: Runs of this workflow for other external users may use the same workers (`share_workers: always`).
         listen_ports: Ports on which steps may listen, besides free ones.
     """
@@ -128,7 +128,7 @@ class RunSetup:
     extra_code_folders: tuple[Path, ...] = ()
     workflow_version: str = ""
     environment: str = DEFAULT_ENVIRONMENT
-    external_user: str | None = None
+    external_user_id: str | None = None
     share_workers: bool = False
     listen_ports: tuple[int, ...] = ()
 
@@ -137,7 +137,7 @@ class RunSetup:
         """The key of the workers that may serve this run."""
         return WorkerKey(
             self.environment,
-            None if self.share_workers else self.external_user,
+            None if self.share_workers else self.external_user_id,
             self.python,
             self.is_sandboxed,
             self.public_only,

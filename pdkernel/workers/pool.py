@@ -125,9 +125,9 @@ class StepPool(Protocol):
         ...
 
     def new_place(
-        self, external_user: str | None, parent: RunPlace | None = None, *, is_alone: bool = False, deaths: int = 0
+        self, external_user_id: str | None, parent: RunPlace | None = None, *, is_alone: bool = False, deaths: int = 0
     ) -> RunPlace:
-        """Return the place of a run of *external_user* among those that execute; see `RunPlaces.new`."""
+        """Return the place of a run of *external_user_id* among those that execute; see `RunPlaces.new`."""
         ...
 
     async def open_run(
@@ -222,14 +222,14 @@ class WorkerPool:
 
     def new_place(
         self,
-        external_user: str | None,
+        external_user_id: str | None,
         parent: RunPlace | None = None,
         *,
         is_alone: bool = False,
         deaths: int = 0,
     ) -> RunPlace:
-        """Return the place of a run of *external_user* among those that execute; see `RunPlaces.new`."""
-        return self._places.new(external_user, parent, is_alone=is_alone, deaths=deaths)
+        """Return the place of a run of *external_user_id* among those that execute; see `RunPlaces.new`."""
+        return self._places.new(external_user_id, parent, is_alone=is_alone, deaths=deaths)
 
     async def open_run(
         self, setup: RunSetup, *, place: RunPlace | None = None, wait_for_place: bool = True
@@ -250,7 +250,7 @@ class WorkerPool:
         """
         with contextlib.suppress(OSError):  # the run reports it
             await self._prepare_code(self._needed_access(setup))
-        place = place or self.new_place(setup.external_user)
+        place = place or self.new_place(setup.external_user_id)
         if wait_for_place:
             await place.take()
         run = RunWorkers(setup, self, place)

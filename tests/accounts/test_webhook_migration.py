@@ -62,7 +62,7 @@ def test_sources_of_each_user(migrator: WebhookMigrator) -> None:
     """The sources of all users are planned, with the user and the name of each."""
     found = migrator.plan_migrations(["ada", "bob"], "development", target_url=TO, replaced_urls=())
 
-    assert [(each.id, each.external_user, each.name) for each in found] == [
+    assert [(each.id, each.external_user_id, each.name) for each in found] == [
         ("dc_1", "ada", "Source dc_1"),
         ("dc_2", "ada", "Source dc_2"),
     ]

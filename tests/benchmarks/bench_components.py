@@ -35,7 +35,7 @@ def plain_import(action: Path) -> float:
 async def opened(pool: WorkerPool, folder: Path, user: str) -> RunWorkers:
     """A run with a started Node.js worker, which no other user has."""
     workers = await pool.open_run(
-        RunSetup("run", "bench", {"event": {}, "context": {}}, {}, folder, external_user=user)
+        RunSetup("run", "bench", {"event": {}, "context": {}}, {}, folder, external_user_id=user)
     )
     await workers.evaluate(["1"], {})
     return workers

@@ -153,7 +153,7 @@ def test_the_calls_of_a_step_belong_to_its_run(sends_once: bool) -> None:
 
     context = build_call_binding(cast("RunState", run), "call", calls.append)
 
-    assert (context.step, context.external_user, context.policy.via) == ("call", "ada", "http://proxy.test:1")
+    assert (context.step, context.external_user_id, context.policy.via) == ("call", "ada", "http://proxy.test:1")
     assert (
         context.owner
         == connection_owner("ada", "development", "run_1")

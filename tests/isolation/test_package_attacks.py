@@ -153,7 +153,7 @@ class Server:
         """Run a step as the external *user*, who has an account with a token; return its value."""
         given: dict[str, Any] = {"event": {}, "context": {}}
         run = await self.pool.open_run(
-            RunSetup(user, "demo", given, {}, self.project, python=self.python, external_user=user, **setup)
+            RunSetup(user, "demo", given, {}, self.project, python=self.python, external_user_id=user, **setup)
         )
         fields = {"slack": {"token": f"tok-of-{user}"}}
         outcome = await run.run_step(

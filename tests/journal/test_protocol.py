@@ -182,7 +182,7 @@ async def test_claimed_run_has_everything_that_was_accepted(journal: Journal) ->
         run.event,
         b"sealed\0",
     )
-    assert (claimed.external_user, claimed.environment, claimed.created) == ("ada", "production", 5.0)
+    assert (claimed.external_user_id, claimed.environment, claimed.created) == ("ada", "production", 5.0)
     assert (claimed.steps, claimed.waits, claimed.was_paused, claimed.sent_runs) == ((), (), False, frozenset())
 
 
@@ -386,7 +386,7 @@ async def test_served_run_of_a_dead_executor_continues(open_journal: Open, datab
     (run,) = await successor.claim_next()
 
     assert ready == "resumed"
-    assert (run.claim, run.external_user, run.steps) == (Claim("run", 2, attempt=2), "ada", (step_row(0, "one"),))
+    assert (run.claim, run.external_user_id, run.steps) == (Claim("run", 2, attempt=2), "ada", (step_row(0, "one"),))
     assert run.origin == "serve"
     assert (await load(successor)).attempt == 2
     assert await successor.append_step(run.claim, step_row(1, "two", encode_step(StepResult("two", "success"))))

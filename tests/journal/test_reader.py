@@ -107,7 +107,7 @@ async def test_execution_is_what_was_written(journal: Journal, clock: ManualCloc
         "Greet",
         DEFINITION,
         encode_event({"body": 1}, {"id": "x"}, replay_of="first"),
-        external_user="ada",
+        external_user_id="ada",
         environment="production",
     )
     await journal.accept_run(run)
@@ -261,13 +261,16 @@ async def test_events_are_visited_in_pages(journal: Journal, clock: ManualClock,
 
     with closing(open_reader(database.backend())) as reader:
         await reader.visit_events(ExecutionQuery(limit=1000), seen.append)
-        await reader.visit_events(ExecutionQuery(limit=30, external_user="ada"), some.append)
+        await reader.visit_events(ExecutionQuery(limit=30, external_user_id="ada"), some.append)
 
     names = [str(each.event["body"]) for each in seen if each.event is not None]
     assert sorted(names) == sorted(str({"name": f"run{number:03}"}) for number in range(2, 450))
     assert len(seen) == 450
-    assert ({each.workflow for each in seen}, {each.external_user for each in seen}) == ({WORKFLOW.name}, {"ada", None})
-    assert (len(some), {each.external_user for each in some}) == (30, {"ada"})
+    assert ({each.workflow for each in seen}, {each.external_user_id for each in seen}) == (
+        {WORKFLOW.name},
+        {"ada", None},
+    )
+    assert (len(some), {each.external_user_id for each in some}) == (30, {"ada"})
 
 
 async def test_filters(journal: Journal, clock: ManualClock) -> None:

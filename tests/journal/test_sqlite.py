@@ -369,7 +369,7 @@ async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: Journ
         BROKEN,
         "hash",
         new_run().event,
-        external_user=BROKEN,
+        external_user_id=BROKEN,
         environment="development",
         queue=BROKEN,
         parent=BROKEN,
@@ -400,7 +400,7 @@ async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: Journal)
     await journal.accept_run(new_run(BROKEN, workflow=BROKEN, external_user=BROKEN, queue="mail", dedupe_key=BROKEN))
 
     by_id = await journal.get_execution(BROKEN)
-    listed = await journal.list_executions(workflow=BROKEN, external_user=BROKEN)
+    listed = await journal.list_executions(workflow=BROKEN, external_user_id=BROKEN)
     after = await journal.list_executions(workflow=BROKEN, before=BROKEN)
     loaded = await journal.load_run(BROKEN)
     claimed = await journal.claim(BROKEN)

@@ -222,7 +222,7 @@ async def test_chosen_accounts_are_those_of_their_user(
     )
     first = await runtime.run(request)
 
-    assert (await prepare_replay(runtime, first.id, external_user=user)).request.account_overrides == kept
+    assert (await prepare_replay(runtime, first.id, external_user_id=user)).request.account_overrides == kept
 
 
 async def test_a_credential_in_the_event_stays_hidden_for_another_user(

@@ -372,8 +372,8 @@ class TestFailures:
             each.site.clock.advance(1)  # a list has the newest run first
             count = await request_retry(each.site.context.project, each.site.context.engine.journal, first.id)
             second = await each.finish()
-            again = await each.site.context.engine.journal.list_executions(external_user="bob")
-            listed = await each.site.context.engine.journal.list_executions(external_user="ada")
+            again = await each.site.context.engine.journal.list_executions(external_user_id="bob")
+            listed = await each.site.context.engine.journal.list_executions(external_user_id="ada")
 
         assert (count, second.succeeded, second.failed, second.retries) == (1, 2, (), 1)
         assert [run.status for run in again] == ["success", "error"]

@@ -148,7 +148,7 @@ class SimPool:
 
     async def open_run(self, setup: RunSetup, *, place: RunPlace | None = None, wait_for_place: bool = True) -> SimRun:
         """Wait for a place, and return the workers of a run."""
-        place = place or self.new_place(setup.external_user)
+        place = place or self.new_place(setup.external_user_id)
         if wait_for_place:
             await place.take()
         return SimRun(self, setup, place)

@@ -100,7 +100,7 @@ def opener(pool: WorkerPool, folder: Path) -> OpenRun:
             run_id=f"run{opened}",
             workflow=workflow,
             workflow_version=version,
-            external_user=external_user,
+            external_user_id=external_user,
             environment=environment,
             share_workers=share_workers,
             python=python,

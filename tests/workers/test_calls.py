@@ -27,7 +27,7 @@ SETUP = RunSetup(
     is_sandboxed=True,
     public_only=True,
     environment="production",
-    external_user="ada",
+    external_user_id="ada",
 )
 
 
@@ -35,18 +35,18 @@ def test_spare_workers_belong_to_no_user() -> None:
     """A worker that no run has used fits runs of every user with the same interpreter and the same outbound rules."""
     spare = SETUP.worker_key.spare
 
-    assert spare == replace(SETUP, external_user="bob", environment="development", workflow="other").worker_key.spare
+    assert spare == replace(SETUP, external_user_id="bob", environment="development", workflow="other").worker_key.spare
     assert spare != replace(SETUP, python=None).worker_key.spare
     assert spare != replace(SETUP, is_sandboxed=False).worker_key.spare
     assert spare != replace(SETUP, public_only=False).worker_key.spare
-    assert spare != replace(SETUP, external_user=None).worker_key
+    assert spare != replace(SETUP, external_user_id=None).worker_key
 
 
 @pytest.mark.parametrize(
     ("setup", "phrase"),
     [
         (SETUP, "external user 'ada' in production"),
-        (replace(SETUP, external_user=None), "runs without an external user in production"),
+        (replace(SETUP, external_user_id=None), "runs without an external user in production"),
         (replace(SETUP, share_workers=True), "workflow 'demo' in production (share_workers: always)"),
     ],
 )

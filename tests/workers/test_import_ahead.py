@@ -58,7 +58,7 @@ class Spares:
         imports = "\n".join(f"try:\n    import {name}\nexcept ImportError:\n    pass" for name in names)
         source = STEP.format(names=list(names), imports=imports, value=value)
         setup = RunSetup(
-            user, "demo", {"event": {}}, variables or {}, self.project, python=self.python, external_user=user
+            user, "demo", {"event": {}}, variables or {}, self.project, python=self.python, external_user_id=user
         )
         run = await self.pool.open_run(setup)
         outcome = await run.run_step(StepCall(Step("one", "python", source)), StepRecorder("one"))
@@ -220,7 +220,7 @@ async def test_spare_that_imports_serves_no_run(spares: Spares) -> None:
         await asyncio.sleep(0.01)
 
     began = time.monotonic()
-    setup = RunSetup("run", "demo", {"event": {}}, {}, spares.project, python=spares.python, external_user="bob")
+    setup = RunSetup("run", "demo", {"event": {}}, {}, spares.project, python=spares.python, external_user_id="bob")
     workers = await spares.pool.open_run(setup)
     source = "def handler(pd):\n    import sys\n    return 'slow' in sys.modules\n"
     outcome = await workers.run_step(StepCall(Step("one", "python", source)), StepRecorder("one"))
@@ -267,7 +267,7 @@ async def test_closed_pool_ends_spares_that_import(spares: Spares) -> None:
 
 async def test_description_runs_beside_no_package(spares: Spares) -> None:
     """What describes components for all users takes a spare without its Python worker, which may have imported packages."""
-    setup = RunSetup("run", "demo", {"event": {}}, {}, spares.project, external_user="ada")
+    setup = RunSetup("run", "demo", {"event": {}}, {}, spares.project, external_user_id="ada")
     run = await spares.pool.open_run(setup)
     await run.run_step(StepCall(Step("one", "python", "def handler(pd):\n    return 1\n")), StepRecorder("one"))
     await run.release()

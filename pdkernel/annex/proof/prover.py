@@ -132,7 +132,9 @@ async def run_proof(
         async with await ProofRunner.start(exported.project, directory, exported.environ, frozen_time=at) as runner:
             sides = _sides(exported, read)
             for case in cases:
-                progress(f"proving {case.name}{'' if case.external_user is None else f' as {case.external_user}'} ...")
+                progress(
+                    f"proving {case.name}{'' if case.external_user_id is None else f' as {case.external_user_id}'} ..."
+                )
                 verdicts.append(await _CaseComparison(runner, *sides, redactor).compare(case))
     differences = _compare_definitions(exported, read, redactor)
     fields = _grade_fields(read, exported.workflow)
@@ -236,7 +238,7 @@ class _CaseComparison:
         names = [step.name for step in self._notebook.workflow.steps]
         steps = tuple(self._step(name, notebook_run, found, flaky, excluded) for name in names)
         return CaseVerdict(
-            case.name, case.external_user, steps, self._run_verdict(notebook_run, found, flaky, excluded)
+            case.name, case.external_user_id, steps, self._run_verdict(notebook_run, found, flaky, excluded)
         )
 
     async def _notebook_runs(self, case: ProofCase) -> tuple[SideRun, dict[str, str]]:
@@ -260,8 +262,8 @@ class _CaseComparison:
     def _recording(self, case: ProofCase) -> str:
         folder = EVENTS_FOLDER
         words = ["pdkernel", "run", self._notebook.source, "--event", shlex.quote(f"{folder}/{case.file.name}")]
-        if case.external_user is not None:
-            words += ["--external-user", shlex.quote(case.external_user)]
+        if case.external_user_id is not None:
+            words += ["--external-user", shlex.quote(case.external_user_id)]
         words += ["--egress", shlex.quote(f"record={folder}/{case.recording_path.name}")]
         return " ".join(words)
 

@@ -398,7 +398,7 @@ class _RunComparison:
         """The step in a run with another clock, other random numbers, other hidden values and empty data stores."""
         runner = await self._other.get()
         event = type(case.event).from_value(_replace_marks(dict(case.event.data)))
-        varied = ProofCase(case.name, case.file, event, case.external_user, case.environment)
+        varied = ProofCase(case.name, case.file, event, case.external_user_id, case.environment)
         pins = {step: _replace_marks(dict(exports)) for step, exports in self._pins.items()}
         ran = await runner.run(self._side, varied, pins=pins, empty_stores=True, policy=self._policy)
         return next((step for step in ran.execution.steps if step.name == name), None)

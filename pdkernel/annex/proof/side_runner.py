@@ -291,14 +291,14 @@ class ProofCase:
         name: Name of the event.
         file: File of the event.
         event: The parsed event.
-        external_user: Id of the external user, or None.
+        external_user_id: Id of the external user, or None.
         environment: Environment of the external user.
     """
 
     name: str
     file: Path
     event: Event
-    external_user: str | None
+    external_user_id: str | None
     environment: Environment = DEFAULT_ENVIRONMENT
 
     @property
@@ -502,13 +502,13 @@ class ProofRunner:
         execution = await interpreter.run(
             RunRequest(
                 workflow=side.workflow,
-                event=case.event.with_identity(case.external_user, case.environment),
+                event=case.event.with_identity(case.external_user_id, case.environment),
                 # without a recording, every outbound call is refused
                 policy=policy
                 or OutboundPolicy(
                     "replay", f"replay={case.recording_path.name}", recording_file=case.recording_path.absolute()
                 ),
-                external_user_id=case.external_user,
+                external_user_id=case.external_user_id,
                 environment=case.environment,
                 variables=await run_blocking(side.load_variables, side.folder),
                 load_variables=side.load_variables,

@@ -34,7 +34,7 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+\Z")
 class AccountInput:
     """An account that the run used, with fake credentials."""
 
-    external_user: str | None
+    external_user_id: str | None
     app: str
     environment: str
     account_id: str
@@ -62,7 +62,7 @@ class RunInputs:
         """Connect the accounts and set the variables in *project*."""
         for account in self.accounts:
             project.connect(
-                account.external_user,
+                account.external_user_id,
                 account.app,
                 environment=account.environment,
                 account_id=account.account_id,

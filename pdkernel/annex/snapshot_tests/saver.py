@@ -78,7 +78,7 @@ class SnapshotScenario:
     source: str
     event: str
     recorded: str | None
-    external_user: str | None
+    external_user_id: str | None
     environment: str
     inputs: RunInputs
     pins: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
@@ -122,8 +122,8 @@ def generate_test_code(scenario: SnapshotScenario, expected: RunExpectation) -> 
 
 def _lines(scenario: SnapshotScenario, expected: RunExpectation) -> Iterator[str]:
     who = (
-        f"as {scenario.external_user} in {scenario.environment}"
-        if scenario.external_user
+        f"as {scenario.external_user_id} in {scenario.environment}"
+        if scenario.external_user_id
         else "without an external user"
     )
     yield '"""'
@@ -156,8 +156,8 @@ def _body(scenario: SnapshotScenario, expected: RunExpectation) -> Iterator[str]
     yield "execution = pd_run("
     yield f"    HERE / {scenario.source!r},"
     yield f"    HERE / {scenario.event!r},"
-    if scenario.external_user:
-        yield f"    external_user={scenario.external_user!r},"
+    if scenario.external_user_id:
+        yield f"    external_user={scenario.external_user_id!r},"
     yield f"    environment={scenario.environment!r},"
     if scenario.recorded:
         yield f'    egress=f"replay={{HERE / {scenario.recorded!r}}}",'
@@ -189,7 +189,7 @@ def _body(scenario: SnapshotScenario, expected: RunExpectation) -> Iterator[str]
 def _setup_lines(inputs: RunInputs) -> Iterator[str]:
     for account in inputs.accounts:
         yield "pd_project.connect("
-        yield f"    {account.external_user!r},"
+        yield f"    {account.external_user_id!r},"
         yield f"    {account.app!r},"
         yield f"    environment={account.environment!r},"
         yield f"    account_id={account.account_id!r},"
@@ -331,7 +331,7 @@ def save_test(
         source=f"../{source.path.name}",
         event=f"../{EVENTS_FOLDER}/{event_file.name}",
         recorded=f"{RECORDINGS_FOLDER}/{name}.jsonl" if len(recording) else None,
-        external_user=request.external_user_id,
+        external_user_id=request.external_user_id,
         environment=request.environment,
         inputs=inputs,
         pins=pins,
@@ -442,7 +442,7 @@ def _run_offline(
             return project.run(
                 source,
                 event,
-                external_user=scenario.external_user,
+                external_user_id=scenario.external_user_id,
                 environment=scenario.environment,
                 pins={step: dict(exports) for step, exports in scenario.pins.items()},
                 only=scenario.only,

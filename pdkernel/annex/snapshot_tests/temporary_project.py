@@ -228,7 +228,7 @@ class TemporaryProject:
 
     def connect(
         self,
-        external_user: str | None,
+        external_user_id: str | None,
         app: str,
         *,
         environment: str = "development",
@@ -240,7 +240,7 @@ class TemporaryProject:
         Connect an account. The external user is created with their first account.
 
         Args:
-            external_user: The external user's id in your product; None for your own account.
+            external_user_id: The external user's id in your product; None for your own account.
             app: The app's slug.
             environment: `development` or `production`.
             account_id: `apn_...`, or None for a generated id.
@@ -254,7 +254,7 @@ class TemporaryProject:
         return self.directory.add_account(
             app=app,
             credentials={**(credentials or {}), **fields},
-            external_user_id=external_user,
+            external_user_id=external_user_id,
             environment=parse_environment(environment),
             account_id=account_id,
         )
@@ -282,7 +282,7 @@ class TemporaryProject:
         source: Path | Workflow | WorkflowSource,
         event: Event | None = None,
         *,
-        external_user: str | None = None,
+        external_user_id: str | None = None,
         environment: str | None = None,
         pins: Mapping[str, JSON] | None = None,
         only: Collection[str] | None = None,
@@ -296,7 +296,7 @@ class TemporaryProject:
         Args:
             source: A notebook, a workflow's folder, a loaded source, or a workflow.
             event: The event; default: `{}`.
-            external_user: Id of the external user; default: the user named by the event.
+            external_user_id: Id of the external user; default: the user named by the event.
             environment: Environment of the user; default: the event's, else development.
             pins: Exports of steps that do not run: an object of exports by name, or the step's return value.
             only: Names of the steps to run; None for all.
@@ -321,7 +321,7 @@ class TemporaryProject:
             event,
             project=self._project,
             policy=parse_policy(egress),
-            external_user_id=external_user or event.external_user_id,
+            external_user_id=external_user_id or event.external_user_id,
             environment=parse_environment(environment or event.environment),
             source_argument=shlex.quote(str(source)) if isinstance(source, Path) else opened.workflow.name,
             only_steps=frozenset(only) if only is not None else None,

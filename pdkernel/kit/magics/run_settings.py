@@ -323,8 +323,8 @@ def _build_user_output(session: Session, user: str | None, environment: Environm
         session.workflow, directory=session.directory, catalog=session.catalog, user=user, environment=environment
     )
     view = RichOutput(
-        text=render_accounts_text(apps, external_user=user, environment=environment),
-        html=render_accounts_html(apps, external_user=user, environment=environment),
+        text=render_accounts_text(apps, external_user_id=user, environment=environment),
+        html=render_accounts_html(apps, external_user_id=user, environment=environment),
     )
     if (session.external_user_id, session.environment) == (user, environment):
         return view

@@ -152,7 +152,7 @@ class RunsMagics(Magics):
             prepare = partial(
                 run_replay.prepare_replay,
                 source=session.source,
-                external_user=chosen.external_user,
+                external_user_id=chosen.external_user,
                 sends=chosen.send,
                 policy=policy,
             )
@@ -189,7 +189,7 @@ class RunsMagics(Magics):
                 chosen.first,
                 source=source,
                 pins={name: dict(pin) for name, pin in session.pins.items()} if chosen.draft else None,
-                external_user=chosen.external_user,
+                external_user_id=chosen.external_user,
                 sends=chosen.send,
                 policy=policy,
             )

@@ -223,14 +223,14 @@ class MatrixCell(JsonStruct, frozen=True):
 class MatrixRow(JsonStruct, frozen=True):
     """The cells of one external user (None: a caller without a user): the whole workflow and each step."""
 
-    external_user: str | None
+    external_user_id: str | None
     workflow_cell: MatrixCell
     cells: tuple[MatrixCell, ...]
 
     def json_form(self) -> object:
         """`{"external_user", "workflow", "steps"}`."""
         return {
-            "external_user": self.external_user,
+            "external_user": self.external_user_id,
             "workflow": self.workflow_cell.json_form(),
             "steps": [cell.json_form() for cell in self.cells],
         }
@@ -318,14 +318,14 @@ def _title(matrix: ReadinessMatrix) -> str:
     ready = sum(row.workflow_cell.state != "error" for row in matrix.rows)
     if not matrix.rows:
         return f"{matrix.workflow}, {matrix.environment}: no external user matches. No code was run."
-    if matrix.rows[0].external_user is None:
+    if matrix.rows[0].external_user_id is None:
         return f"{matrix.workflow}, {matrix.environment}: there are no external users yet. No code was run."
     users = format_count(len(matrix.rows), "external user")
     return f"{matrix.workflow}, {matrix.environment}: {ready:,} of {users} can run it. No code was run."
 
 
 def _user(row: MatrixRow) -> str:
-    return "(no user)" if row.external_user is None else formatting.truncate_line(row.external_user, 40)
+    return "(no user)" if row.external_user_id is None else formatting.truncate_line(row.external_user_id, 40)
 
 
 def _tone(cell: MatrixCell) -> Tone:

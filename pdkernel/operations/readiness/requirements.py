@@ -89,9 +89,9 @@ class AppReadiness:
         return self.account_id is not None and self.healthy
 
 
-def render_accounts_text(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
+def render_accounts_text(apps: Sequence[AppReadiness], *, external_user_id: str | None, environment: str) -> str:
     """Render the readiness of *apps* as text."""
-    lines = [_title(apps, external_user, environment)]
+    lines = [_title(apps, external_user_id, environment)]
     width = max((len(format_app_name(app.app)) for app in apps), default=0)
     for app in apps:
         mark = "✓" if app.is_ready else "✗"
@@ -101,9 +101,9 @@ def render_accounts_text(apps: Sequence[AppReadiness], *, external_user: str | N
     return escape_control_characters("".join(f"{line}\n" for line in lines))
 
 
-def render_accounts_html(apps: Sequence[AppReadiness], *, external_user: str | None, environment: str) -> str:
+def render_accounts_html(apps: Sequence[AppReadiness], *, external_user_id: str | None, environment: str) -> str:
     """Render the readiness of *apps* as HTML."""
-    parts = [tag("strong", _title(apps, external_user, environment))]
+    parts = [tag("strong", _title(apps, external_user_id, environment))]
     rows = [tag("li", *_row(app), style="margin:2px 0;list-style-type:none") for app in apps]
     if rows:
         parts.append(tag("ul", join_lines(rows), style="margin:4px 0;padding:0;list-style-type:none"))
@@ -130,8 +130,8 @@ def _row(app: AppReadiness) -> list[Html]:
     return parts
 
 
-def _title(apps: Sequence[AppReadiness], external_user: str | None, environment: str) -> str:
-    who = f"External user {external_user}" if external_user else "No external user"
+def _title(apps: Sequence[AppReadiness], external_user_id: str | None, environment: str) -> str:
+    who = f"External user {external_user_id}" if external_user_id else "No external user"
     missing = sum(not app.is_ready for app in apps)
     if not apps:
         return f"{who}, {environment}: no step needs an account."

@@ -242,7 +242,7 @@ def _binding(
         on_call_finished=lambda _: None,
         on_call_refused=lambda _: None,
         on_failed=on_failed,
-        external_user=account.external_user_id,
+        external_user_id=account.external_user_id,
         environment=account.environment,
         app_by_secret_ref={secret.ref: account.app for secret in secrets},
     )

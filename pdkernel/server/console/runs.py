@@ -150,7 +150,7 @@ def _query(visit: Visit, filters: Mapping[str, str]) -> ExecutionQuery:
         raise RequestError(f"{status!r} is not a status.", fix=f"Use one of: {', '.join(STATUSES)}.")
     return ExecutionQuery(
         workflow=filters.get("workflow"),
-        external_user=filters.get("external_user"),
+        external_user_id=filters.get("external_user"),
         environment=environment,
         status=next((each for each in get_args(Status) if each == status), None),
         since=None if since is None else parse_moment(since, option="Since", clock=visit.state.context.clock),

@@ -56,7 +56,7 @@ def save(folder: Path, name: str, **headers: str) -> None:
 def found(directory: Directory, folder: Path, step: Step, **named: list[str]) -> list[tuple[str, str | None, str]]:
     """The name, user and environment of each case."""
     cases, _ = find_cases(folder, a_workflow(step), directory, **named)
-    return [(case.name, case.external_user, case.environment) for case in cases]
+    return [(case.name, case.external_user_id, case.environment) for case in cases]
 
 
 def test_each_event_is_run_for_each_user(directory: Directory, tmp_path: Path) -> None:

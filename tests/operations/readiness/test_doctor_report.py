@@ -104,7 +104,7 @@ def test_the_users_of_a_report(
 
     assert [item.name for item in report.missing_requirements] == checked
     assert report.matrix is not None
-    assert [row.external_user for row in report.matrix.rows] == rows
+    assert [row.external_user_id for row in report.matrix.rows] == rows
     assert (report.lookup is not None) == ("external_user_id" in choices)
 
 

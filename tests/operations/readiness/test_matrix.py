@@ -94,7 +94,7 @@ def test_without_users_a_caller_without_a_user_is_shown(project: Project) -> Non
     """An empty environment has one row, for a caller without the header."""
     row = table_of(project).rows[0]
 
-    assert row.external_user is None
+    assert row.external_user_id is None
     assert [cell.code for cell in row.cells] == ["external_user_required", "external_user_required", None]
 
 
@@ -106,7 +106,7 @@ def test_test_users_come_first(project: Project, connect: Connect) -> None:
 
     rows = table_of(project, workflow, test_users=["grace", "bob"]).rows
 
-    assert [(row.external_user, row.workflow_cell.code) for row in rows] == [
+    assert [(row.external_user_id, row.workflow_cell.code) for row in rows] == [
         ("grace", "external_user_not_found"),
         ("bob", None),
         ("ada", None),
@@ -168,7 +168,7 @@ def test_all_users_are_in_the_matrix(project: Project, connect: Connect) -> None
 
     table = table_of(project, a_workflow(python_step("say", options="--app slack")), directory=directory)
 
-    assert [row.external_user for row in table.rows] == [f"user-{number:03}" for number in range(130)]
+    assert [row.external_user_id for row in table.rows] == [f"user-{number:03}" for number in range(130)]
     assert table.counts == {"missing Slack": 65, "ready": 65}
     assert directory.calls == {"users": 1, "newest_accounts": 1, "credential_fields": 1}
 
@@ -179,7 +179,7 @@ def test_a_search_selects_users(project: Project, connect: Connect) -> None:
         connect(user, app="slack")
 
     def users(search: str) -> list[str | None]:
-        return [row.external_user for row in table_of(project, search=search, test_users=["Adalbert", "eve"]).rows]
+        return [row.external_user_id for row in table_of(project, search=search, test_users=["Adalbert", "eve"]).rows]
 
     assert users("ADA") == ["Adalbert", "ada", "adam"]
     assert users("nobody") == []
@@ -312,15 +312,17 @@ def disagreements(world: World, project: Project, settled: Settle, *, looking: D
         for row in table.rows:
             for cell in (row.workflow_cell, *row.cells):
                 only = frozenset({cell.step}) if cell.step else None
-                request = RunRequest(workflow, an_event(), DENY, row.external_user, environment, only_steps=only)
+                request = RunRequest(workflow, an_event(), DENY, row.external_user_id, environment, only_steps=only)
                 execution = settled(request)
                 if _came_to(execution) != _told(cell):
-                    found.append(f"{row.external_user} {environment} {cell.step}: {_told(cell)}, {_came_to(execution)}")
+                    found.append(
+                        f"{row.external_user_id} {environment} {cell.step}: {_told(cell)}, {_came_to(execution)}"
+                    )
                 found += [
-                    f"{row.external_user} {environment} {cell.step}: {use.id} is not the newest"
+                    f"{row.external_user_id} {environment} {cell.step}: {use.id} is not the newest"
                     for step in execution.steps
                     for use in step.accounts
-                    if use.id != newest[row.external_user or "", environment, use.app]
+                    if use.id != newest[row.external_user_id or "", environment, use.app]
                 ]
     return found
 
@@ -354,7 +356,7 @@ def test_named_users_all_have_a_row(project: Project) -> None:
 
     table = table_of(project, a_workflow(python_step("say")), users=users)
 
-    assert [row.external_user for row in table.rows] == users
+    assert [row.external_user_id for row in table.rows] == users
 
 
 def table_of(
@@ -477,7 +479,7 @@ def _connect(site: Site, chance: random.Random) -> None:
 def _matrix_of_site(site: Site, workflow: Workflow, environment: Environment) -> list[tuple[str, MatrixCell]]:
     catalog = Catalog.for_project(site.context.project, environ={})
     table = build_matrix(workflow, directory=site.directory, catalog=catalog, environment=environment, users=CALLERS)
-    return [(row.external_user or "", row.workflow_cell) for row in table.rows]
+    return [(row.external_user_id or "", row.workflow_cell) for row in table.rows]
 
 
 def _expected(cell: MatrixCell) -> tuple[int, str]:

@@ -364,13 +364,13 @@ def test_accounts_match_the_golden_file(form: str) -> None:
     """Each app has its account or a fix, and the steps that need the account."""
     draw = render_accounts_text if form == "txt" else render_accounts_html
 
-    assert_view(f"accounts.{form}", draw(DRAWN_APPS, external_user="ada", environment="development"))
+    assert_view(f"accounts.{form}", draw(DRAWN_APPS, external_user_id="ada", environment="development"))
 
 
 def test_no_missing_account_is_reported() -> None:
     """The text reports that a user has every account, and that a workflow needs none."""
-    ready = render_accounts_text(DRAWN_APPS[:1], external_user="ada", environment="production")
-    none = render_accounts_text([], external_user=None, environment="development")
+    ready = render_accounts_text(DRAWN_APPS[:1], external_user_id="ada", environment="production")
+    none = render_accounts_text([], external_user_id=None, environment="development")
 
     assert ready.startswith("External user ada, production: every account is connected.\n")
     assert none == "No external user, development: no step needs an account.\n"
@@ -381,7 +381,7 @@ def test_markup_in_a_field_is_shown_as_text(account_id: str | None) -> None:
     """Markup, quotes and control characters in a field are escaped."""
     app = AppReadiness(EVIL, (EVIL,), account_id=account_id, account_name=EVIL, fix="" if account_id else EVIL)
 
-    drawn = render_accounts_html([app], external_user=EVIL, environment=EVIL)
+    drawn = render_accounts_html([app], external_user_id=EVIL, environment=EVIL)
 
     assert "<b>bold</b></script>" in Page(drawn).text
     assert "\x1b" not in drawn

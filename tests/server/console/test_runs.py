@@ -306,7 +306,14 @@ async def test_nothing_of_an_event_is_active(hostile_site: Console, text: str, s
     event = encode_event({"method": text, "path": second, "body": {text: [second]}}, {})
     await journal.accept_run(
         NewRun(
-            run_id, "t", text, definition, event, external_user=second, environment="development", created=float(number)
+            run_id,
+            "t",
+            text,
+            definition,
+            event,
+            external_user_id=second,
+            environment="development",
+            created=float(number),
         )
     )
     claim = Claim.first(run_id)
