@@ -92,7 +92,7 @@ def test_only_listed_hosts_are_allowed(python: ClientProcess, outside: OutsideSe
 
 def test_a_row_as_json(python: ClientProcess, outside: OutsideServer, ledger: Ledger) -> None:
     """The row's JSON has step, external user, app, method, URL, status, time, safety and the length of the response."""
-    python.bind(ledger.binding("live", step="notify", external_user="ada"))
+    python.bind(ledger.binding("live", step="notify", external_user_id="ada"))
 
     python.request("requests", "POST", f"{URL}/big/500", "hello", {"authorization": f"Bearer {TOKEN}"})
 

@@ -133,7 +133,7 @@ async def test_accept_twice_is_refused(open_journal: Open) -> None:
 
     assert await one.accept_run(new_run())
     assert not await one.accept_run(new_run())
-    assert not await other.accept_run(new_run(external_user="ada"))
+    assert not await other.accept_run(new_run(external_user_id="ada"))
 
     assert (await load(one)).external_user is None
     assert await one.append_step(FIRST, step_row(0, "one"))
@@ -169,7 +169,7 @@ async def test_run_records_where_it_comes_from(open_journal: Open, rows: Rows) -
 
 async def test_claimed_run_has_everything_that_was_accepted(journal: Journal) -> None:
     """A claimed run has its definition, event, request, user, environment and times as they were accepted."""
-    run = new_run(queue="mail", request=b"sealed\0", external_user="ada", environment="production", created=5.0)
+    run = new_run(queue="mail", request=b"sealed\0", external_user_id="ada", environment="production", created=5.0)
     await journal.accept_run(run)
 
     claimed = await journal.claim("run")
@@ -376,7 +376,7 @@ async def test_served_run_of_a_dead_executor_continues(open_journal: Open, datab
     """A served run of a dead executor is ready: attempt + 1, the next fence with its claim, and its recorded steps."""
     owner = open_journal("serve")
     await owner.store_definition(WORKFLOW)
-    await owner.accept_run(new_run(external_user="ada"))
+    await owner.accept_run(new_run(external_user_id="ada"))
     await owner.append_step(FIRST, step_row(0, "one"))
     database.kill(owner)
     successor = open_journal("serve")
@@ -1167,11 +1167,11 @@ async def test_users_take_turns_in_a_queue(journal: Journal, clock: ManualClock)
     users = ["bob"] * 4 + ["ada"] * 3 + [None]
     for number, user in enumerate(users):
         clock.advance(1)
-        await journal.accept_run(new_run(f"{user}{number}", queue="mail", external_user=user))
+        await journal.accept_run(new_run(f"{user}{number}", queue="mail", external_user_id=user))
 
     one_by_one = [(await journal.claim_next("mail"))[0].claim.run_id for _ in range(3)]
     clock.advance(1)
-    await journal.accept_run(new_run("eve", queue="mail", external_user="eve"))
+    await journal.accept_run(new_run("eve", queue="mail", external_user_id="eve"))
     rest = [run.claim.run_id for run in await journal.claim_next("mail", limit=9)]
 
     assert one_by_one == ["ada4", "bob0", "None7"]
@@ -1183,7 +1183,7 @@ async def test_a_user_has_a_share_of_a_queue(journal: Journal) -> None:
     accepted = {}
     for user in ("ada", "bob", None, "eve"):
         added = [
-            await journal.accept_run(new_run(f"{user}{number}", queue="mail", queue_size=4, external_user=user))
+            await journal.accept_run(new_run(f"{user}{number}", queue="mail", queue_size=4, external_user_id=user))
             for number in range(6)
         ]
         accepted[user] = added.count(True)
@@ -1245,7 +1245,7 @@ async def test_a_queue_within_another_keeps_the_limits_of_both(journal: Journal)
     await journal.set_queue_limits("work", concurrency=3)
     await journal.set_queue_limits("work/each", concurrency=2, within="work")
     for number in range(5):
-        await journal.accept_run(new_run(f"each{number}", queue="work/each", external_user=f"user{9 - number}"))
+        await journal.accept_run(new_run(f"each{number}", queue="work/each", external_user_id=f"user{9 - number}"))
     inner = await journal.claim_next("work/each", limit=9)
     for number in range(3):
         await journal.accept_run(new_run(f"other{number}", queue="work"))
@@ -1290,7 +1290,7 @@ async def test_runs_of_an_inner_queue_take_no_place_of_waiting_runs(journal: Jou
 async def test_a_batch_counts_its_runs_by_status(journal: Journal) -> None:
     """Of a user with two runs, the newest one is listed; runs of other batches are not."""
     for run_id, user, batch in (("a1", "ada", "b1"), ("b1", "bob", "b1"), ("a2", "ada", "b1"), ("c1", "eve", "b2")):
-        await journal.accept_run(new_run(run_id, queue="q", external_user=user, batch=batch))
+        await journal.accept_run(new_run(run_id, queue="q", external_user_id=user, batch=batch))
     (claimed,) = await journal.claim_next("q", limit=1)
     await journal.finish(claimed.claim, "error", encode_output(error=ErrorRecord("e", "Error", "no channel")))
 

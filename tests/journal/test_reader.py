@@ -254,7 +254,7 @@ async def test_events_are_visited_in_pages(journal: Journal, clock: ManualClock,
     """Each matching run's event is visited once, up to the limit; a sealed or damaged event is visited without its data."""
     for number in range(450):
         sealed = {"event": encode_event(None, {})} if number == 0 else {"event": "{"} if number == 1 else {}
-        await journal.accept_run(new_run(f"run{number:03}", external_user="ada" if number % 2 else None, **sealed))
+        await journal.accept_run(new_run(f"run{number:03}", external_user_id="ada" if number % 2 else None, **sealed))
         clock.advance(number % 3)
     seen: list[RecordedEvent] = []
     some: list[RecordedEvent] = []
@@ -276,19 +276,19 @@ async def test_events_are_visited_in_pages(journal: Journal, clock: ManualClock,
 async def test_filters(journal: Journal, clock: ManualClock) -> None:
     """Executions are filtered by user, environment, status and start time."""
     start = clock.now()
-    await journal.accept_run(new_run("a", external_user="ada"))
+    await journal.accept_run(new_run("a", external_user_id="ada"))
     clock.advance(10)
-    await journal.accept_run(new_run("b", external_user="ada", environment="production"))
+    await journal.accept_run(new_run("b", external_user_id="ada", environment="production"))
     clock.advance(10)
-    await journal.accept_run(new_run("c", external_user="grace"))
+    await journal.accept_run(new_run("c", external_user_id="grace"))
     await journal.finish(Claim.first("a"), "success", encode_output())
 
-    assert await ids(journal, external_user="ada") == ["b", "a"]
+    assert await ids(journal, external_user_id="ada") == ["b", "a"]
     assert await ids(journal, environment="production") == ["b"]
     assert await ids(journal, status="success") == ["a"]
     assert await ids(journal, since=start + timedelta(seconds=10)) == ["c", "b"]
     assert await ids(journal, until=start + timedelta(seconds=10)) == ["a"]
-    assert await ids(journal, external_user="ada", status="executing", limit=1) == ["b"]
+    assert await ids(journal, external_user_id="ada", status="executing", limit=1) == ["b"]
 
 
 async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
@@ -462,7 +462,7 @@ def test_any_json_text_can_be_stored(value: object) -> None:
 async def test_a_summary_is_a_line_of_the_execution(journal: Journal, clock: ManualClock, database: Database) -> None:
     """A summary has the fields of the execution that a list shows, for the runs and in the order of the query."""
     for run_id in "abc":
-        await journal.accept_run(new_run(run_id, external_user=run_id, workflow=WORKFLOW.name))
+        await journal.accept_run(new_run(run_id, external_user_id=run_id, workflow=WORKFLOW.name))
         clock.advance(1.5)
     await journal.finish(Claim.first("a"), "error", encode_output(response=Response(400, {}, "x"), error=FAULT))
     await journal.finish(Claim.first("b"), "success", encode_output())
@@ -549,10 +549,10 @@ async def test_when_users_last_had_a_run(journal: Journal, clock: ManualClock) -
     start = clock.now().timestamp()
     for number, fields in enumerate(
         [
-            {"external_user": "ada"},
-            {"external_user": "bob", "workflow": "Other", "definition": key},
-            {"external_user": "ada", "workflow": "Other", "definition": key},
-            {"external_user": "bob", "environment": "production"},
+            {"external_user_id": "ada"},
+            {"external_user_id": "bob", "workflow": "Other", "definition": key},
+            {"external_user_id": "ada", "workflow": "Other", "definition": key},
+            {"external_user_id": "bob", "environment": "production"},
             {},
         ]
     ):
@@ -572,7 +572,7 @@ async def test_the_newest_failure_of_each_user(journal: Journal, clock: ManualCl
         [("ada", "error"), ("ada", "error"), ("ada", "success"), ("bob", "success"), ("eve", "error")]
     ):
         moment = (start + timedelta(seconds=number)).timestamp()
-        await journal.accept_run(new_run(f"run-{number}", external_user=user, created=moment))
+        await journal.accept_run(new_run(f"run-{number}", external_user_id=user, created=moment))
         await journal.finish(Claim.first(f"run-{number}"), status, encode_output())  # type: ignore[arg-type]
 
     with closing(open_reader(journal._backend)) as reader:

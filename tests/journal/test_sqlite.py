@@ -397,7 +397,7 @@ async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: Journ
 
 async def test_nul_and_lone_surrogates_in_a_query_find_the_run(journal: Journal) -> None:
     """A run is found, claimed and cancelled by the texts with which it was accepted."""
-    await journal.accept_run(new_run(BROKEN, workflow=BROKEN, external_user=BROKEN, queue="mail", dedupe_key=BROKEN))
+    await journal.accept_run(new_run(BROKEN, workflow=BROKEN, external_user_id=BROKEN, queue="mail", dedupe_key=BROKEN))
 
     by_id = await journal.get_execution(BROKEN)
     listed = await journal.list_executions(workflow=BROKEN, external_user_id=BROKEN)

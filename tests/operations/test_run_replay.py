@@ -202,7 +202,7 @@ async def test_another_user_is_named(run: Run, runtime: WorkflowEngine) -> None:
     first = await run(
         python_step(body=body), external_user_id="ada", event=an_event().with_identity("ada", "development")
     )
-    again = await replay(runtime, first.id, external_user="grace")
+    again = await replay(runtime, first.id, external_user_id="grace")
 
     assert (again.external_user, again.step("code").return_value) == ("grace", "grace")
 
@@ -233,7 +233,7 @@ async def test_a_credential_in_the_event_stays_hidden_for_another_user(
     connect("grace", "xoxb-9876543210")
     step = python_step(body=NAME, options="--app slack")
     first = await run(a_workflow(step), external_user_id="ada", event=an_event({"name": f"token {TOKEN}!"}))
-    again = await replay(runtime, first.id, external_user="grace")
+    again = await replay(runtime, first.id, external_user_id="grace")
 
     assert TOKEN not in str(first.to_json())
     assert TOKEN not in str(again.to_json())

@@ -137,14 +137,14 @@ class SimPool:
 
     def new_place(
         self,
-        external_user: str | None,
+        external_user_id: str | None,
         parent: RunPlace | None = None,
         *,
         is_alone: bool = False,
         deaths: int = 0,
     ) -> RunPlace:
         """Return the place of a run among those that execute."""
-        return self._places.new(external_user, parent, is_alone=is_alone, deaths=deaths)
+        return self._places.new(external_user_id, parent, is_alone=is_alone, deaths=deaths)
 
     async def open_run(self, setup: RunSetup, *, place: RunPlace | None = None, wait_for_place: bool = True) -> SimRun:
         """Wait for a place, and return the workers of a run."""

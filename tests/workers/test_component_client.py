@@ -736,7 +736,7 @@ async def test_step_does_not_change_what_others_see_of_a_component(
     open_run: OpenRun, write: Write, origin: str
 ) -> None:
     """A component is described apart from the steps of the run that asks first, whatever they have replaced in their process."""
-    ada, bob = await open_run(external_user="ada"), await open_run(external_user="bob")
+    ada, bob = await open_run(external_user_id="ada"), await open_run(external_user_id="bob")
     component = write(ACTION, origin=origin)
     pristine = await labels(await open_run(of=(other := WorkerPool())), component)
     await other.close()
@@ -773,7 +773,7 @@ async def test_component_does_not_change_what_others_see_of_another(bench: Bench
 
 async def test_step_does_not_change_what_others_see_of_a_step(open_run: OpenRun) -> None:
     """What a code step declares is found out by the process of the user who runs it, and kept for this user."""
-    ada, bob = await open_run(external_user="ada"), await open_run(external_user="bob")
+    ada, bob = await open_run(external_user_id="ada"), await open_run(external_user_id="bob")
     step = Step(
         "work", "node", 'export default { props: { queue: { type: "string", label: "Which queue" } }, run() {} }'
     )
@@ -798,12 +798,12 @@ async def test_description_has_nothing_of_a_run(open_run: OpenRun, write: Write)
 
 async def test_component_is_described_once(pool: WorkerPool, open_run: OpenRun, write: Write) -> None:
     """The runs of all users share a description, and nothing is left of the process that made it."""
-    bench = await open_run(external_user="ada")
+    bench = await open_run(external_user_id="ada")
     component = write(
         "export const started = Date.now();\n" + action("", "at: { type: 'string', label: `${started}` }")
     )
 
-    found = [await labels(each, component) for each in (bench, await open_run(external_user="bob"))]
+    found = [await labels(each, component) for each in (bench, await open_run(external_user_id="bob"))]
 
     assert found[0] == found[1]
     assert pool.active_runs == 2

@@ -114,7 +114,7 @@ async def test_process_with_shared_memory_is_not_used_again(open_run: OpenRun, l
 async def test_external_users_have_separate_processes(open_run: OpenRun, language: Language) -> None:
     """A process serves one external user, who gets the same process again."""
     ada, grace, again = await pids_of(
-        open_run, language, {"external_user": "ada"}, {"external_user": "grace"}, {"external_user": "ada"}
+        open_run, language, {"external_user_id": "ada"}, {"external_user": "grace"}, {"external_user": "ada"}
     )
 
     assert ada != grace
@@ -124,7 +124,7 @@ async def test_external_users_have_separate_processes(open_run: OpenRun, languag
 @LONG_LIVED
 async def test_run_without_an_external_user_has_another_process(open_run: OpenRun, language: Language) -> None:
     """A run without an external user does not use the process of a user, nor the other way round."""
-    without, ada, again = await pids_of(open_run, language, {}, {"external_user": "ada"}, {})
+    without, ada, again = await pids_of(open_run, language, {}, {"external_user_id": "ada"}, {})
 
     assert without != ada
     assert again == without
@@ -134,7 +134,7 @@ async def test_run_without_an_external_user_has_another_process(open_run: OpenRu
 async def test_environments_have_separate_processes(open_run: OpenRun, language: Language) -> None:
     """The same id in another environment is another external user."""
     development, production = await pids_of(
-        open_run, language, {"external_user": "ada"}, {"external_user": "ada", "environment": "production"}
+        open_run, language, {"external_user_id": "ada"}, {"external_user": "ada", "environment": "production"}
     )
 
     assert development != production
@@ -156,8 +156,8 @@ async def test_workflows_of_one_user_share_a_process(open_run: OpenRun, language
     pids = await pids_of(
         open_run,
         language,
-        {"external_user": "ada", "workflow": "one"},
-        {"external_user": "ada", "workflow": "other"},
+        {"external_user_id": "ada", "workflow": "one"},
+        {"external_user_id": "ada", "workflow": "other"},
     )
 
     assert len(set(pids)) == 1
@@ -180,11 +180,11 @@ async def test_share_workers_always_lets_the_users_of_a_workflow_share(open_run:
     ada, grace, without, other, never = await pids_of(
         open_run,
         language,
-        {**shared, "external_user": "ada"},
-        {**shared, "external_user": "grace"},
+        {**shared, "external_user_id": "ada"},
+        {**shared, "external_user_id": "grace"},
         shared,
         {**shared, "workflow": "other"},
-        {"workflow": "shared", "external_user": "ada"},
+        {"workflow": "shared", "external_user_id": "ada"},
     )
 
     assert ada == grace == without
@@ -199,7 +199,7 @@ async def test_file_beside_a_workflow_is_imported_again_for_another_workflow(ope
         folder = tmp_path / f"{workflow}{version}"
         folder.mkdir()
         (folder / "helpers.py").write_text(f"word = {word!r}\n")
-        bench = await open_run(external_user="ada", workflow=workflow, version=version)
+        bench = await open_run(external_user_id="ada", workflow=workflow, version=version)
         words.append((await bench.run("python", source.format(folder=str(folder)))).exports["$return_value"])
         await bench.workers.release()
 
@@ -215,7 +215,7 @@ async def test_each_run_of_a_process_has_its_own_time_zone(open_run: OpenRun, la
     }
     hours = []
     for variables in ({}, {"TZ": "EST5EDT"}, {}):
-        bench = await open_run(external_user="ada", workflow="one", variables=variables)
+        bench = await open_run(external_user_id="ada", workflow="one", variables=variables)
         hours.append((await bench.run(language, read[language])).exports["$return_value"])
         await bench.workers.release()
 
@@ -320,13 +320,13 @@ async def worker_tags(open_run: OpenRun, pool: WorkerPool, **setup: Any) -> list
 async def test_spare_workers_serve_the_next_external_user(open_run: OpenRun) -> None:
     """After the first run, workers of the same languages are started ahead; another user gets and keeps them, and others replace them."""
     pool = WorkerPool(spares=1)
-    first = await worker_tags(open_run, pool, external_user="ada")
+    first = await worker_tags(open_run, pool, external_user_id="ada")
     spare = spare_tags(pool)
 
-    second = await worker_tags(open_run, pool, external_user="grace")
+    second = await worker_tags(open_run, pool, external_user_id="grace")
     later = spare_tags(pool)
-    third = await worker_tags(open_run, pool, external_user="linus")
-    again = [await worker_tags(open_run, pool, external_user=user) for user in ("ada", "grace")]
+    third = await worker_tags(open_run, pool, external_user_id="linus")
+    again = [await worker_tags(open_run, pool, external_user_id=user) for user in ("ada", "grace")]
     await pool.close()
 
     assert len(spare) == len(later) == 2
@@ -359,11 +359,11 @@ async def test_spare_workers_of_which_one_does_not_start_end(open_run: OpenRun, 
 async def test_oldest_spare_workers_serve_first(open_run: OpenRun) -> None:
     """Of several spare workers, a user gets those that were started first, and so are ready."""
     pool = WorkerPool(spares=2)
-    await worker_tags(open_run, pool, external_user="ada")
+    await worker_tags(open_run, pool, external_user_id="ada")
     while len(spares := spare_tags(pool)) < 4:
         await asyncio.sleep(0.01)
 
-    second = await worker_tags(open_run, pool, external_user="grace")
+    second = await worker_tags(open_run, pool, external_user_id="grace")
     await pool.close()
 
     assert second == spares[:2]
@@ -374,10 +374,10 @@ async def test_spare_workers_serve_only_runs_of_their_kind(open_run: OpenRun, tm
     other = tmp_path / "python"
     other.symlink_to(sys.executable)
     pool = WorkerPool(spares=1)
-    await worker_tags(open_run, pool, external_user="ada")
+    await worker_tags(open_run, pool, external_user_id="ada")
     spare = spare_tags(pool)
 
-    tags = await worker_tags(open_run, pool, external_user="grace", python=other)
+    tags = await worker_tags(open_run, pool, external_user_id="grace", python=other)
     await pool.close()
 
     assert not {*tags} & {*spare}
@@ -386,7 +386,7 @@ async def test_spare_workers_serve_only_runs_of_their_kind(open_run: OpenRun, tm
 async def test_workers_are_not_started_ahead_by_default(open_run: OpenRun) -> None:
     """A pool of a command or a notebook starts no worker that a run does not need."""
     pool = WorkerPool()
-    await worker_tags(open_run, pool, external_user="ada")
+    await worker_tags(open_run, pool, external_user_id="ada")
     spare = spare_tags(pool)
     await pool.close()
 
@@ -396,7 +396,7 @@ async def test_workers_are_not_started_ahead_by_default(open_run: OpenRun) -> No
 async def test_workers_are_not_started_ahead_beyond_the_budget(open_run: OpenRun) -> None:
     """Workers that do not fit into the memory budget are not started ahead."""
     pool = WorkerPool(spares=1, memory_budget=80 << 20)  # holds the workers of one run
-    await worker_tags(open_run, pool, external_user="ada")
+    await worker_tags(open_run, pool, external_user_id="ada")
     spare = spare_tags(pool)
     await pool.close()
 
@@ -407,12 +407,12 @@ async def test_spare_workers_see_the_packages_of_the_run(open_run: OpenRun, tmp_
     """A run with other Node.js packages does not take spare workers that cannot see them; later runs find others that can."""
     tree = NpmTree(tmp_path / "elsewhere" / "tree", {})
     pool = WorkerPool(spares=1)
-    await worker_tags(open_run, pool, external_user="ada")
+    await worker_tags(open_run, pool, external_user_id="ada")
     without = spare_tags(pool)
 
-    first = await worker_tags(open_run, pool, external_user="grace", node_packages={"work": tree})
+    first = await worker_tags(open_run, pool, external_user_id="grace", node_packages={"work": tree})
     both = spare_tags(pool)
-    second = await worker_tags(open_run, pool, external_user="linus", node_packages={"work": tree})
+    second = await worker_tags(open_run, pool, external_user_id="linus", node_packages={"work": tree})
     await pool.close()
 
     assert not {*first} & {*without}
@@ -423,7 +423,7 @@ async def test_spare_workers_see_the_packages_of_the_run(open_run: OpenRun, tmp_
 async def test_closed_pool_starts_no_worker(open_run: OpenRun) -> None:
     """A pool that is closed right after a run does not start workers for the next external user."""
     pool = WorkerPool(spares=1)
-    bench = await open_run(of=pool, external_user="ada")
+    bench = await open_run(of=pool, external_user_id="ada")
     await bench.run("python", PID["python"])
     await bench.workers.release()
 
@@ -437,7 +437,7 @@ async def test_workers_are_started_ahead_for_few_kinds_of_runs(open_run: OpenRun
     pool = WorkerPool(spares=1)
     trees = [tmp_path / f"tree{number}" for number in range(5)]
     for tree in trees:
-        bench = await open_run(of=pool, external_user=tree.name, node_packages={"work": NpmTree(tree, {})})
+        bench = await open_run(of=pool, external_user_id=tree.name, node_packages={"work": NpmTree(tree, {})})
         await bench.run("python", PID["python"])
         await bench.workers.release()
         await asyncio.sleep(0.01)

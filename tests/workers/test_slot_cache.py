@@ -52,7 +52,7 @@ class Sizes:
 
 async def run_for(open_run: OpenRun, pool: WorkerPool, user: str) -> Any:
     """Run a Python step for *user*, wait for the measurement of its process, and return the process id."""
-    bench = await open_run(of=pool, external_user=user)
+    bench = await open_run(of=pool, external_user_id=user)
     pid = (await bench.run("python", PID["python"])).exports["$return_value"]
     await bench.workers.release()
     await measured(pool)
@@ -95,7 +95,7 @@ async def test_oldest_idle_worker_ends_first(open_run: OpenRun, caplog: pytest.L
 async def test_slot_that_ends_leaves_nothing(open_run: OpenRun) -> None:
     """The processes of a slot that is beyond the budget end, and its folder is removed, without a wait of other runs."""
     pool = WorkerPool(memory_budget=50 * MB, measure_memory=Sizes())
-    bench = await open_run(of=pool, external_user="ada")
+    bench = await open_run(of=pool, external_user_id="ada")
     await bench.run("python", PID["python"])
     (slot,) = pool._slots._slots
     pid, folder = slot.workers["python"].process.child.pid or 0, bench.tmp_folder.parent
@@ -113,7 +113,7 @@ async def test_worker_of_an_active_run_does_not_end(open_run: OpenRun) -> None:
     """The memory of active runs counts, but only idle workers end."""
     pool = WorkerPool(memory_budget=150 * MB, measure_memory=Sizes())
     await run_for(open_run, pool, "ada")
-    active = await open_run(of=pool, external_user="ada")
+    active = await open_run(of=pool, external_user_id="ada")
     pid = (await active.run("python", PID["python"])).exports["$return_value"]
 
     await run_for(open_run, pool, "grace")
@@ -170,7 +170,7 @@ async def test_new_process_of_a_slot_is_measured(open_run: OpenRun) -> None:
     pool = WorkerPool(measure_memory=sizes)
     for _ in range(2):
         await run_for(open_run, pool, "ada")
-    bench = await open_run(of=pool, external_user="ada")
+    bench = await open_run(of=pool, external_user_id="ada")
     await bench.run("node", PID["node"])
     await bench.workers.release()
     await measured(pool)
@@ -227,7 +227,7 @@ async def test_a_slot_that_ends_while_it_is_measured_does_not_count(open_run: Op
     slot = bench.workers._acquired_slot
     await bench.workers.release()
     await asyncio.to_thread(measures.wait, 120)
-    later = await open_run(of=pool, external_user="grace")
+    later = await open_run(of=pool, external_user_id="grace")
     await later.run("node", PID["node"])
     waiting = later.workers._acquired_slot
     await later.workers.release()
@@ -417,7 +417,7 @@ async def test_step_may_replace_its_working_folder(open_run: OpenRun, tmp_path: 
 
 async def test_concurrent_runs_have_separate_folders(open_run: OpenRun, names_in_tmp: frozenset[str]) -> None:
     """A run does not find the files of another run that executes at the same time, not even of the same user."""
-    one, other = await open_run(external_user="ada"), await open_run(external_user="ada")
+    one, other = await open_run(external_user_id="ada"), await open_run(external_user_id="ada")
     await one.run("bash", "touch mine")
 
     assert {path.name for path in one.tmp_folder.iterdir()} == {"mine", *names_in_tmp}
@@ -429,7 +429,7 @@ async def test_pool_removes_every_folder(open_run: OpenRun) -> None:
     pool = WorkerPool()
     folders = []
     for user in ("ada", "grace"):
-        bench = await open_run(of=pool, external_user=user)
+        bench = await open_run(of=pool, external_user_id=user)
         await bench.run("bash", "touch file")
         folders.append(bench.tmp_folder.parent)
         if user == "ada":

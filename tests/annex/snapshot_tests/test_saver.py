@@ -546,7 +546,7 @@ def written(expectation: RunExpectation, **scenario: Any) -> str:
         "source": "../work.ipynb",
         "event": "../events/run.json",
         "recorded": None,
-        "external_user": None,
+        "external_user_id": None,
         "environment": "development",
         "inputs": NO_INPUTS,
     }
@@ -630,7 +630,7 @@ def test_accounts_and_variables_are_set_before_the_run() -> None:
     text = written(
         expected(a_run()),
         inputs=inputs,
-        external_user="ada",
+        external_user_id="ada",
         environment="production",
         recorded="recorded/run.jsonl",
         pins={"zero": {"$return_value": 1}},
