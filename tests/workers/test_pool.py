@@ -114,7 +114,7 @@ async def test_process_with_shared_memory_is_not_used_again(open_run: OpenRun, l
 async def test_external_users_have_separate_processes(open_run: OpenRun, language: Language) -> None:
     """A process serves one external user, who gets the same process again."""
     ada, grace, again = await pids_of(
-        open_run, language, {"external_user_id": "ada"}, {"external_user": "grace"}, {"external_user": "ada"}
+        open_run, language, {"external_user_id": "ada"}, {"external_user_id": "grace"}, {"external_user_id": "ada"}
     )
 
     assert ada != grace
@@ -134,7 +134,7 @@ async def test_run_without_an_external_user_has_another_process(open_run: OpenRu
 async def test_environments_have_separate_processes(open_run: OpenRun, language: Language) -> None:
     """The same id in another environment is another external user."""
     development, production = await pids_of(
-        open_run, language, {"external_user_id": "ada"}, {"external_user": "ada", "environment": "production"}
+        open_run, language, {"external_user_id": "ada"}, {"external_user_id": "ada", "environment": "production"}
     )
 
     assert development != production

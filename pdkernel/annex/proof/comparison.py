@@ -17,6 +17,7 @@ from pdkernel.annex.proof.side_runner import SideRun
 from pdkernel.common.redaction import Redactor
 from pdkernel.execution import Execution, StepResult
 from pdkernel.files.definition import Sidecar
+from pdkernel.files.definition.sidecar import FILE_FIELDS
 from pdkernel.language.analysis import find_app_bindings, find_workflow_variables
 from pdkernel.model import ROUND_TRIP_KEY, Step, Trigger, Workflow
 
@@ -186,14 +187,12 @@ def _step_definition(step: Step) -> dict[str, Any]:
 
 
 def _sidecar_fields(sidecar: Sidecar) -> dict[str, Any]:
-    fields = {
-        "endpoint": sidecar.endpoint,
-        "actions": list(sidecar.actions),
-        "test_users": list(sidecar.test_users),
-        "test_events": list(sidecar.test_events),
-        "control_flow": list(sidecar.control_flow),
-    }
-    return {key: value for key, value in fields.items() if value}
+    fields = {_KEYS.get(name, name): getattr(sidecar, name) for name in FILE_FIELDS}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items() if value}
+
+
+_KEYS = {"naming_callers": "child_runs.may_name_external_user"}
+"""Keys of `pdkernel.yaml` by the field of `Sidecar`, where the two differ."""
 
 
 RunDifferences = dict[str, list[ValueDifference]]

@@ -50,6 +50,7 @@ def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
         "its test users" if sidecar.test_users else "",
         "the names of its test events" if sidecar.test_events else "",
         "the source of actions" if sidecar.actions else "",
+        "the workflows that may name an external user" if sidecar.naming_callers else "",
         "the trigger's settings" if any(_has_settings(trigger) for trigger in sidecar.triggers) else "",
     ]
     omitted = "; ".join(part for part in parts if part)

@@ -90,24 +90,20 @@ class Sidecar:
     path: Path | None = None
 
 
+FILE_FIELDS = ("endpoint", "test_users", "test_events", "actions", "naming_callers", "control_flow")
+"""The fields of `Sidecar` that are stored in `pdkernel.yaml` alone: an import, an export and a proof take all of them along."""
+
+
 def get_notebook_sidecar_path(notebook: Path) -> Path:
     """The path of *notebook*'s file: `NAME.pdkernel.yaml` beside `NAME.ipynb`."""
     return notebook.with_name(f"{notebook.stem}.{SIDECAR_FILE_NAME}")
 
 
 def merge_sidecars(sidecar: Sidecar, existing: Sidecar | None) -> Sidecar:
-    """*sidecar*, completed with values that only *existing*, the folder's file, holds."""
+    """Return *sidecar* with the values that only *existing*, the folder's file, holds."""
     if existing is None:
         return sidecar
-    return replace(
-        sidecar,
-        endpoint=sidecar.endpoint or existing.endpoint,
-        test_users=sidecar.test_users or existing.test_users,
-        test_events=sidecar.test_events or existing.test_events,
-        actions=sidecar.actions or existing.actions,
-        naming_callers=sidecar.naming_callers or existing.naming_callers,
-        control_flow=sidecar.control_flow or existing.control_flow,
-    )
+    return replace(sidecar, **{name: getattr(sidecar, name) or getattr(existing, name) for name in FILE_FIELDS})
 
 
 def apply_sidecar(

@@ -25,6 +25,7 @@ from pdkernel.files.definition import (
     get_explicit_app,
     read_synced_folder,
 )
+from pdkernel.files.definition.sidecar import merge_sidecars
 from pdkernel.files.notebook import format_notebook
 from pdkernel.model import AppBinding, Step, Trigger, Workflow
 from pdkernel.operations.importer.import_report import ImportReport
@@ -319,21 +320,17 @@ def _sidecar(
     place: Path,
     earlier: Sidecar | None,
 ) -> Sidecar:
-    """The values of an earlier import, else of the folder's own file, with the account choices."""
-    sources: Sequence[Sidecar] = [found for found in (earlier, read.synced.sidecar) if found is not None]
-    folder_actions = read.synced.sidecar.actions if read.synced.sidecar is not None else ()
-    return Sidecar(
+    """Return the values of an earlier import, else of the folder's own file, with the account choices."""
+    sidecar = Sidecar(
         workflow=workflow.name,
-        endpoint=next((found.endpoint for found in sources if found.endpoint), None),
         triggers=workflow.triggers,
         steps={name: StepSidecar(accounts=accounts) for name, accounts in choices.items()},
         variables=workflow.variables,
-        test_users=next((found.test_users for found in sources if found.test_users), ()),
-        test_events=next((found.test_events for found in sources if found.test_events), ()),
-        actions=(earlier.actions if earlier else ())
-        or tuple(_relocate_source(each, read.folder, place) for each in folder_actions),
-        control_flow=next((found.control_flow for found in sources if found.control_flow), ()),
     )
+    own = read.synced.sidecar
+    if own is not None:
+        own = replace(own, actions=tuple(_relocate_source(each, read.folder, place) for each in own.actions))
+    return merge_sidecars(merge_sidecars(sidecar, earlier), own)
 
 
 def _relocate_source(source: str, folder: Path, place: Path) -> str:

@@ -155,7 +155,13 @@ WHOLE = Workflow(
 WHOLE = WHOLE.with_unsupported_entries([UnsupportedEntry("a", {"namespace": "branch"})])
 LABELLED: dict[str, JSON] = {"__lv": {"label": "One", "value": 1}}
 SIDECAR = Sidecar(
-    endpoint="eo1", actions=("npm",), test_users=("ada",), test_events=("e.json",), control_flow=("b",), path=Path("p")
+    endpoint="eo1",
+    actions=("npm",),
+    test_users=("ada",),
+    test_events=("e.json",),
+    control_flow=("b",),
+    path=Path("p"),
+    naming_callers=("Caller",),
 )
 
 
@@ -236,6 +242,7 @@ def test_entries_of_the_files_only() -> None:
         ({"test_users": ("bob",)}, ["pdkernel.yaml.test_users[0]"]),
         ({"test_events": ()}, ["pdkernel.yaml.test_events"]),
         ({"control_flow": ("b", "c")}, ["pdkernel.yaml.control_flow[1]"]),
+        ({"naming_callers": ("Other",)}, ['pdkernel.yaml["child_runs.may_name_external_user"][0]']),
         ({"path": Path("q")}, []),
     ],
 )

@@ -140,7 +140,7 @@ def test_omissions_of_a_folder_without_a_sidecar() -> None:
     }
     full = Sidecar(
         endpoint="eo1", triggers=(Trigger(auth="oauth"),), steps=steps, limits={"memory": 512}, variables=("X",),
-        test_users=("ada",), test_events=("new",), actions=("npm",),
+        test_users=("ada",), test_events=("new",), actions=("npm",), naming_callers=("Other",),
     )  # fmt: skip
 
     assert list_omissions(Sidecar()) == ()
@@ -149,7 +149,7 @@ def test_omissions_of_a_folder_without_a_sidecar() -> None:
         (
             "Left out, as the folder has no pdkernel.yaml (--docs writes one): the account choices of a.slack, a.mail; "
             "the data stores of b.db; the key of its endpoint; its limits; its environment variables; its test users; "
-            "the names of its test events; the source of actions; the trigger's settings."
+            "the names of its test events; the source of actions; the workflows that may name an external user; the trigger's settings."
         ),
     )
 

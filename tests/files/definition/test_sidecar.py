@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pdkernel.errors import NotebookError, RequestError
 from pdkernel.files.definition import apply_sidecar, get_notebook_sidecar_path
 from pdkernel.files.definition.sidecar import (
     EXTERNAL_USER,
+    FILE_FIELDS,
     UNANSWERED,
     AccountChoice,
     Sidecar,
@@ -230,6 +231,13 @@ def test_complete_file_needs_no_jsonschema() -> None:
     assert _fulfils(COMPLETE, SCHEMA, SCHEMA)
     assert VALIDATOR.is_valid(COMPLETE)
     assert not _fulfils("a", {"format": "email"}, SCHEMA)
+
+
+def test_every_field_is_kept_or_belongs_to_the_workflow() -> None:
+    """A field that the workflow itself does not hold is one of those that imports, exports and proofs take along."""
+    of_the_workflow = {"workflow", "triggers", "steps", "limits", "variables", "path"}
+
+    assert {each.name for each in fields(Sidecar)} - of_the_workflow == set(FILE_FIELDS)
 
 
 @pytest.mark.parametrize(

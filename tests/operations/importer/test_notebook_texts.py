@@ -198,13 +198,17 @@ def test_a_trigger_of_another_type_has_no_earlier_settings(tmp_path: Path) -> No
 
 def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
     """Values that only pdkernel.yaml has are those of the earlier import; else those of the folder's file are taken."""
-    own = "endpoint: eofolder\ntest_users: [bob]\ntest_events: [new]\nactions: npm\ncontrol_flow: [{type: branch}]\n"
+    own = (
+        "endpoint: eofolder\ntest_users: [bob]\ntest_events: [new]\nactions: npm\ncontrol_flow: [{type: branch}]\n"
+        "child_runs: {may_name_external_user: [Caller]}\n"
+    )
     earlier = Sidecar(
         endpoint="eoearlier",
         test_users=("ada",),
         test_events=("old",),
         actions=("connect",),
         control_flow=({"type": "delay"},),
+        naming_callers=("Other",),
     )
 
     taken = sidecar_of(tmp_path, None, pdkernel_DOT_yaml=own)
@@ -212,6 +216,7 @@ def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
 
     assert (taken.endpoint, taken.test_users, taken.test_events) == ("eofolder", ("bob",), ("new",))
     assert (taken.actions, taken.control_flow) == (("npm",), ({"type": "branch"},))
+    assert (taken.naming_callers, kept.naming_callers) == (("Caller",), ("Other",))
     assert (kept.endpoint, kept.test_users, kept.test_events) == ("eoearlier", ("ada",), ("old",))
     assert (kept.actions, kept.control_flow) == (("connect",), ({"type": "delay"},))
 
