@@ -162,7 +162,7 @@ class LocalDispatch:
         self._next_reap = -math.inf
         self._times_read_at = self._cancelled_read_at = self._claimed_at = -math.inf
         self._orphans: frozenset[Claim] = frozenset()
-        self._stuck = set[Claim]()  # orphans that cannot be released
+        self._refused = set[Claim]()  # orphans whose release was refused, which is logged once
         self._next_orphan_search = -math.inf
 
     def notify(self) -> None:
@@ -201,7 +201,8 @@ class LocalDispatch:
         Release runs that this process owns and has no task for, because an unexpected error has ended it.
 
         A run that begins or ends at this moment looks the same, so only what two searches have found is released. A run of which
-        this is true again and again is given up, so that it does not execute its last steps for ever.
+        this is true again and again is given up, so that it does not execute its last steps for ever. A release that the database
+        refuses is tried again at each search, because the disk may be full for a while.
         """
         if self._clock.monotonic() < self._next_orphan_search:
             return
@@ -209,7 +210,7 @@ class LocalDispatch:
         owned = await self._journal.find_owned()
         executing = set(self._starter.executing_run_ids)
         orphans = frozenset(claim for claim in owned if claim.run_id not in executing)
-        for claim in (orphans & self._orphans) - self._stuck:
+        for claim in orphans & self._orphans:
             try:
                 if await self._journal.release_orphan(claim):
                     _log.error(
@@ -220,13 +221,15 @@ class LocalDispatch:
             except Exception as fault:
                 if isinstance(fault, DatabaseUnreachableError):
                     raise
-                self._stuck.add(claim)
-                _log.exception(
-                    "The run %s has no task in this process, and the database refuses to end it: it stays in progress until this "
-                    "process is started again",
-                    claim.run_id,
-                )
+                if claim not in self._refused:
+                    _log.exception(
+                        "The run %s has no task in this process, and the database refuses to end it: it stays in progress, and is "
+                        "tried again",
+                        claim.run_id,
+                    )
+                self._refused.add(claim)
         self._orphans = orphans
+        self._refused &= orphans
 
     async def _continue_due(self) -> float:
         """Continue the runs that are due; return the seconds until the next one is due, or 0 if one was."""

@@ -265,6 +265,18 @@ class TestEveryDispatch:
         assert caplog.text.count("refuses to end it") == 1
         assert hosts.execute("select status from runs where id = 'run'") == [("running",)]
 
+    @pytest.mark.parametrize("hosts", ["sqlite"], indirect=True)
+    async def test_a_refusal_of_the_database_may_pass(self, hosts: Hosts, caplog: Any) -> None:
+        """A run without a task that could not be released, for example while the disk was full, is started again later."""
+        host = await hosts.open(interval_s=0.02)
+        hosts.execute("create trigger refuses before update on runs begin select raise(abort, 'refused'); end")
+        await host.journal.accept_run(new_run("run"))
+        await wait_until(lambda: "refuses to end it" in caplog.text)
+        hosts.execute("drop trigger refuses")
+        await host.wait_until_started("run")
+
+        assert host.starter.claims == [Claim("run", 2, 2)]
+
     async def test_pauses_end_in_time(self, hosts: Hosts) -> None:
         """Runs continue when their pauses end, however short, and whatever the order in which they were paused."""
         host = await hosts.open(interval_s=NEVER_S)
