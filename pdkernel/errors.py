@@ -50,12 +50,12 @@ def did_you_mean(
 
 
 def format_count(number: int, noun: str) -> str:
-    """A number and its noun: `1 line`, `2,000 lines`."""
+    """Return a number and its noun: `1 line`, `2,000 lines`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def describe_fault(fault: BaseException) -> str:
-    """The message of *fault*, without the number of an operating system's error, or the name of its class."""
+    """Return the message of *fault*, without the number of an operating system's error, or the name of its class."""
     return re.sub(r"\[Errno -?\d+\] ", "", str(fault)) or type(fault).__name__
 
 

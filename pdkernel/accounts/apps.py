@@ -39,7 +39,7 @@ def check_app_slug(app: str) -> str:
 
 
 def load_registered_apps(project: Project) -> dict[str, tuple[str, ...]]:
-    """Registered apps with the names of their credentials."""
+    """Return the registered apps with the names of their credentials."""
     stored = project.settings.get(APPS_SETTING)
     return {str(app): tuple(map(str, fields)) for app, fields in stored.items()} if isinstance(stored, dict) else {}
 
@@ -109,7 +109,7 @@ FIELDS_BY_APP: Mapping[str, tuple[str, ...]] = {
 
 
 def guess_credential_fields(app: str) -> tuple[str, ...]:
-    """Usual names of the credentials of an *app* account, most likely first."""
+    """Return the usual names of the credentials of an *app* account, most likely first."""
     return FIELDS_BY_APP.get(app, DEFAULT_FIELDS)
 
 
@@ -126,7 +126,7 @@ class ComponentFields:
         return Catalog.for_project(self._project, environ={})
 
     def find(self, app: str) -> tuple[str, ...]:
-        """The names of the credentials, the access token first; none without components of *app*."""
+        """Return the names of the credentials, the access token first; none without components of *app*."""
         return self._catalog.find_credential_fields(app)
 
 
@@ -150,13 +150,13 @@ class AppApi:
     domain_field: str = ""
 
     def has_host(self, host: str) -> bool:
-        """Whether *host* belongs to the app."""
+        """Return whether *host* belongs to the app."""
         return any(
             host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern for pattern in self.hosts
         )
 
     def find_base_url(self, credentials: Mapping[str, str]) -> str | None:
-        """The URL that a relative URL starts from, without a slash at its end; None if the account and the app have no single host."""
+        """Return the URL that a relative URL starts from, without a slash at its end; None if the account and the app have no single host."""
         domain = credentials.get(self.domain_field, "").strip().rstrip("/")
         if not domain and len(self.hosts) == 1 and not self.hosts[0].startswith("*."):
             domain = self.hosts[0]
@@ -181,7 +181,7 @@ def _basic(user: str, password: str) -> BuildAuthHeaders:
 
 
 def _token_or_header(name: str) -> BuildAuthHeaders:
-    """The access token as a bearer token; for an account that has none, the API key in the header *name*."""
+    """Return the access token as a bearer token; for an account that has none, the API key in the header *name*."""
     token, key = bearer_auth(ACCESS_TOKEN_FIELD), _header(name, API_KEY_FIELD)
     return lambda credentials: (token if ACCESS_TOKEN_FIELD in credentials else key)(credentials)
 
@@ -229,7 +229,7 @@ APP_APIS: Mapping[str, AppApi] = {
 
 
 def default_auth_headers(credentials: Mapping[str, str]) -> dict[str, str]:
-    """Headers for an app that is not listed: its access token or API key as a bearer token. Raises `KeyError` without both."""
+    """Return the headers for an app that is not listed: its access token or API key as a bearer token. Raises `KeyError` without both."""
     return bearer_auth(ACCESS_TOKEN_FIELD if ACCESS_TOKEN_FIELD in credentials else API_KEY_FIELD)(credentials)
 
 
@@ -284,7 +284,7 @@ def register_provider(project: Project, app: str, provider: OAuthProvider) -> No
 
 
 def find_provider(project: Project, app: str) -> OAuthProvider | None:
-    """The provider of *app*, or None: users then enter the credentials of that app."""
+    """Return the provider of *app*, or None: users then enter the credentials of that app."""
     stored = _load_setting(project).get(app)
     if not isinstance(stored, dict):
         return None
@@ -304,7 +304,7 @@ def list_provider_apps(project: Project) -> frozenset[str]:
 
 
 def format_origin(url: str) -> str:
-    """Scheme, host and port of *url*, as a browser writes them."""
+    """Return the scheme, host and port of *url*, as a browser writes them."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     default = {"http": 80, "https": 443}.get(parts.scheme)

@@ -103,12 +103,12 @@ class ConnectClient:
         self._sdk = sdk
 
     def list_users(self, environment: Environment) -> tuple[ExternalUser, ...]:
-        """External users, by id."""
+        """Return the external users, by id."""
         users = [user for page in self.iter_user_pages(environment) for user in page.items]
         return tuple(sorted(users, key=lambda user: user.external_id))
 
     def iter_user_pages(self, environment: Environment, text: str = "") -> Iterator[ListPage[ExternalUser]]:
-        """Pages of external users. Releases of the SDK that can filter request only users whose id contains *text*."""
+        """Yield the pages of external users. Releases of the SDK that can filter request only users whose id contains *text*."""
         options = self._sdk.build_request_options(environment)
 
         def request(client: Any, cursor: str | None) -> Any:
@@ -125,14 +125,14 @@ class ConnectClient:
             yield ListPage(users, page.total, page.is_last)
 
     def list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
-        """Accounts of the external user, or of all users if None, newest first."""
+        """Return the accounts of the external user, or of all users if None, newest first."""
         found = [account for page in self.iter_account_pages(external_user_id, environment) for account in page.items]
         return tuple(sorted(found, key=lambda account: account.created_at, reverse=True))
 
     def iter_account_pages(
         self, external_user_id: str | None, environment: Environment, *, app: str | None = None
     ) -> Iterator[ListPage[Account]]:
-        """Pages of the accounts of the external user, or of all users if None; *app* is a filter of releases of the SDK that have it."""
+        """Yield the pages of the accounts of the external user, or of all users if None; *app* is a filter of releases of the SDK that have it."""
         options = self._sdk.build_request_options(environment)
         filters = {"external_user_id": external_user_id, "app": app}
 
@@ -147,7 +147,7 @@ class ConnectClient:
             yield ListPage(accounts, page.total, page.is_last)
 
     def list_withheld_ids(self, environment: Environment) -> frozenset[str]:
-        """Ids of the accounts whose credentials Connect withholds."""
+        """Return the ids of the accounts whose credentials Connect withholds."""
         options = self._sdk.build_request_options(environment)
         items: Iterator[JsonObject] = self._sdk.iter_items(
             lambda client, cursor: client.accounts.list(
@@ -157,7 +157,7 @@ class ConnectClient:
         return frozenset(str(item["id"]) for item in items if has_withheld_credentials(item))
 
     def find_account(self, account_id: str) -> Account | None:
-        """The account with that id in either environment, or None."""
+        """Return the account with that id in either environment, or None."""
         first = self._sdk.login.environment
         for environment in (first, *(other for other in ENVIRONMENTS if other != first)):
             item = self._retrieve(account_id, environment, {})
@@ -166,7 +166,7 @@ class ConnectClient:
         return None
 
     def find_account_with_credentials(self, account_id: str, environment: Environment) -> JsonObject | None:
-        """The account's JSON object with the credentials that Connect does not withhold, or None if the account does not exist."""
+        """Return the account's JSON object with the credentials that Connect does not withhold, or None if the account does not exist."""
         return self._retrieve(account_id, environment, {"include_credentials": True})
 
     def create_account(
@@ -198,7 +198,7 @@ class ConnectClient:
         return to_json_object(self._sdk.call(create, secrets=(token, *credentials.values())))
 
     def create_connect_token(self, external_user_id: str, environment: Environment) -> JsonObject:
-        """A new Connect token for the external user: `{"token", "connect_link_url", ...}`."""
+        """Return a new Connect token for the external user: `{"token", "connect_link_url", ...}`."""
         options = self._sdk.build_request_options(environment)
         return to_json_object(
             self._sdk.call(
@@ -231,7 +231,7 @@ def _after(cursor: str | None) -> dict[str, str]:
 
 
 def _unwrap_account(item: Any) -> JsonObject:
-    """The account in *item*. In older documentation, the account is in the field `data`."""
+    """Return the account in *item*. In older documentation, the account is in the field `data`."""
     account = to_json_object(item)
     inner = account.get("data")
     return inner if isinstance(inner, dict) else account
@@ -270,18 +270,18 @@ def parse_account(
 
 
 def is_oauth(item: JsonObject) -> bool:
-    """Whether the account's app is connected by OAuth."""
+    """Return whether the account's app is connected by OAuth."""
     kind = (item.get("app") or {}).get("auth_type")
     return str(getattr(kind, "value", kind)).lower() == "oauth"
 
 
 def parse_credentials(item: JsonObject) -> dict[str, str]:
-    """The credentials in *item*."""
+    """Return the credentials in *item*."""
     return {name: _text(value) for name, value in (item.get("credentials") or {}).items() if value is not None}
 
 
 def has_withheld_credentials(item: JsonObject) -> bool:
-    """Whether Connect withholds the credentials of the account in *item*, the response to a request for credentials."""
+    """Return whether Connect withholds the credentials of the account in *item*, the response to a request for credentials."""
     given = parse_credentials(item)
     return ACCESS_TOKEN_FIELD not in given if is_oauth(item) else not given
 

@@ -65,7 +65,7 @@ class LocalDirectory:
         return self._project.plan
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
-        """External users of *environment*, sorted by id, at most *limit*."""
+        """Return the external users of *environment*, sorted by id, at most *limit*."""
         return self._table.users(environment, limit=limit)
 
     def search_users(
@@ -81,7 +81,7 @@ class LocalDirectory:
         return self._table.search_users(environment, text, limit=limit, last_runs=last_runs)
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """The external user with that id, or None."""
+        """Return the external user with that id, or None."""
         return self._table.find_user(external_user_id, environment)
 
     def delete_user(self, external_user_id: str, environment: Environment) -> bool:
@@ -89,33 +89,33 @@ class LocalDirectory:
         return self._table.delete_user(external_user_id, environment)
 
     def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
-        """Accounts that match all filters, newest first."""
+        """Return the accounts that match all filters, newest first."""
         return self._table.list_accounts(**filters)
 
     def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
-        """Ids of the accounts that `accounts` returns, in the same order."""
+        """Return the ids of the accounts that `accounts` returns, in the same order."""
         return self._table.account_ids(**filters)
 
     def connected_apps(self) -> Collection[str]:
-        """Slugs of the apps that have an account."""
+        """Return the slugs of the apps that have an account."""
         return self._table.connected_apps()
 
     def app_users(self, app: str, environment: Environment) -> Collection[str]:
-        """Ids of the external users with an account of *app*, from one query."""
+        """Return the ids of the external users with an account of *app*, from one query."""
         return self._table.app_users(app, environment)
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
-        """The user's most recently created account of *app*, which a run uses; or None."""
+        """Return the user's most recently created account of *app*, which a run uses; or None."""
         return self._table.newest_account(external_user_id, environment, app)
 
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
-        """The *limit* most recently created accounts of each user and app, newest first, from one query."""
+        """Return the *limit* most recently created accounts of each user and app, newest first, from one query."""
         return self._table.newest_accounts(external_user_ids, environment, apps, limit=limit)
 
     def find_account(self, account_id: str) -> Account | None:
-        """The account with that id, or None."""
+        """Return the account with that id, or None."""
         return self._table.find(account_id)
 
     def credentials(self, account_id: str) -> Credentials:

@@ -73,7 +73,7 @@ class OAuthTokens:
 
 
 def authorize_url(provider: OAuthProvider, *, state: str, verifier: str, redirect_uri: str) -> str:
-    """The URL where the user signs in at the app."""
+    """Return the URL where the user signs in at the app."""
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode("ascii")).digest()).rstrip(b"=").decode()
     query = {
         "response_type": "code",
@@ -151,7 +151,7 @@ def _request_tokens(provider: OAuthProvider, form: dict[str, str], timeout_s: fl
 
 
 def _post(url: str, form: dict[str, str], auth: httpx.Auth, timeout_s: float) -> httpx.Response:
-    """The response, cut after `_MAX_ANSWER` bytes, within *timeout_s* seconds in total."""
+    """Return the response, cut after `_MAX_ANSWER` bytes, within *timeout_s* seconds in total."""
     import httpx
 
     result: queue.SimpleQueue[httpx.Response | Exception] = queue.SimpleQueue()
@@ -231,7 +231,7 @@ _log = logging.getLogger(__name__)
 
 
 def build_oauth_credentials(tokens: OAuthTokens) -> dict[str, str]:
-    """The account's credentials; the refresh token stays in the project."""
+    """Return the account's credentials; the refresh token stays in the project."""
     # parity[oauth-credentials]: credentials of the platform also have the refresh token and the client's id
     return {ACCESS_TOKEN_FIELD: tokens.access_token}
 
@@ -250,7 +250,7 @@ def refresh_due_at(grant: Grant) -> datetime | None:
 
 
 def is_refresh_due(project: Project, account_id: str) -> bool:
-    """Whether `refresh_credentials` would request a new access token, or wait for another process that requests a token."""
+    """Return whether `refresh_credentials` would request a new access token, or wait for another process that requests a token."""
     grant = project.grants.find(account_id)
     return grant is not None and _is_due(project, grant)
 
@@ -313,7 +313,7 @@ def _grant(project: Project, tokens: OAuthTokens, *, last: str | None = None) ->
 
 
 def _wait_for_refresh(project: Project, account_id: str) -> Credentials:
-    """The account's credentials after another process has refreshed them, or unchanged after `_MAX_WAIT_S` seconds."""
+    """Return the account's credentials after another process has refreshed them, or unchanged after `_MAX_WAIT_S` seconds."""
     for _ in range(round(_MAX_WAIT_S / 0.05)):
         time.sleep(0.05)
         if not project.grants.is_renewing(account_id):

@@ -108,7 +108,7 @@ class _AccountListing:
                 self.total, self.is_complete = page.total, page.is_last
 
     def describe_progress(self) -> str:
-        """How far the accounts are read."""
+        """Return how far the accounts are read."""
         of_total = "" if self.total is None else f" of {self.total:,}"
         return f"Reading the names of accounts: {len(self.accounts):,}{of_total} ..."
 
@@ -171,7 +171,7 @@ class UserSearch:
         return _build_result(users, times, limit, others, accounts)
 
     def _find_by_id(self, environment: Environment, folded: str, limit: int) -> _IdMatches:
-        """The users whose id contains the text: cached, or from one request if the API filters."""
+        """Return the users whose id contains the text: cached, or from one request if the API filters."""
         now = self._clock.monotonic()
         with self._lock:
             self._matches = {key: entry for key, entry in self._matches.items() if entry[0] > now}
@@ -193,7 +193,7 @@ class UserSearch:
         return matches
 
     def _open_listing(self, environment: Environment) -> _AccountListing:
-        """The listing of the accounts, with its first page."""
+        """Return the listing of the accounts, with its first page."""
         now = self._clock.monotonic()
         with self._lock:
             listing = self._listings.get(environment)
@@ -232,7 +232,7 @@ class UserSearch:
     def _load_accounts(
         self, environment: Environment, users: Sequence[str], listing: _AccountListing
     ) -> Mapping[str, tuple[Account, ...]]:
-        """The accounts of these users, newest first."""
+        """Return the accounts of these users, newest first."""
         if len(users) > MAX_SINGLE_USERS:
             while not listing.is_complete:
                 listing.load_page()
@@ -320,7 +320,7 @@ class RemoteDirectory:
         return self._local.plan
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
-        """External users of *environment*, sorted by id, at most *limit*."""
+        """Return the external users of *environment*, sorted by id, at most *limit*."""
         return self._users.get(environment, lambda: self._client.list_users(environment))[:limit]
 
     def search_users(
@@ -336,7 +336,7 @@ class RemoteDirectory:
         return self._search.search(environment, text, limit=limit, last_runs=last_runs, report=report)
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """The external user with that id, or None. Searches the user's accounts first, then the list of users."""
+        """Return the external user with that id, or None. Searches the user's accounts first, then the list of users."""
         user_accounts = self._list_accounts(external_user_id, environment)
         if user_accounts:
             return ExternalUser(external_user_id, environment, min(account.created_at for account in user_accounts))
@@ -352,7 +352,7 @@ class RemoteDirectory:
         return True
 
     def accounts(self, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
-        """Accounts that match all filters, newest first. Accounts of your own come from the local project."""
+        """Return the accounts that match all filters, newest first. Accounts of your own come from the local project."""
         external_user_id, environment = filters.get("external_user_id"), filters.get("environment")
         app, own = filters.get("app"), filters.get("own")
         found: list[Account] = []
@@ -365,15 +365,15 @@ class RemoteDirectory:
         return sorted(matching, key=lambda account: account.created_at, reverse=True)
 
     def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
-        """Ids of the accounts that `accounts` returns, in the same order."""
+        """Return the ids of the accounts that `accounts` returns, in the same order."""
         return [account.id for account in self.accounts(**filters)]
 
     def connected_apps(self) -> Collection[str]:
-        """Slugs of the apps that have an account."""
+        """Return the slugs of the apps that have an account."""
         return {account.app for account in self.accounts()}
 
     def app_users(self, app: str, environment: Environment) -> Collection[str]:
-        """Ids of the external users with an account of *app*, as Pipedream has them now; read page by page."""
+        """Return the ids of the external users with an account of *app*, as Pipedream has them now; read page by page."""
         return frozenset(
             account.external_user_id
             for page in self._client.iter_account_pages(None, environment, app=app)
@@ -382,13 +382,13 @@ class RemoteDirectory:
         )
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
-        """The user's most recently created account of *app*, which a run uses; or None."""
+        """Return the user's most recently created account of *app*, which a run uses; or None."""
         return next((each for each in self._list_accounts(external_user_id, environment) if each.app == app), None)
 
     def newest_accounts(
         self, external_user_ids: Collection[str], environment: Environment, apps: Collection[str], *, limit: int
     ) -> Sequence[Account]:
-        """The *limit* most recently created accounts of each user and app, newest first, from one listing."""
+        """Return the *limit* most recently created accounts of each user and app, newest first, from one listing."""
         only_user = next(iter(external_user_ids)) if len(external_user_ids) == 1 else None
         wanted = frozenset(external_user_ids)
         counted: Counter[tuple[str | None, str]] = Counter()
@@ -402,7 +402,7 @@ class RemoteDirectory:
         return [replace(account, withheld=account.id in withheld) for account in found]
 
     def find_account(self, account_id: str) -> Account | None:
-        """The account with that id, or None."""
+        """Return the account with that id, or None."""
         own = self._local.find_account(account_id)
         if own is not None and own.external_user_id is None:
             return own
@@ -484,12 +484,12 @@ class RemoteDirectory:
         return replace(account, credential_fields=tuple(credentials), healthy=True)
 
     def connect_link(self, external_user_id: str, environment: Environment) -> str:
-        """A new Connect Link at Pipedream for one account of that user; append `&app=SLUG` for the app."""
+        """Return a new Connect Link at Pipedream for one account of that user; append `&app=SLUG` for the app."""
         check_external_user_id(external_user_id)
         return str(self._client.create_connect_token(external_user_id, environment)["connect_link_url"])
 
     def fetch_account_ids(self, app: str, external_user_id: str, environment: Environment) -> set[str]:
-        """Ids of the external user's accounts of *app* as Pipedream has them now; the cache is neither read nor dropped."""
+        """Return the ids of the external user's accounts of *app* as Pipedream has them now; the cache is neither read nor dropped."""
         found = self._client.list_accounts(external_user_id, environment)
         return {account.id for account in found if account.app == app}
 
@@ -498,7 +498,7 @@ class RemoteDirectory:
         self._clear_caches()
 
     def nonblocking(self) -> AbstractContextManager[None]:
-        """A context with None: every uncached call sends a request."""
+        """Return a context with None: every uncached call sends a request."""
         return nullcontext()
 
     def report_unauthorized(self, account_id: str, issued_at: datetime) -> bool:
@@ -517,7 +517,7 @@ class RemoteDirectory:
         return True
 
     def credential_fields(self, app: str) -> Sequence[str]:
-        """Names of credentials for a form: registered names of *app*, else those that its components read, else the usual names."""
+        """Return the names of credentials for a form: registered names of *app*, else those that its components read, else the usual names."""
         return (
             load_registered_apps(self._project).get(app)
             or self._component_fields.find(app)
@@ -525,7 +525,7 @@ class RemoteDirectory:
         )
 
     def _list_accounts(self, external_user_id: str | None, environment: Environment) -> tuple[Account, ...]:
-        """Accounts of the external user, or of all users if None, newest first."""
+        """Return the accounts of the external user, or of all users if None, newest first."""
         return self._accounts.get(
             (external_user_id, environment), lambda: self._client.list_accounts(external_user_id, environment)
         )
@@ -533,7 +533,7 @@ class RemoteDirectory:
     def _withheld(
         self, accounts: Sequence[Account], only_user: str | None, environment: Environment
     ) -> Collection[str]:
-        """Ids of those *accounts* whose credentials Connect withholds."""
+        """Return the ids of those *accounts* whose credentials Connect withholds."""
         if only_user is None:  # accounts of several users: one listing
             return self._withheld_cache.get(environment, lambda: self._client.list_withheld_ids(environment))
         newest = {account.app: account.id for account in reversed(accounts)}  # a run needs only these

@@ -77,7 +77,7 @@ class Sdk:
         }
 
     def fetch_access_token(self) -> str:
-        """An access token of the project's OAuth client. Raises the errors of `call`."""
+        """Return an access token of the project's OAuth client. Raises the errors of `call`."""
         token: str = self.call(lambda client: client.raw_access_token)
         return token
 
@@ -185,7 +185,7 @@ class Sdk:
             ) from None
 
     def _http(self) -> Any:
-        """The HTTP client of the SDK, closed with this object; releases before 2.0 create their own."""
+        """Return the HTTP client of the SDK, closed with this object; releases before 2.0 create their own."""
         import httpx
 
         http = httpx.Client(timeout=self._timeout_s)
@@ -275,7 +275,7 @@ def _at_cursor(request_page: Callable[[Any, str | None], Any], cursor: str | Non
 
 
 def _parse_page(page: Any) -> tuple[list[JsonObject], str | None, int | None]:
-    """The items of a page, the cursor of the next page, and the number of all items, if it is known."""
+    """Return the items of a page, the cursor of the next page, and the number of all items, if it is known."""
     if isinstance(page, dict):  # the SDK could not parse the page
         info = page.get("page_info") or {}
         return [dict(item) for item in page.get("data") or ()], info.get("end_cursor") or None, info.get("total_count")
@@ -348,7 +348,7 @@ class WorkflowApi:
                 return
 
     def _get(self, path: str, query: Mapping[str, str]) -> JsonObject | None:
-        """The response as an object, or None for a 404."""
+        """Return the response as an object, or None for a 404."""
         import httpx
 
         def request(client: Any) -> JsonObject:

@@ -165,7 +165,7 @@ class WebhookMigrator:
         return tuple(map(str, to_json_object(answer).get("webhook_urls") or ()))
 
     def _changes(self) -> list[WebhookMigration]:
-        """Stored migrations of this Connect project."""
+        """Return the stored migrations of this Connect project."""
         kept = self._settings.get(MIGRATION_SETTING)
         rows = kept.get(self._sdk.login.project_id) if isinstance(kept, dict) else None
         return [
@@ -213,7 +213,7 @@ def check_target_url(url: str, *, api_url: str) -> str:
 
 
 def _parts(url: str) -> SplitResult | None:
-    """The parts of *url*, or None if *url* is invalid."""
+    """Return the parts of *url*, or None if *url* is invalid."""
     try:
         parts = urlsplit(url)
         _ = parts.port

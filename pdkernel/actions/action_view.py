@@ -104,7 +104,7 @@ def build_action_view(
 
 
 def build_action_cell(component: Component, description: ComponentDescription, *, name: str | None = None) -> str:
-    """A cell that uses *component*: its required props to fill in, its optional props as comments."""
+    """Return a cell that uses *component*: its required props to fill in, its optional props as comments."""
     apps = tuple(AppBinding(app.app, app.app) for app in description.apps if app.app not in ACCOUNTLESS_APPS)
     # the directive names the slug alone; the step finds a prop with another name by its app
     step = Step(name or suggest_step_name(component.key), "node", uses=component.uses, apps=tuple(dict.fromkeys(apps)))

@@ -101,7 +101,7 @@ class AppCredentials:
         self._known: dict[Path, tuple[object, CredentialReads]] = {}
 
     def find(self, folder: Path) -> CredentialReads:
-        """The reads of the modules in *folder*, those of the app's own module first; none without a folder."""
+        """Return the reads of the modules in *folder*, those of the app's own module first; none without a folder."""
         modules = sorted(iter_modules(folder), key=lambda path: (".app." not in path.name, path))
         marks = [(path, (facts := path.stat()).st_mtime_ns, facts.st_size) for path in modules]
         known = self._known.get(folder)
@@ -111,7 +111,7 @@ class AppCredentials:
 
 
 def order_form_fields(reads: CredentialReads) -> tuple[str, ...]:
-    """The fields of a form: the access token first, then the others in the order in which the app reads them."""
+    """Return the fields of a form: the access token first, then the others in the order in which the app reads them."""
     return tuple(sorted(reads.fields, key=lambda name: name != ACCESS_TOKEN_FIELD))
 
 
@@ -128,7 +128,7 @@ def _read(folder: Path, modules: list[Path]) -> CredentialReads:
 
 
 def iter_modules(folder: Path) -> Iterator[Path]:
-    """The modules in *folder*; a link is not followed."""
+    """Yield the modules in *folder*; a link is not followed."""
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in _OTHER_FOLDERS]
         for name in names:
@@ -192,7 +192,7 @@ def _read_use(text: str, start: int, end: int, path: str) -> tuple[list[str], li
 
 
 def _read_pattern(pattern: str, path: str) -> tuple[list[str], list[tuple[str, str | None]]]:
-    """The fields of a destructuring *pattern*, and its rest as another expression."""
+    """Return the fields of a destructuring *pattern*, and its rest as another expression."""
     names: list[str] = []
     rest: list[tuple[str, str | None]] = []
     for part in filter(None, (part.strip() for part in pattern.split(","))):
@@ -204,12 +204,12 @@ def _read_pattern(pattern: str, path: str) -> tuple[list[str], list[tuple[str, s
 
 
 def _build_variable(name: str) -> str:
-    """The expression for uses of the variable *name*, and not for its assignment or a key of that name."""
+    """Return the expression for uses of the variable *name*, and not for its assignment or a key of that name."""
     return rf"(?<![\w$])(?:(?<!\.)|(?<=\.\.\.)){re.escape(name)}\b(?!\s*(?::|=[^=]|\}}\s*=[^=]))"
 
 
 def _blank(comment: re.Match[str]) -> str:
-    """The line breaks of *comment*, so that lines keep their numbers."""
+    """Return the line breaks of *comment*, so that lines keep their numbers."""
     return "\n" * comment[0].count("\n")
 
 
@@ -256,7 +256,7 @@ class Catalog:
 
     @classmethod
     def for_project(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:
-        """The catalog of *project*."""
+        """Return the catalog of *project*."""
         folder = project.folder / "packages" / "components"
         lock = ActionsLock(project.folder.parent / LOCK_NAME)
         packages = NpmRegistry(environ, folder=folder / "installed", lock=lock.path)
@@ -270,7 +270,7 @@ class Catalog:
 
     @classmethod
     def without_project(cls, folder: Path, *, environ: Mapping[str, str]) -> Catalog:
-        """The catalog for *folder* without a project: it has the sources of a new project, and no project is created."""
+        """Return the catalog for *folder* without a project: it has the sources of a new project, and no project is created."""
 
         def login() -> Login:
             raise ConnectSettingsError(
@@ -382,7 +382,7 @@ class Catalog:
         return replace(component, requested_version="")
 
     def _find_locked_version(self, reference: ActionReference) -> str | None:
-        """The version that runs instead of *reference*, or for a reference without a version the newest locked one; else None."""
+        """Return the version that runs instead of *reference*, or for a reference without a version the newest locked one; else None."""
         override = self.lock.version_overrides.get(str(reference))
         if reference.version is not None:
             return override
@@ -391,12 +391,12 @@ class Catalog:
         return self.lock.find_newest_version(reference.key) if self.settings.has_source("npm") else None
 
     def _has_locked_source(self, reference: str) -> bool:
-        """Whether the source with which *reference* was locked is still one of the sources, or is not known."""
+        """Return whether the source with which *reference* was locked is still one of the sources, or is not known."""
         locked = self.lock.get_source(reference)
         return locked is None or locked in map(self._lookup.format_locked_source, self.settings.sources)
 
     def describe_lock(self, component: Component) -> LockedComponent:
-        """What `restore` needs to find the same component later."""
+        """Return what `restore` needs to find the same component later."""
         if component.file is not None and component.file.origin == "npm":
             return self.npm_source.describe_lock(component)
         source = self._lookup.format_locked_source(component.setting) if component.setting else None
@@ -464,7 +464,7 @@ class Catalog:
         return [*local, *(each for key, each in remote.items() if key not in keys)][:limit]
 
     def _must_index(self, app: str) -> bool:
-        """Whether the components of *app* must be downloaded from npm. Raises `LicenceError`."""
+        """Return whether the components of *app* must be downloaded from npm. Raises `LicenceError`."""
         has_app = any(get_app_slug(each.key) == app for each in self.list_components(app))
         if self.settings.is_licence_missing and not has_app:
             raise build_licence_error(f"Actions of {app} come from npm.")
@@ -485,7 +485,7 @@ class Catalog:
         return [each for each in (*load_builtin_actions().values(), *found.values()) if each.kind == kind]
 
     def find_app_bindings(self, step: Step) -> tuple[AppBinding, ...]:
-        """The app props of *step*, from its directive and from its code or its action, without running code."""
+        """Return the app props of *step*, from its directive and from its code or its action, without running code."""
         if step.uses is None:
             return find_app_bindings(step)
         uses = ActionReference.parse(step.uses)
@@ -499,7 +499,7 @@ class Catalog:
         )
 
     def find_credential_fields(self, app: str) -> tuple[str, ...]:
-        """The credentials that components of *app* read, from the first source on this machine that has the app; or none."""
+        """Return the credentials that components of *app* read, from the first source on this machine that has the app; or none."""
         for _, source in self._lookup.iter_local_sources():
             folder = source.find_app_folder(app)
             if folder is not None and (fields := order_form_fields(self._credentials.find(folder))):
@@ -507,7 +507,7 @@ class Catalog:
         return ()
 
     def list_apps(self, kind: ComponentKind | None = None) -> list[str]:
-        """The apps with components, of *kind* or any, that are indexed on this machine; without those of built-in actions."""
+        """Return the apps with components, of *kind* or any, that are indexed on this machine; without those of built-in actions."""
         return sorted({app for _, source in self._lookup.iter_local_sources() for app in source.list_apps(kind)})
 
     def find_remote_sources(self, reference: ActionReference) -> list[SourceSetting]:
@@ -515,7 +515,7 @@ class Catalog:
         return [] if reference.key in load_builtin_actions() else self._lookup.find_remote_sources(reference)
 
     async def _order_sources(self, uses: ActionReference, locked: str | None = None) -> Sequence[SourceSetting]:
-        """The sources in which *uses* is looked up; none for a built-in action."""
+        """Return the sources in which *uses* is looked up; none for a built-in action."""
         if uses.key in load_builtin_actions():
             return ()
         return await run_blocking(self._lookup.order_sources, uses, locked)
@@ -560,7 +560,7 @@ class Catalog:
         return build_missing_action_error(uses, self.settings.sources, other=other, similar=similar, why=why)
 
     def _find_similar_keys(self, key: str) -> list[str]:
-        """Similar keys with their versions, most similar first."""
+        """Return the similar keys with their versions, most similar first."""
         own = {each: get_app_slug(each) for each in load_builtin_actions()}
         keys = {each for _, source in self._lookup.iter_local_sources() for each in source.list_keys()} | own.keys()
         similar = difflib.get_close_matches(key, sorted(keys), n=_MAX_SUGGESTIONS, cutoff=0.6)
@@ -583,7 +583,7 @@ class DescriptionCache:
         self._descriptions: dict[str, ComponentDescription] = {}
 
     def get(self, file: ComponentFile) -> ComponentDescription | None:
-        """The description of the component in *file*; None if the file's current content is not in the cache."""
+        """Return the description of the component in *file*; None if the file's current content is not in the cache."""
         name = self._name(file)
         if name not in self._descriptions:
             try:
@@ -608,7 +608,7 @@ class DescriptionCache:
             return
 
     def _name(self, file: ComponentFile) -> str:
-        """The name of the cache entry. It changes with the module; for a folder source, with every module of the app."""
+        """Return the name of the cache entry. It changes with the module; for a folder source, with every module of the app."""
         modules = [file.path]
         if file.origin == "folder":
             modules = sorted(iter_modules(file.path.parents[2]))

@@ -74,14 +74,14 @@ class ActionReference:
 
 
 def suggest_step_name(key: str) -> str:
-    """The step name that the platform's builder would choose: `send_message` for `slack-send-message`."""
+    """Return the step name that the platform's builder would choose: `send_message` for `slack-send-message`."""
     words = key.rpartition("/")[2].partition("-")[2]
     name = re.sub(r"\W+", "_", words, flags=re.ASCII).strip("_") or "step"
     return f"step_{name}" if name[0].isdigit() else name
 
 
 def version_sort_key(version: str) -> tuple[tuple[int, str], ...]:
-    """A sort key for versions that compares numbers by value: `0.10.0` comes after `0.9.0`."""
+    """Return a sort key for versions that compares numbers by value: `0.10.0` comes after `0.9.0`."""
     parts = re.split(r"[.+-]", version)
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
 
@@ -157,7 +157,7 @@ class Component:
 
 
 def parse_header(text: str) -> ComponentHeader | None:
-    """The header of the module *text*; None unless it exports a component with a literal key and version."""
+    """Return the header of the module *text*; None unless it exports a component with a literal key and version."""
     fields = _read_literal_fields(text)
     if not {"key", "version"} <= fields.keys() and (body := _BODY.search(text)) is not None:
         # code with types below the header, which the parser of JavaScript does not read
@@ -169,7 +169,7 @@ def parse_header(text: str) -> ComponentHeader | None:
 
 
 def _read_literal_fields(text: str) -> dict[str, str]:
-    """The fields of the module's default export whose values are literal texts, by key."""
+    """Return the fields of the module's default export whose values are literal texts, by key."""
     exported = _find_default_export(javascript.parse_source(text))
     return {
         key: value
@@ -214,7 +214,7 @@ def _iter_shorthand(node: Node | None) -> Iterator[Node]:
 
 
 def _find_app_imports(root: Node, folder: Path) -> dict[str, str]:
-    """The slugs of the app files that a module in *folder* imports, by the name of the import."""
+    """Return the slugs of the app files that a module in *folder* imports, by the name of the import."""
     found = {}
     for node in root.named_children:
         specifier = javascript.get_string_literal(node.child_by_field_name("source"))
@@ -270,12 +270,12 @@ def iter_component_modules(folder: Path) -> Iterator[Path]:
 def build_component_file(
     header: ComponentHeader, path: Path, origin: Literal["builtin", "npm", "folder"]
 ) -> ComponentFile:
-    """The component file for the module at *path* with *header*."""
+    """Return the component file for the module at *path* with *header*."""
     return ComponentFile(path=path, key=header.key, version=header.version, kind=header.kind, origin=origin)
 
 
 def build_component(header: ComponentHeader, *, source: str, file: ComponentFile | None = None) -> Component:
-    """The component of an app with *header* from *source*."""
+    """Return the component of an app with *header* from *source*."""
     return Component(
         key=header.key,
         version=header.version,
@@ -311,7 +311,7 @@ def filter_components(components: Iterable[Component], words: str, app: str | No
 
 
 def _find_default_export(root: Node) -> Node | None:
-    """The object of the module's default export, written in the export or in a constant of the module."""
+    """Return the object of the module's default export, written in the export or in a constant of the module."""
     for node in root.named_children:
         if node.type != "export_statement" or not any(child.type == "default" for child in node.children):
             continue
@@ -336,7 +336,7 @@ def _constant(root: Node, name: str) -> Node | None:
 
 
 def _get_literal_text(node: Node | None) -> str | None:
-    """The text of a string literal or of a sum of string literals, else None."""
+    """Return the text of a string literal or of a sum of string literals, else None."""
     if node is None:
         return None
     if node.type == "binary_expression":

@@ -139,7 +139,7 @@ class ConnectSource:
         return found[:limit]
 
     async def fetch_newest_account(self, app: str, external_user_id: str, environment: str) -> str | None:
-        """The id of the external user's newest account of *app* in the Connect project, or None."""
+        """Return the id of the external user's newest account of *app* in the Connect project, or None."""
         answer = await self._request(
             "GET",
             "accounts",
@@ -251,7 +251,7 @@ class ConnectSource:
     async def _reload_props(
         self, body: Mapping[str, JSON], *, environment: str, timeout_s: float = 60.0
     ) -> Mapping[str, Any]:
-        """The dynamic props for the values of *body*: their `id`, all props for these values, and errors of the action's code."""
+        """Return the dynamic props for the values of *body*: their `id`, all props for these values, and errors of the action's code."""
         answer = await self._request("POST", "actions/props", json=body, environment=environment, timeout_s=timeout_s)
         data = _read_object(answer)
         return {"errors": data.get("errors") or [], **(data.get("dynamicProps") or {})}
@@ -320,7 +320,7 @@ class ConnectSource:
 
 
 def _build_body(component: Component, props: Mapping[str, JSON], external_user_id: str) -> dict[str, JSON]:
-    """The part of a request that names an action, its user and the values of its props."""
+    """Return the part of a request that names an action, its user and the values of its props."""
     return {
         "id": component.key,
         "version": component.version,
@@ -330,7 +330,7 @@ def _build_body(component: Component, props: Mapping[str, JSON], external_user_i
 
 
 def _read_object(answer: httpx.Response, data_kind: type[object] = object) -> dict[str, Any]:
-    """The JSON object in *answer*. Raises `ActionSourceError`, also if its field `data` is not of *data_kind*."""
+    """Return the JSON object in *answer*. Raises `ActionSourceError`, also if its field `data` is not of *data_kind*."""
     if answer.status_code >= 400:
         request = f"{answer.request.method} {answer.request.url.path}"
         why = f"HTTP {answer.status_code} to {request}: {_get_error_message(answer)}"
@@ -370,7 +370,7 @@ def _description(data: Mapping[str, Any]) -> ComponentDescription:
 
 
 def _parse_props(declared: Sequence[Mapping[str, Any]]) -> tuple[tuple[AppBinding, ...], tuple[PropDeclaration, ...]]:
-    """The app props of *declared*, and its other props that take a value."""
+    """Return the app props of *declared*, and its other props that take a value."""
     apps: list[AppBinding] = []
     props: list[PropDeclaration] = []
     for each in declared:

@@ -94,7 +94,7 @@ class ActionsLock:
         self._put(_OVERRIDES_KEY, reference, version)
 
     def find_newest_version(self, key: str) -> str | None:
-        """The newest version of the action *key* that has a locked package, or None."""
+        """Return the newest version of the action *key* that has a locked package, or None."""
         found = [
             version
             for name, at, version in (each.rpartition("@") for each in self._read_section(_PACKAGES))
@@ -103,7 +103,7 @@ class ActionsLock:
         return max(found, key=version_sort_key, default=None)
 
     def get_package_version(self, reference: str) -> str | None:
-        """The locked version of the package that contains *reference* (`KEY@VERSION`), or None."""
+        """Return the locked version of the package that contains *reference* (`KEY@VERSION`), or None."""
         return self._read_section(_PACKAGES).get(reference)
 
     def lock_package_version(self, reference: str, package_version: str) -> None:
@@ -112,7 +112,7 @@ class ActionsLock:
             self._put(_PACKAGES, reference, package_version)
 
     def get_source(self, reference: str) -> str | None:
-        """The locked source of *reference* (`KEY@VERSION`): `npm`, `connect`, or the path of a folder; or None."""
+        """Return the locked source of *reference* (`KEY@VERSION`): `npm`, `connect`, or the path of a folder; or None."""
         return self._read_section(_SOURCES).get(reference)
 
     def lock_source(self, reference: str, source: str) -> None:
@@ -151,7 +151,7 @@ class PackageRegistry(Protocol):
     """The operations of a package registry (`NpmRegistry`)."""
 
     async def list_versions(self, package: str) -> list[str]:
-        """The published versions, oldest first."""
+        """Return the published versions, oldest first."""
         ...
 
     async def download(self, package: str, version: str, target: Path) -> None:
@@ -159,11 +159,11 @@ class PackageRegistry(Protocol):
         ...
 
     def find_installed(self, package: str, version: str) -> Path | None:
-        """The folder of an installed version, or None."""
+        """Return the folder of an installed version, or None."""
         ...
 
     def find_locked(self, package: str, version: str) -> LockedSet | None:
-        """An installed version with its dependencies, or None."""
+        """Return an installed version with its dependencies, or None."""
         ...
 
     async def install(
@@ -206,18 +206,18 @@ class NpmSource:
         self._index: dict[str, dict[str, tuple[_IndexedComponent, ...]]] = {}
 
     def list_apps(self, kind: ComponentKind | None = None) -> list[str]:
-        """The apps with an indexed package version, or with components of *kind* in the newest one."""
+        """Return the apps with an indexed package version, or with components of *kind* in the newest one."""
         apps = sorted(path.stem for path in (self._folder / "index").glob("*.json"))
         return [
             app for app in apps if kind is None or any(each.kind == kind for each in self.load_components(app).values())
         ]
 
     def list_keys(self) -> Mapping[str, str]:
-        """The app of each key in the newest indexed package version of its app."""
+        """Return the app of each key in the newest indexed package version of its app."""
         return {key: app for app in self.list_apps() for key in self.load_components(app)}
 
     def load_components(self, app: str) -> Mapping[str, Component]:
-        """The components in the newest indexed package version of *app*, by key."""
+        """Return the components in the newest indexed package version of *app*, by key."""
         known = self._load_index(app)
         if not known:
             return {}
@@ -226,7 +226,7 @@ class NpmSource:
         return {indexed.header.key: _component(app, newest, indexed, installed) for indexed in known[newest]}
 
     def find_app_folder(self, app: str) -> Path | None:
-        """The folder of the newest installed package version of *app*, or None."""
+        """Return the folder of the newest installed package version of *app*, or None."""
         versions = sorted(self._load_index(app), key=version_sort_key, reverse=True)
         folders = (self._packages.find_installed(f"{NPM_SCOPE}/{app}", version) for version in versions)
         return next((folder for folder in folders if folder is not None), None)
@@ -287,7 +287,7 @@ class NpmSource:
         return component
 
     def describe_lock(self, component: Component) -> LockedComponent:
-        """The package of an installed component, with its dependencies."""
+        """Return the package of an installed component, with its dependencies."""
         package = get_package_version(component)
         packages = self._packages.find_locked(f"{NPM_SCOPE}/{get_app_slug(component.key)}", package)
         return LockedComponent(component.uses, component.requested_version, package, packages)
@@ -471,7 +471,7 @@ class _VersionSearch:
         )
 
     def _next_unsearched(self) -> int | None:
-        """The newest unsearched version between the nearest older and newer results, else the newest unsearched version."""
+        """Return the newest unsearched version between the nearest older and newer results, else the newest unsearched version."""
         self._low, self._high = 1, 0  # the binary search is finished
         below = max((at for at, version in self.found_versions.items() if not self._is_newer(version)), default=-1)
         above = min(
@@ -481,12 +481,12 @@ class _VersionSearch:
 
 
 def get_package_version(component: Component) -> str:
-    """The version of the npm package that contains *component*."""
+    """Return the version of the npm package that contains *component*."""
     return component.source.rpartition(" ")[2]
 
 
 def build_not_installed_error(uses: ActionReference) -> ActionNotFoundError:
-    """The error for an action that is not installed and must not be installed."""
+    """Return the error for an action that is not installed and must not be installed."""
     return ActionNotFoundError(
         f"The action {uses} is not installed in this project, and --no-install or PDKERNEL_NO_INSTALL forbids its installation.",
         fix=f"Install the action: pdkernel actions add {uses}",
@@ -550,12 +550,12 @@ class NpmRegistry:
             await run_blocking(_extract, archive, target)
 
     def find_locked(self, package: str, version: str) -> LockedSet | None:
-        """An installed version with its dependencies, or None if that version is not installed."""
+        """Return an installed version with its dependencies, or None if that version is not installed."""
         tree = self._installed.find([NpmSpec(package, version)])
         return tree.locked if tree else None
 
     def find_installed(self, package: str, version: str) -> Path | None:
-        """The folder of an installed version, or None if that version is not installed."""
+        """Return the folder of an installed version, or None if that version is not installed."""
         spec = NpmSpec(package, version)
         tree = self._installed.find([spec])
         return tree.folder / "node_modules" / tree.aliases[str(spec)] if tree else None

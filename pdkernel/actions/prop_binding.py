@@ -63,7 +63,7 @@ def merge_declared_apps(named: tuple[AppBinding, ...], declared: tuple[AppBindin
 
 
 def resolve_app_bindings(step: Step, description: ComponentDescription) -> tuple[AppBinding, ...]:
-    """The app props of an action step: those in its directive and body, then the component's others with the external user's account."""
+    """Return the app props of an action step: those in its directive and body, then the component's others with the external user's account."""
     written = tuple(
         AppBinding(declared.prop, declared.app, str(value[ACCOUNT_KEY]) if value.get(ACCOUNT_KEY) else None)
         for declared in description.apps
@@ -131,7 +131,7 @@ def bind_step(step: Step, component: Component, description: ComponentDescriptio
 
 
 def add_prop_braces(values: Mapping[str, JSON], declarations: Sequence[PropDeclaration]) -> dict[str, JSON]:
-    """*values* with `{{ }}` added around bare JavaScript in `any` and `object` props."""
+    """Return *values* with `{{ }}` added around bare JavaScript in `any` and `object` props."""
     types = {prop.name: prop.type for prop in declarations}
     return {
         name: add_missing_braces(value) if types.get(name) in {"any", "object"} else value
@@ -144,7 +144,7 @@ def _with_account(apps: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
 
 
 def _stores(step: Step, description: ComponentDescription) -> tuple[tuple[StoreBinding, ...], dict[str, JSON]]:
-    """A data store for each store prop of step and component, and the values of the other props."""
+    """Return a data store for each store prop of step and component, and the values of the other props."""
     values = dict(step.props)
     stores = {store.prop: store for store in step.stores}
     for prop in description.props:

@@ -47,7 +47,7 @@ _LIMITATIONS_BY_APP = {
 
 @functools.cache
 def load_builtin_actions() -> Mapping[str, Component]:
-    """The built-in actions, by key."""
+    """Return the built-in actions, by key."""
     found = {}
     for path in sorted(BUILTIN_FOLDER.glob("*.mjs")):
         header = parse_header(path.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ class FolderSource:
         self._cache: dict[str, tuple[Mapping[Path, tuple[int, int]], Mapping[str, Component]]] = {}
 
     def list_apps(self, kind: ComponentKind | None = None) -> list[str]:
-        """The apps with components, or with a folder for components of *kind*."""
+        """Return the apps with components, or with a folder for components of *kind*."""
         kinds = (f"{kind}s",) if kind else ("actions", "sources")
         try:
             with os.scandir(self._folder) as entries:
@@ -104,7 +104,7 @@ class FolderSource:
         return [name for name in names if any(os.path.isdir(f"{self._folder}/{name}/{each}") for each in kinds)]  # noqa: PTH112 - thousands
 
     def list_keys(self) -> Mapping[str, str]:
-        """The app of each key that a module in the folder names, without parsing the modules; some may not be components."""
+        """Return the app of each key that a module in the folder names, without parsing the modules; some may not be components."""
         modules = {path: app for app in self.list_apps() for path in iter_component_modules(self._folder / app)}
         known, self._keys = self._keys, {}
         found: dict[str, str] = {}
@@ -120,7 +120,7 @@ class FolderSource:
         return found
 
     def find_app_folder(self, app: str) -> Path | None:
-        """The folder of *app*, or None."""
+        """Return the folder of *app*, or None."""
         folder = self._folder / app
         return folder if folder.is_dir() else None
 
@@ -141,7 +141,7 @@ class FolderSource:
         return None
 
     def load_components(self, app: str) -> Mapping[str, Component]:
-        """The components of *app*, by key."""
+        """Return the components of *app*, by key."""
         app_folder = self._folder / app
         if not app_folder.is_dir():
             return {}
@@ -185,11 +185,11 @@ class SourceLookup:
     _folders: dict[Path, FolderSource] = field(default_factory=dict)
 
     def get_folder_source(self, folder: Path) -> FolderSource:
-        """The source for *folder*."""
+        """Return the source for *folder*."""
         return self._folders.setdefault(folder, FolderSource(folder))
 
     def iter_local_sources(self) -> Iterator[tuple[SourceSetting, NpmSource | FolderSource]]:
-        """The sources on this machine that may be read, with their settings."""
+        """Yield the sources on this machine that may be read, with their settings."""
         for setting in self.settings.sources:
             if setting.folder is not None:
                 yield setting, self.get_folder_source(setting.folder)
@@ -207,14 +207,14 @@ class SourceLookup:
         ]
 
     def order_sources(self, uses: ActionReference, locked: str | None = None) -> list[SourceSetting]:
-        """The sources in the order in which *uses* is looked up: the *locked* one (by default of the lock file) comes first."""
+        """Return the sources in the order in which *uses* is looked up: the *locked* one (by default of the lock file) comes first."""
         sources = list(self.settings.sources)
         if len(sources) > 1 and (first := locked or self.lock.get_source(str(uses))) is not None:
             sources.sort(key=lambda each: self.format_locked_source(each) != first)
         return sources
 
     def format_locked_source(self, setting: SourceSetting) -> str:
-        """The source as the lock file names it: the path of a folder starts at the lock file's folder."""
+        """Return the source as the lock file names it: the path of a folder starts at the lock file's folder."""
         if setting.folder is None:
             return setting.source
         return f"./{os.path.relpath(setting.folder, self.lock.path.parent)}".replace(os.sep, "/")
@@ -230,12 +230,12 @@ class SourceLookup:
             )
 
     def find_local(self, uses: ActionReference) -> Component | None:
-        """The component of *uses* in the first source that has it, without a network call; or None."""
+        """Return the component of *uses* in the first source that has it, without a network call; or None."""
         found = (self._find_in(setting, uses) for setting in self.order_sources(uses))
         return next((each for each in found if each is not None), None)
 
     def find_other_version(self, key: str) -> Component | None:
-        """The component *key* of the first folder that has a version of it, or None."""
+        """Return the component *key* of the first folder that has a version of it, or None."""
         for setting in self.settings.sources:
             found = self.get_folder_source(setting.folder).find_component(key) if setting.folder is not None else None
             if found is not None:
@@ -268,7 +268,7 @@ class SourceLookup:
         raise fixable or ActionNotFoundError(" ".join(fault.message for fault in faults))
 
     def _find_in(self, setting: SourceSetting, uses: ActionReference) -> Component | None:
-        """The component of *uses* in one source, without a network call; None if the source does not have it."""
+        """Return the component of *uses* in one source, without a network call; None if the source does not have it."""
         found: Component | None = None
         if setting.folder is not None:
             other = self.get_folder_source(setting.folder).find_component(uses.key)

@@ -30,7 +30,7 @@ class SettingsStore(Protocol):
     """A project's settings by name (`project.SettingsTable`)."""
 
     def get(self, name: str, default: JSON = None) -> JSON:
-        """The setting, or *default*."""
+        """Return the setting, or *default*."""
         ...
 
     def set(self, name: str, value: JSON) -> None:
@@ -96,7 +96,7 @@ class ActionSettings:
         )
 
     def has_source(self, name: SourceName) -> bool:
-        """Whether *name* is one of the sources."""
+        """Return whether *name* is one of the sources."""
         return any(each.source == name for each in self.sources)
 
     @property
@@ -133,7 +133,7 @@ class ActionSettings:
         return sources
 
     def parse_sources(self, texts: Sequence[str], *, base: Path) -> tuple[SourceSetting, ...]:
-        """The sources that *texts* name; the licence is not checked. Raises `RequestError` as `set_sources` does."""
+        """Return the sources that *texts* name; the licence is not checked. Raises `RequestError` as `set_sources` does."""
         found = []
         for text in texts:
             folder = (base / text).resolve()
@@ -154,17 +154,17 @@ class ActionSettings:
 
 
 def format_sources(sources: Sequence[SourceSetting]) -> str:
-    """The sources as a person writes them, in their order; `builtin` if there is none."""
+    """Return the sources as a person writes them, in their order; `builtin` if there is none."""
     return ", ".join(map(str, sources)) or BUILTIN_SOURCE_NAME
 
 
 def format_tried_sources(sources: Sequence[SourceSetting]) -> str:
-    """A sentence that names the sources in which an action was looked up."""
+    """Return a sentence that names the sources in which an action was looked up."""
     return f"Sources that were tried, in this order: {', '.join(each.label for each in sources)}."
 
 
 def is_source_name(text: str) -> bool:
-    """Whether *text* is the name of a source, not a folder."""
+    """Return whether *text* is the name of a source, not a folder."""
     return _is_builtin(text) or _parse_name(text) is not None
 
 
@@ -173,12 +173,12 @@ def _is_builtin(text: object) -> bool:
 
 
 def _parse_name(text: str) -> SourceSetting | None:
-    """The source that *text* names, or None if it is not the name of a source."""
+    """Return the source that *text* names, or None if it is not the name of a source."""
     return next((SourceSetting(name) for name in get_args(SourceName) if name == text != "folder"), None)
 
 
 def build_licence_error(reason: str = "") -> LicenceError:
-    """The error for components on npm whose licence is not accepted; *reason* is put before the explanation."""
+    """Return the error for components on npm whose licence is not accepted; *reason* is put before the explanation."""
     return LicenceError(f"{reason} {LICENCE_TEXT}".lstrip(), fix=f"To accept the licence: {ACCEPT_LICENCE_COMMAND}")
 
 
@@ -190,7 +190,7 @@ _COMPONENT_PATTERNS = tuple(
 
 
 def find_components_folder(folder: Path) -> Path | None:
-    """The folder that contains a folder for each app: `components` in *folder*, or *folder*; None if neither does."""
+    """Return the folder that contains a folder for each app: `components` in *folder*, or *folder*; None if neither does."""
     for candidate in (folder / "components", folder):
         if any(next(candidate.glob(f"*/{kind}"), None) for kind in _COMPONENT_PATTERNS):
             return candidate

@@ -273,7 +273,7 @@ def _require(state: CliContext, account_id: str) -> Account:
 
 
 def encode_account(account: Account) -> dict[str, Any]:
-    """An account as JSON, without credentials."""
+    """Return an account as JSON, without credentials."""
     from pdkernel.common.clock import format_iso
 
     return {
@@ -290,7 +290,7 @@ def encode_account(account: Account) -> dict[str, Any]:
 
 
 def format_account(account: Account) -> str:
-    """An account in one line."""
+    """Return an account in one line."""
     owner = "your own" if account.external_user_id is None else f"{account.external_user_id} in {account.environment}"
     broken = "" if account.healthy else "  no longer works: connect it again"
     return f"{account.id}  {account.app}  {owner}  {account.name}".rstrip() + broken

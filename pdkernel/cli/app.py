@@ -55,7 +55,7 @@ class Section(cloup.Section):
         self._order = order
 
     def list_commands(self) -> list[tuple[str, click.Command]]:
-        """The commands in the order of the section."""
+        """Return the commands in the order of the section."""
         return sorted(super().list_commands(), key=lambda each: self._order.index(each[0]))
 
 
@@ -155,7 +155,7 @@ class CliContext:
         return self._project
 
     def has_project(self) -> bool:
-        """Whether `open_project` opens an existing project and does not create one."""
+        """Return whether `open_project` opens an existing project and does not create one."""
         from pdkernel.storage import find_project
 
         named = (
@@ -292,7 +292,7 @@ def common_options(*, hidden: bool) -> Callable[[F], F]:
 
 
 def environment_option(default: str = "development") -> Callable[[F], F]:
-    """The option `--environment`; its help names *default*, which applies without the option."""
+    """Return the option `--environment`; its help names *default*, which applies without the option."""
     return cloup.option(
         "--environment",
         type=click.Choice(["development", "production"]),
@@ -430,7 +430,7 @@ def report_error(error: PdkernelError, *, as_json: bool) -> int:
 
 
 def encode_error(error: PdkernelError) -> dict[str, Any]:
-    """An error as JSON, with the keys of an error in an execution."""
+    """Return an error as JSON, with the keys of an error in an execution."""
     return {
         "code": error.code,
         "name": type(error).__name__,

@@ -209,7 +209,7 @@ def _text(file: TextIO) -> str:
 
 
 def encode_client(client: OAuthClient) -> dict[str, Any]:
-    """A client as JSON, without its secret."""
+    """Return a client as JSON, without its secret."""
     from pdkernel.common.clock import format_iso
 
     return {

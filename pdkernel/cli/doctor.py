@@ -122,7 +122,7 @@ def _because(reason: str | None) -> str:
 
 
 def _check_or_error(collect: Callable[[Path], DoctorReport], source: Path) -> DoctorReport | PdkernelError:
-    """The report of one of several sources; a source that cannot be read does not stop the check of the others."""
+    """Return the report of one of several sources; a source that cannot be read does not stop the check of the others."""
     try:
         return collect(source)
     except PdkernelError as error:
@@ -211,7 +211,7 @@ def find_platform_python(environ: Mapping[str, str], home: Path) -> Path | None:
 
 
 def _makes_environments(python: Path) -> bool:
-    """Whether *python* runs and has `venv`; a shim of pyenv for a version that is not selected fails."""
+    """Return whether *python* runs and has `venv`; a shim of pyenv for a version that is not selected fails."""
     code = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run(

@@ -189,7 +189,7 @@ def _find_notebooks(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _add_proof(check: NotebookCheck, state: CliContext, path: Path) -> NotebookCheck:
-    """*check* with the proof, or with the error that keeps the notebook from being proved."""
+    """Return *check* with the proof, or with the error that keeps the notebook from being proved."""
     try:
         proof = _prove(state, path)
     except PdkernelError as error:

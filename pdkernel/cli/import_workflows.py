@@ -113,7 +113,7 @@ def import_(
 
 
 def _find_own_accounts(state: CliContext, app: str) -> list[str]:
-    """The ids of the developer's own accounts of *app*; none without a project."""
+    """Return the ids of the developer's own accounts of *app*; none without a project."""
     if not state.has_project():
         return []
     return [account.id for account in state.open_directory().accounts(app=app, own=True)]
@@ -166,7 +166,7 @@ def _print(done: Sequence[ImportResult]) -> None:
 
 
 def _summarize_report(report: ImportReport) -> list[str]:
-    """The lines of a report in the list of a repository; the notebook contains the whole report."""
+    """Return the lines of a report in the list of a repository; the notebook contains the whole report."""
     lines = [f"cannot run: {item.name} {item.why}" for item in report.cannot]
     lines += [f"secret prop without a value: {use.step}.{use.prop}" for use in report.secrets]
     return [*lines, *(f"reference: {sentence}" for sentence in report.gone)]

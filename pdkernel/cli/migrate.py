@@ -40,7 +40,7 @@ org_option = cloup.option(
 
 
 def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
-    """The option `--to FOLDER`."""
+    """Return the option `--to FOLDER`."""
     path = click.Path(path_type=Path)
     return cloup.option("--to", "folder", metavar="FOLDER", required=required, type=path, help=text)
 
@@ -121,7 +121,7 @@ def report(
 
 
 def _build_settings(state: CliContext, environment: str | None) -> ReportSettings:
-    """What the report and the plan read besides the workflows."""
+    """Return what the report and the plan read besides the workflows."""
     from pdkernel.actions import Catalog
     from pdkernel.annex.migration.report import ReportSettings
     from pdkernel.common.identity import parse_environment
@@ -252,7 +252,7 @@ def _compare_records(
 
 
 def _folder(source: MigrationSource) -> Path:
-    """The folder in which files of the workflow are found; the current one for a workflow of the API."""
+    """Return the folder in which files of the workflow are found; the current one for a workflow of the API."""
     if source.path is None:
         return Path.cwd()
     return (source.path if source.path.is_dir() else source.path.parent).resolve()

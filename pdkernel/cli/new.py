@@ -70,7 +70,7 @@ def write_starter_test(notebook: Path) -> Path:
 
 
 def resolve_test_path(notebook: Path) -> Path:
-    """The path of the test for *notebook*."""
+    """Return the path of the test for *notebook*."""
     name = re.sub(r"\W+", "_", notebook.stem)
     return notebook.parent / "tests" / f"test_{name}.py"
 

@@ -328,7 +328,7 @@ def remove_secret(state: CliContext, name: str, yes: bool, as_json: bool) -> int
 
 
 def _collect_rows(state: CliContext, source: Path) -> list[dict[str, Any]]:
-    """The secret props of every workflow in *source*; a workflow that cannot be read is reported and left out."""
+    """Return the secret props of every workflow in *source*; a workflow that cannot be read is reported and left out."""
     from pdkernel.engine.variables import load_variables
     from pdkernel.errors import PdkernelError
     from pdkernel.files.source import find_sources, load_source
@@ -412,7 +412,7 @@ def logout(state: CliContext, as_json: bool) -> int:
 
 
 def encode_login(login: Login) -> dict[str, Any]:
-    """A login as JSON, without its secret."""
+    """Return a login as JSON, without its secret."""
     return {
         "project_id": login.project_id,
         "client_id": login.client_id,

@@ -309,7 +309,7 @@ def choose_run_policy(
     via: Sequence[str] = (),
     unopened: str | None = None,
 ) -> OutboundPolicy:
-    """The outbound policy of a command that runs *opened*; print to standard error that it comes from a cell of the notebook."""
+    """Return the outbound policy of a command that runs *opened*; print to standard error that it comes from a cell of the notebook."""
     from pdkernel.egress import choose_policy, split_hosts
 
     policy = choose_policy(egress, os.environ, cells=opened.policy_cells, via=via, unopened=split_hosts(unopened or ""))
@@ -378,7 +378,7 @@ def _users(options: RunOptions, event: Event, directory: Directory) -> Sequence[
 
 
 def read_pins(pins: Sequence[str]) -> dict[str, JSON]:
-    """The exports of `--pin STEP=FILE` options by step."""
+    """Return the exports of `--pin STEP=FILE` options by step."""
     from pdkernel.operations.runs import parse_pinned_exports
 
     found: dict[str, JSON] = {}

@@ -63,7 +63,7 @@ class FilterOptions(TypedDict):
 
 
 def filter_options(external_user_help: str = "Only runs of this external user.") -> Callable[[F], F]:
-    """The options of `FilterOptions`."""
+    """Return the options of `FilterOptions`."""
     options = (
         cloup.option("--workflow", metavar="NAME", help="Only runs of this workflow."),
         cloup.option("--external-user", metavar="ID", help=external_user_help),
@@ -302,7 +302,7 @@ def _with_journal(state: CliContext, act: Callable[[Journal], Awaitable[T]]) -> 
 
 
 def build_selection(state: CliContext, run_ids: Sequence[str], filters: Any) -> ExecutionQuery | None:
-    """The query of the filters; None if runs are named. Raises `RequestError` unless there is one of both."""
+    """Return the query of the filters; None if runs are named. Raises `RequestError` unless there is one of both."""
     from pdkernel.operations import run_history
 
     if run_ids and any(value is not None for value in filters.values()):

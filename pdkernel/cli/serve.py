@@ -318,7 +318,7 @@ def _load_workflows(
 
 
 def _build_tls(project: Project, *names: str) -> tuple[SSLContext, list[str]]:
-    """The TLS context with the project's certificate, and the settings that clients need."""
+    """Return the TLS context with the project's certificate, and the settings that clients need."""
     from pdkernel.server.uvicorn_server import build_tls_context
 
     hosts = list(dict.fromkeys(["localhost", "127.0.0.1", "::1", *_host_names(*names)]))
@@ -391,7 +391,7 @@ async def _answer_requests(
 
 
 def _passthrough(project: Project) -> PipedreamPassthrough | None:
-    """The passthrough to Pipedream for Connect's routes; None without a login."""
+    """Return the passthrough to Pipedream for Connect's routes; None without a login."""
     login = project.login.load(os.environ)
     if login is None:
         return None
@@ -425,7 +425,7 @@ def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) 
 
 
 def _host_names(*names: str) -> list[str]:
-    """The host names in *names* (hosts or URLs), without the wildcard addresses 0.0.0.0 and ::."""
+    """Return the host names in *names* (hosts or URLs), without the wildcard addresses 0.0.0.0 and ::."""
     found = [urlsplit(name).hostname if "://" in name else name for name in names]
     return [name for name in found if name and name not in ("0.0.0.0", "::")]  # noqa: S104
 
@@ -437,7 +437,7 @@ def startup_json(
     served: Sequence[ServedWorkflow],
     not_served: Sequence[RefusedSource],
 ) -> dict[str, Any]:
-    """What `--json` prints when the server answers requests. A workflow without an HTTP trigger has no endpoint."""
+    """Return what `--json` prints when the server answers requests. A workflow without an HTTP trigger has no endpoint."""
     return {
         "url": url,
         "project_id": project_id,
@@ -456,7 +456,7 @@ def startup_json(
 
 
 def code_printer(url: str, *, as_json: bool) -> Callable[[str], None] | None:
-    """A function that prints a login code on a terminal; None without a terminal, because a log must not contain codes."""
+    """Return a function that prints a login code on a terminal; None without a terminal, because a log must not contain codes."""
     return partial(_print_login_code, url) if is_interactive(sys.stderr) and not as_json else None
 
 
@@ -477,7 +477,7 @@ def print_line(value: dict[str, Any]) -> None:
 
 
 def _has_endpoint(served: ServedWorkflow) -> bool:
-    """Whether the workflow has an HTTP trigger."""
+    """Return whether the workflow has an HTTP trigger."""
     return any(trigger.type == "http" for trigger in served.source.workflow.triggers)
 
 
@@ -504,7 +504,7 @@ def print_startup(
 
 
 def describe_triggers(project: Project, workflows: Sequence[ServedWorkflow], url: str) -> list[str]:
-    """Lines about the triggers: when each one fires, and which are off."""
+    """Return the lines about the triggers: when each one fires, and which are off."""
     from pdkernel.cli.triggers import trigger_lines
     from pdkernel.operations.triggers import find_unserved_emitters, view_triggers
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def is_interactive(stream: TextIO) -> bool:
-    """Whether a person uses *stream* interactively; false in a notebook cell, which has a terminal too."""
+    """Return whether a person uses *stream* interactively; false in a notebook cell, which has a terminal too."""
     return stream.isatty() and "JPY_PARENT_PID" not in os.environ
 
 

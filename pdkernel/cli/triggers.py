@@ -153,7 +153,7 @@ def _shown_path(path: Path) -> str:
 
 
 def _last_result(project: Project, state: TriggerState) -> str | None:
-    """The result of the source's last run, or the status of the trigger's last run."""
+    """Return the result of the source's last run, or the status of the trigger's last run."""
     from pdkernel.operations.run_history import get_run
 
     if state.result is not None or state.run_id is None:

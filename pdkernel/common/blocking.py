@@ -159,7 +159,7 @@ def _call_permitted(call: Callable[[], T]) -> T:
 
 
 def permit_blocking() -> AbstractContextManager[None]:
-    """A context in which this thread may block its event loop, because that was measured to cost less than a thread."""
+    """Return a context in which this thread may block its event loop, because that was measured to cost less than a thread."""
     return _permitted() if IS_BLOCKING_FORBIDDEN else _UNCHECKED
 
 

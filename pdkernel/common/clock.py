@@ -152,7 +152,7 @@ class SteadyClock:
             self.jumps += 1
 
     def _is_believed(self, ahead_s: float, monotonic: float) -> bool:
-        """Whether the wall clock, which is *ahead_s* ahead of this one, has been so for long enough; counts and reports the jump."""
+        """Return whether the wall clock, which is *ahead_s* ahead of this one, has been so for long enough; counts and reports the jump."""
         known = self._difference
         if known is None or abs(known[0] - ahead_s) > JUMP_S:
             self._difference = (ahead_s, monotonic)

@@ -50,7 +50,7 @@ def parse_environment(text: str | None) -> Environment:
 
 
 def is_storable(text: str) -> bool:
-    """Whether a database can store *text*: it has no NUL characters and no lone surrogates."""
+    """Return whether a database can store *text*: it has no NUL characters and no lone surrogates."""
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

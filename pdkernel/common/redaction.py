@@ -82,7 +82,7 @@ class _Run:
     period: int
 
     def latest_start(self, position: int) -> int:
-        """The start of the latest occurrence that begins at *position* or before it, where *first* is not after it."""
+        """Return the start of the latest occurrence that begins at *position* or before it, where *first* is not after it."""
         return self.last if position >= self.last else position - (position - self.first) % self.period
 
 
@@ -106,7 +106,7 @@ class PatternScanner:
         self._periods: dict[str, int] = {}
 
     def replace(self, text: str) -> str:
-        """*text* with a placeholder for each pattern."""
+        """Return *text* with a placeholder for each pattern."""
         if self.is_empty or len(text) < MIN_SECRET_CHARS or not self.can_match(text):
             return text
         return self.replace_until(_ScanState(text), len(text))
@@ -183,7 +183,7 @@ class PatternScanner:
         return "".join(out)
 
     def _find_candidates(self, buffer: str) -> set[str]:
-        """The patterns that *buffer* may contain."""
+        """Return the patterns that *buffer* may contain."""
         return {
             pattern
             for word in self._words.intersection(_aligned_words(buffer))
@@ -209,7 +209,7 @@ class PatternScanner:
             first = buffer.find(pattern, last + 1)
 
     def _period(self, pattern: str) -> int:
-        """The smallest number of characters after which *pattern* repeats, or its length if that is more than half of it."""
+        """Return the smallest number of characters after which *pattern* repeats, or its length if that is more than half of it."""
         if pattern not in self._periods:
             # if any shift of up to half of the pattern is a period, the first at which its first half matches is the smallest
             shift = pattern.find(pattern[: (len(pattern) + 1) // 2], 1)
@@ -255,12 +255,12 @@ class Secret:
 
 @lru_cache(maxsize=64)
 def get_redactor(*secrets: Secret) -> Redactor:
-    """The redactor of *secrets*, cached: building one takes time, and many runs have the same secrets."""
+    """Return the redactor of *secrets*, cached: building one takes time, and many runs have the same secrets."""
     return Redactor(secrets)
 
 
 def mask_values(text: str, values: Iterable[str]) -> str:
-    """*text* with `***` in place of each of *values* in any encoding; values of fewer than four characters are not masked."""
+    """Return *text* with `***` in place of each of *values* in any encoding; values of fewer than four characters are not masked."""
     known = [value for value in values if len(value) > 3]
     redacted = _PLACEHOLDER.sub("***", Redactor(Secret("value", value) for value in known).redact_text(text))
     for value in known:
@@ -335,11 +335,11 @@ class Redactor:
         self._json_scanner = PatternScanner(dict(_iter_json_patterns(patterns)))
 
     def redact_text(self, text: str) -> str:
-        """*text* with a placeholder in place of each secret, in any encoding."""
+        """Return *text* with a placeholder in place of each secret, in any encoding."""
         return self._text_scanner.replace(text)
 
     def open_stream(self) -> StreamRedactor:
-        """A redactor for a text that arrives in chunks."""
+        """Return a redactor for a text that arrives in chunks."""
         return StreamRedactor(self._text_scanner)
 
     def redact_value(self, value: JSON) -> JSON:
@@ -407,18 +407,18 @@ class Redactor:
         return list(self._refs)
 
     def find_secrets(self, text: str) -> list[str]:
-        """The refs of the secrets of `MIN_SECRET_CHARS` or more characters in *text*, in any encoding."""
+        """Return the refs of the secrets of `MIN_SECRET_CHARS` or more characters in *text*, in any encoding."""
         if not self._text_scanner.can_match(text):
             return []
         return [ref for ref, forms in self._forms.items() if any(form in text for form in forms)]
 
     def find_unknown_refs(self, redacted: JSON) -> list[str]:
-        """The refs in placeholders of *redacted* that `restore` leaves, because they name no secret of this redactor."""
+        """Return the refs in placeholders of *redacted* that `restore` leaves, because they name no secret of this redactor."""
         labels = {placeholder[1] for placeholder in _PLACEHOLDER.finditer(encode_json(redacted).decode())}
         return sorted({label.partition("|")[0] for label in labels - self._by_label.keys() - {_LITERAL_LABEL}})
 
     def _short_field(self, key: str, item: JSON) -> str | None:
-        """The placeholder for *item* if it is a short secret and *key* is the name of its field; otherwise None."""
+        """Return the placeholder for *item* if it is a short secret and *key* is the name of its field; otherwise None."""
         if not self._short or isinstance(item, bool) or not isinstance(item, str | int | float):
             return None
         ref = self._short.get((key.casefold(), item if isinstance(item, str) else json.dumps(item)))
@@ -442,7 +442,7 @@ class Redactor:
 
 
 def find_contained_secrets(secrets: Iterable[Secret], value: object) -> tuple[Secret, ...]:
-    """The *secrets* that `redact_value` hides in the JSON of *value*, in any encoding."""
+    """Return the *secrets* that `redact_value` hides in the JSON of *value*, in any encoding."""
     known = tuple(secrets)
     redactor, text = get_redactor(*known), encode_json(value)
     found = redactor.find_secrets(text.decode())
@@ -510,7 +510,7 @@ _TEXT_ENCODINGS: dict[str, Callable[[str], str]] = {
 
 
 def _iter_json_patterns(patterns: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """*patterns* as they are encoded in JSON."""
+    """Yield *patterns* as they are encoded in JSON."""
     for text, label in patterns.items():
         with contextlib.suppress(
             TypeError
@@ -521,7 +521,7 @@ def _iter_json_patterns(patterns: Mapping[str, str]) -> Iterator[tuple[str, str]
 
 
 def _refs(secrets: list[Secret]) -> Iterator[str]:
-    """A unique ref for each secret that is valid in a placeholder and contains no secret."""
+    """Yield a unique ref for each secret that is valid in a placeholder and contains no secret."""
     taken: set[str] = set()
     values = [secret.value for secret in secrets if len(secret.value) >= MIN_SECRET_CHARS]
     for number, secret in enumerate(secrets, start=1):
@@ -535,7 +535,7 @@ def _refs(secrets: list[Secret]) -> Iterator[str]:
 
 
 def _is_number(value: str) -> bool:
-    """Whether *value* is the JSON text of a number."""
+    """Return whether *value* is the JSON text of a number."""
     try:
         number = json.loads(value)
         return type(number) in (int, float) and json.dumps(number) == value

@@ -35,7 +35,7 @@ def read_file(path: Path) -> bytes:
 
 
 def is_file(path: Path) -> bool:
-    """Whether *path* is a file; false for a text that is too long for a file name, such as an event instead of its file."""
+    """Return whether *path* is a file; false for a text that is too long for a file name, such as an event instead of its file."""
     try:
         return path.is_file()
     except OSError:

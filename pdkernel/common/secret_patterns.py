@@ -68,39 +68,39 @@ _MAX_VALUES = 200
 
 
 def is_secret_field(name: str) -> bool:
-    """Whether *name* is the name of a secret field, in an account's credentials or in a JSON object that is a credential."""
+    """Return whether *name* is the name of a secret field, in an account's credentials or in a JSON object that is a credential."""
     return _SECRET_FIELD.search(name) is not None
 
 
 def is_secret_input(name: str) -> bool:
-    """Whether a form hides the value of the credential field *name* while a person types."""
+    """Return whether a form hides the value of the credential field *name* while a person types."""
     return _SECRET_INPUT.search(name) is not None
 
 
 def is_credential_prop(name: str) -> bool:
-    """Whether the prop *name* of a step is named like a credential."""
+    """Return whether the prop *name* of a step is named like a credential."""
     return _CREDENTIAL_PROP.search(name) is not None
 
 
 @functools.lru_cache(maxsize=1000)
 def is_secret_event_field(name: str) -> bool:
-    """Whether *name* is the name of a secret field of an event: its value is not an example."""
+    """Return whether *name* is the name of a secret field of an event: its value is not an example."""
     return _EVENT_FIELD.search(name) is not None
 
 
 def find_credential_form(text: str) -> str | None:
-    """The name of the first of `CREDENTIAL_FORMS` in *text*, or None."""
+    """Return the name of the first of `CREDENTIAL_FORMS` in *text*, or None."""
     return next((name for name, form in CREDENTIAL_FORMS if form.search(text)), None)
 
 
 @functools.lru_cache(maxsize=1000)
 def is_masked_header(name: str) -> bool:
-    """Whether the value of the header *name* is masked in output and in saved files."""
+    """Return whether the value of the header *name* is masked in output and in saved files."""
     return _SECRET_HEADER.match(name.lower()) is not None
 
 
 def redact_url(url: str) -> str:
-    """*url* with the values of secret parameters redacted."""
+    """Return *url* with the values of secret parameters redacted."""
     return _IN_FORM.sub(rf"\1{REDACTED}", url)
 
 
@@ -115,7 +115,7 @@ class SecretPatternRedactor:
         self._values: dict[str, None] = {}
 
     def redact(self, text: str) -> str:
-        """*text* with the values of secret names redacted, and with earlier such values of eight characters or more."""
+        """Return *text* with the values of secret names redacted, and with earlier such values of eight characters or more."""
         for pattern in (_IN_JSON, _IN_QUOTED_JSON, _IN_FORM, _IN_PART):
             for found in pattern.finditer(text):
                 self._remember(found[2])
@@ -138,5 +138,5 @@ class SecretPatternRedactor:
 
 
 def _replacement(value: str) -> str:
-    """The replacement for *value*: a placeholder of a known secret stays, because it can be restored."""
+    """Return the replacement for *value*: a placeholder of a known secret stays, because it can be restored."""
     return value if _SECRET in value else REDACTED

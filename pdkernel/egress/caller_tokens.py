@@ -101,7 +101,7 @@ class CallContext(msgspec.Struct, kw_only=True, eq=False):
 
 
 def connection_owner(external_user_id: str | None, environment: str, run_id: str) -> str:
-    """Whose connections a run uses: those of its external user in its environment; without a user, the run's own."""
+    """Return whose connections a run uses: those of its external user in its environment; without a user, the run's own."""
     return f"run {run_id}" if external_user_id is None else f"user {environment} {external_user_id}"
 
 

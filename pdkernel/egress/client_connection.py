@@ -208,7 +208,7 @@ def _port(value: object) -> int:
 
 
 def _parse_absolute_target(target: bytes) -> tuple[str, str, int, bytes]:
-    """Scheme, host, port, and the unchanged path and query. A target that is not in absolute form has an empty host."""
+    """Return the scheme, host, port, and the unchanged path and query. A target that is not in absolute form has an empty host."""
     scheme, separator, rest = target.partition(b"://")
     end = min((at for at in map(rest.find, (b"/", b"?")) if at >= 0), default=len(rest))
     path = rest[end:] if rest[end:].startswith(b"/") else b"/" + rest[end:]

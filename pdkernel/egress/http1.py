@@ -256,7 +256,7 @@ class Http1ServerConnection:
             self.writer.write(self._send(h11.Response(status_code=status, headers=headers)))
 
     def trailing_data(self) -> bytes:
-        """Bytes that the client sent after the request, for a connection that switches protocols."""
+        """Return the bytes that the client sent after the request, for a connection that switches protocols."""
         return bytes(self._h11.trailing_data[0])
 
     async def _stream(self, head: bytes, body: AsyncIterator[bytes]) -> None:

@@ -130,7 +130,7 @@ def detect_protocol(seen: bytes) -> WireProtocol:
 
 
 def sniff_timeout(port: int, silence_s: float = SERVER_FIRST_TIMEOUT_S) -> float | None:
-    """Seconds of silence after which the server is expected to send first on *port*; None to wait for the client."""
+    """Return the seconds of silence after which the server is expected to send first on *port*; None to wait for the client."""
     return None if port in CLIENT_FIRST_PORTS else silence_s
 
 

@@ -118,7 +118,7 @@ class RefusedSource:
 
     @classmethod
     def build(cls, path: Path, error: PdkernelError) -> Self:
-        """The workflow at *path*, which *error* keeps from being served."""
+        """Return the workflow at *path*, which *error* keeps from being served."""
         try:
             name = _load(path, "keep").workflow.name
         except PdkernelError:
@@ -334,12 +334,12 @@ def is_workflow_called(path: Path, name: str) -> bool:
 
 
 def _name_of(path: Path) -> str:
-    """The name of a workflow's folder, or of a notebook without its suffix."""
+    """Return the name of a workflow's folder, or of a notebook without its suffix."""
     return path.name if path.is_dir() else path.stem
 
 
 def _find_repository(folder: Path) -> Path | None:
-    """The nearest folder at or above *folder* with a Git repository or a local project, or None; never the home folder."""
+    """Return the nearest folder at or above *folder* with a Git repository or a local project, or None; never the home folder."""
     above = (folder.resolve(), *folder.resolve().parents)
     roots = (each for each in above if (each / ".git").exists() or (each / ".pdkernel").is_dir())
     return next((each for each in roots if each != Path.home()), None)

@@ -213,7 +213,7 @@ class ActionForms:
         return self._catalog.with_sources(request.action_sources, base=request.folder)
 
     async def _remote_props(self, request: FormRequest, description: ComponentDescription) -> dict[str, JSON] | str:
-        """The values for a call to Pipedream, with the ids of the accounts there; or why there can be no call."""
+        """Return the values for a call to Pipedream, with the ids of the accounts there; or why there can be no call."""
         source, user = await self._catalog_of(request).open_connect_source(), request.external_user_id
         if user is None:
             return "Choices come from the external user's account, and no external user is chosen: %pduser."

@@ -115,7 +115,7 @@ class UserSelection:
 
 
 async def iterate_pages(selection: UserSelection, after: str | None = None) -> AsyncIterator[UserPage]:
-    """The pages of `UserSelection.list_pages`, each read in a thread."""
+    """Yield the pages of `UserSelection.list_pages`, each read in a thread."""
     pages = selection.list_pages(after)
     while (page := await run_blocking(next, pages, None)) is not None:
         yield page
@@ -160,7 +160,7 @@ async def load_summary(project: Project, journal: RunQueries, batch_id: str) -> 
 
 
 async def find_batch(project: Project, journal: RunQueries, batch_id: str) -> Batch:
-    """The batch with that id, which has ended if its command was killed. Raises `RequestError` if there is none."""
+    """Return the batch with that id, which has ended if its command was killed. Raises `RequestError` if there is none."""
     found = await run_blocking(project.batches.find, batch_id)
     if found is None:
         raise RequestError(f"There is no batch {batch_id!r} in this project.", fix="See: pdkernel runs batches")
@@ -185,7 +185,7 @@ async def read_summary(project: Project, batch_id: str) -> BatchSummary:
 
 
 async def list_summaries(project: Project, limit: int = 20) -> Sequence[BatchSummary]:
-    """The newest batches, newest first."""
+    """Return the newest batches, newest first."""
     found = await run_blocking(partial(project.batches.list_newest, limit=limit))
     with closing(await run_blocking(open_journal_reader, project)) as reader:
         living = await reader.living_executors()
@@ -313,7 +313,7 @@ async def retry_in_server(project: Project, journal: Journal, batch_id: str) -> 
 
 
 async def _find_failed(journal: Journal, batch: Batch) -> Sequence[RunSummary]:
-    """The failed runs of an ended batch. Raises `RequestError` if there are none, or the batch has not ended."""
+    """Return the failed runs of an ended batch. Raises `RequestError` if there are none, or the batch has not ended."""
     see = f"See: pdkernel runs batch {batch.id}"
     failed = [run for run in await journal.batch_runs(batch.id) if run.status == "error"]
     if batch.state != "done":
@@ -374,5 +374,5 @@ async def remove_expired_batches(project: Project, journal: Journal, *, days: fl
 
 
 def describe_problem(fault: PdkernelError) -> str:
-    """The reason of a batch without runs."""
+    """Return the reason of a batch without runs."""
     return f"{fault.message} {fault.fix}".strip()

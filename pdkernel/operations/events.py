@@ -54,11 +54,11 @@ class TestEvent(Event):
     __test__ = False  # pytest must not collect this class
 
     def frame(self, at: str | None = None) -> pd.DataFrame:
-        """The event as a table with lists of records expanded; *at* is the path of a list whose records become the rows."""
+        """Return the event as a table with lists of records expanded; *at* is the path of a list whose records become the rows."""
         return shapes.build_data_frame(dict(self.with_masked_headers().data), list_path=at)
 
     def schema(self) -> dict[str, Any]:
-        """The event's JSON Schema, inferred by genson."""
+        """Return the event's JSON Schema, inferred by genson."""
         return shapes.infer_schema(dict(self.with_masked_headers().data))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
@@ -66,7 +66,7 @@ class TestEvent(Event):
         return {"text/plain": view.text, "text/html": view.html}
 
     def shape(self) -> shapes.Shape:
-        """Every path of the event with its types and sample values."""
+        """Return every path of the event with its types and sample values."""
         return infer_event_shape([self])
 
 
@@ -82,7 +82,7 @@ class EventLibrary:
         self.folder = folder / EVENTS_FOLDER
 
     def names(self) -> list[str]:
-        """Names of the saved events, sorted."""
+        """Return the names of the saved events, sorted."""
         if not self.folder.is_dir():
             return []
         return sorted(path.stem for path in self.folder.glob("*.json"))
@@ -107,7 +107,7 @@ class EventLibrary:
         )
 
     def load_newest(self, *, http: bool = True) -> dict[str, Mapping[str, JSON]]:
-        """The masked data of the newest saved events by name, the newest first; unreadable files are left out."""
+        """Return the masked data of the newest saved events by name, the newest first; unreadable files are left out."""
         if not self.folder.is_dir():
             return {}
         files = [(path.stat().st_mtime_ns, path) for path in self.folder.glob("*.json")]
@@ -167,7 +167,7 @@ def infer_event_shape(events: Iterable[Event], *, size: int = 0) -> shapes.Shape
 
 
 def compare_events(before: Event, after: Event) -> shapes.Difference:
-    """The difference of two events; secret values are compared, but not shown."""
+    """Return the difference of two events; secret values are compared, but not shown."""
     return shapes.compare_values(before.data, after.data)
 
 
@@ -273,7 +273,7 @@ def resolve_event(source: WorkflowSource, event: EventLike | None, body: JSON) -
 
 
 def find_error_event(workflow: Workflow, execution: Execution) -> Event | None:
-    """The event that a failed run of another workflow emits for *workflow*; None if its first trigger is not an errors trigger."""
+    """Return the event that a failed run of another workflow emits for *workflow*; None if its first trigger is not an errors trigger."""
     from pdkernel.engine.emitted_events import build_error_event
 
     if workflow.trigger.type != "errors" or execution.workflow == workflow.name or execution.error is None:
@@ -310,7 +310,7 @@ class ContractReport(JsonStruct, frozen=True):
         return all(each.is_compatible for each in self.comparisons)
 
     def json_form(self) -> object:
-        """`{"workflow", "events", "example"}` with the keys of the contract."""
+        """Return `{"workflow", "events", "example"}` with the keys of the contract."""
         comparisons = [each.json_form() for each in self.comparisons]
         return {"workflow": self.workflow, **self.contract.to_json(), "events": comparisons, "example": self.example}
 

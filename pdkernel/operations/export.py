@@ -54,7 +54,7 @@ class Export(JsonStruct, frozen=True):
     proof: Proof | None = None
 
     def json_form(self) -> object:
-        """The files' JSON; the proof, if any, is at the key `proof`."""
+        """Return the files' JSON; the proof, if any, is at the key `proof`."""
         return {**self.files.to_json(), **({"proof": self.proof.to_json()} if self.proof is not None else {})}
 
 
@@ -118,7 +118,7 @@ def export_workflow(
 
 
 def _move_action_folders(source: WorkflowSource, folder: Path) -> Sidecar | None:
-    """The `pdkernel.yaml` beside the notebook, with the relative paths of folders with components relative to *folder*."""
+    """Return the `pdkernel.yaml` beside the notebook, with the relative paths of folders with components relative to *folder*."""
     if source.sidecar is None or not source.sidecar.actions:
         return source.sidecar
     from pdkernel.actions.source_settings import is_source_name  # which loads the pool of workers
@@ -133,7 +133,7 @@ def _move_action_folders(source: WorkflowSource, folder: Path) -> Sidecar | None
 
 
 def _add_serving(written: ExportResult, source: WorkflowSource, options: Sequence[str]) -> ExportResult:
-    """*written* with the command that serves the folder, or with the reason why it cannot be served as it is."""
+    """Return *written* with the command that serves the folder, or with the reason why it cannot be served as it is."""
     try:
         served = load_served_source(written.folder)
     except PdkernelError as fault:
@@ -149,14 +149,14 @@ def _add_serving(written: ExportResult, source: WorkflowSource, options: Sequenc
 
 
 def _format_folder(folder: Path) -> str:
-    """*folder* for a command line: relative to the current folder if it is below, because saved notebooks contain the text."""
+    """Return *folder* for a command line: relative to the current folder if it is below, because saved notebooks contain the text."""
     here = Path.cwd()
     shown = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
     return f"./{shown}" if shown.startswith("-") else shown
 
 
 def _describe_left_policy(source: WorkflowSource) -> Iterator[str]:
-    """A sentence about the outbound policy of the notebook: `serve` refuses to ignore it, but a folder does not have it."""
+    """Yield a sentence about the outbound policy of the notebook: `serve` refuses to ignore it, but a folder does not have it."""
     last = source.policy_cells[-1] if source.policy_cells else None
     if last is not None and last.text != "live":
         keep = f" To keep it, add {last.option}" if last.option else ""
@@ -164,7 +164,7 @@ def _describe_left_policy(source: WorkflowSource) -> Iterator[str]:
 
 
 def _describe_left_variables(workflow: Workflow, notebook_folder: Path, folder: Path) -> Iterator[str]:
-    """A sentence for each variable that the workflow reads and that only the `.env` beside the notebook has."""
+    """Yield a sentence for each variable that the workflow reads and that only the `.env` beside the notebook has."""
     if notebook_folder.resolve() == folder.resolve():
         return
     tokens = [trigger.token_env for trigger in workflow.triggers if trigger.token_env]

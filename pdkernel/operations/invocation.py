@@ -84,7 +84,7 @@ class InvokeResponse(JsonStruct, frozen=True):
     duration_ms: float
 
     def json_form(self) -> object:
-        """`{"status", "headers", "body", "duration_ms"}`."""
+        """Return `{"status", "headers", "body", "duration_ms"}`."""
         milliseconds = round(self.duration_ms, 1)
         return {"status": self.status, "headers": self.headers, "body": self.body, "duration_ms": milliseconds}
 

@@ -93,7 +93,7 @@ def _with_own_actions(catalog: Catalog, source: WorkflowSource) -> Catalog:
 
 
 def _sort_outputs(cells: Sequence[NotebookCell]) -> tuple[list[OutputOfCell], list[OutputOfCell]]:
-    """The step cells whose outputs belong to another text, and those whose outputs have no hash of a text."""
+    """Return the step cells whose outputs belong to another text, and those whose outputs have no hash of a text."""
     outdated, unmarked = [], []
     for index, cell in enumerate_cells(cells):
         if cell.type != "code" or not cell.outputs or not is_step_cell(cell.source):
@@ -134,12 +134,12 @@ def _list_changes(workflow: Workflow, base: Workflow | None) -> Iterator[StepCha
 
 
 def _content(step: Step) -> Step:
-    """*step* without its place in the notebook."""
+    """Return *step* without its place in the notebook."""
     return replace(step, cell_index=None)
 
 
 def _read_base(path: Path, base: str) -> Workflow | None:
-    """The workflow of the notebook at *path* in the Git revision *base*; None if that revision has no such notebook."""
+    """Return the workflow of the notebook at *path* in the Git revision *base*; None if that revision has no such notebook."""
     _git(path.parent, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}", missing=f"Git does not know {base!r}.")
     try:
         text = _git(path.parent, "show", f"{base}:./{path.name}", missing="")
@@ -170,7 +170,7 @@ def _git(folder: Path, *arguments: str, missing: str) -> bytes:
 
 
 def _list_shown_calls(cells: Sequence[NotebookCell]) -> Iterator[tuple[str, str]]:
-    """The outbound calls that the timelines of the saved outputs show."""
+    """Yield the outbound calls that the timelines of the saved outputs show."""
     for cell in cells:
         for output in cell.outputs:
             data = output.get("data")
@@ -180,7 +180,7 @@ def _list_shown_calls(cells: Sequence[NotebookCell]) -> Iterator[tuple[str, str]
 
 
 def _list_recorded_calls(workflow: Workflow, folder: Path) -> Iterator[tuple[str, str]]:
-    """The outbound calls of the workflow's steps that are recorded beside the saved events in *folder*."""
+    """Yield the outbound calls of the workflow's steps that are recorded beside the saved events in *folder*."""
     steps = {step.name for step in workflow.steps}
     for file in sorted((folder / EVENTS_FOLDER).glob("*.recorded.jsonl")):
         for step, method, url in read_recorded_requests(file):
@@ -189,7 +189,7 @@ def _list_recorded_calls(workflow: Workflow, folder: Path) -> Iterator[tuple[str
 
 
 def _public_part(url: str) -> str:
-    """*url* without its user name, password and query, which may be secrets."""
+    """Return *url* without its user name, password and query, which may be secrets."""
     try:
         parts = urlsplit(url)
     except ValueError:  # of a recording that was edited by hand

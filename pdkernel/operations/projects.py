@@ -73,6 +73,6 @@ def accept_database(
 
 
 def _find(start: Path, environ: Mapping[str, str], folder: str | None) -> tuple[Path, Path | None]:
-    """The folder of the project, and its key file if it is not in that."""
+    """Return the folder of the project, and its key file if it is not in that."""
     key = environ.get("PDKERNEL_KEY_FILE")
     return find_project(start, named=folder or environ.get("PDKERNEL_PROJECT")), Path(key) if key else None

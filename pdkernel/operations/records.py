@@ -23,7 +23,7 @@ __all__ = [
 
 
 def has_records(project: Project, source: WorkflowSource) -> bool:
-    """Whether *project* has recorded runs of *source*."""
+    """Return whether *project* has recorded runs of *source*."""
     from pdkernel.annex.proof.record_comparison import find_recorded_id
     from pdkernel.annex.proof.recorded_runs import RECORDS_FOLDER, open_records
 

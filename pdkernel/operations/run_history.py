@@ -60,13 +60,13 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 async def list_runs(project: Project, query: ExecutionQuery) -> Sequence[Execution]:
-    """The runs that match *query*, newest first. Raises `ProjectError` if the journal cannot be read."""
+    """Return the runs that match *query*, newest first. Raises `ProjectError` if the journal cannot be read."""
     with closing(await run_blocking(open_journal_reader, project)) as reader:
         return await reader.executions(query)
 
 
 async def find_run_ids(project: Project, query: ExecutionQuery) -> Sequence[str]:
-    """The ids of all runs that match *query*, newest first; its `limit` has no effect."""
+    """Return the ids of all runs that match *query*, newest first; its `limit` has no effect."""
     with closing(await run_blocking(open_journal_reader, project)) as reader:
         return await reader.ids(replace(query, limit=-1))
 
@@ -103,7 +103,7 @@ async def open_journal(project: Project) -> AsyncIterator[Journal]:
 
 
 def name_caller(place: str) -> str:
-    """Who decides about a run at *place* of this machine, for its record: `terminal of ada`."""
+    """Return who decides about a run at *place* of this machine, for its record: `terminal of ada`."""
     try:
         return f"{place} of {getpass.getuser()}"
     except (KeyError, OSError):  # a user id without a name
@@ -130,7 +130,7 @@ async def cancel_run(journal: Journal, run_id: str, *, by: str = PYTHON_CALLER) 
 
 
 def describe_resumed(resumed: ResumedRun) -> str:
-    """One line about where a run goes on that the caller does not continue."""
+    """Return one line about where a run goes on that the caller does not continue."""
     if resumed.is_continued:
         return f"The run {resumed.execution.id} goes on in another process."
     return f"The run {resumed.execution.id} goes on when its project is served again: pdkernel serve SOURCE"
@@ -261,7 +261,7 @@ async def answer_run(
 
 
 def find_run_readers(claimed: ClaimedRun) -> Sequence[str]:
-    """The later steps of a paused run that read the answer to its suspend; empty also if the run is not paused."""
+    """Return the later steps of a paused run that read the answer to its suspend; empty also if the run is not paused."""
     wait = claimed.open_wait
     return () if wait is None else _find_readers(claimed.definition, wait.path)
 
@@ -276,7 +276,7 @@ def _find_readers(definition: str, step: str) -> Sequence[str]:
 
 
 async def _late_error(journal: Journal, pause: WaitKey) -> RequestError:
-    """The error of a decision about a pause that has ended, with the decision that was first."""
+    """Return the error of a decision about a pause that has ended, with the decision that was first."""
     execution = _require(await journal.get_execution(pause.run_id), pause.run_id)
     first = next((each for each in reversed(execution.decisions) if each.step in (pause.path, None)), None)
     who = "" if first is None else f" {format_decision(first)}."
@@ -390,7 +390,7 @@ async def infer_recorded_shape(project: Project, query: ExecutionQuery) -> Recor
 
 
 def build_runs_frame(executions: Sequence[Execution]) -> DataFrame:
-    """The runs as a table with typed columns, a row for each run. The index is 0, 1, 2, ..."""
+    """Return the runs as a table with typed columns, a row for each run. The index is 0, 1, 2, ..."""
     import pandas as pd
 
     def moments(texts: Sequence[str | None]) -> pd.Series[pd.Timestamp]:

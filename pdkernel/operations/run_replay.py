@@ -195,7 +195,7 @@ async def prepare_replays(
 
 
 def describe_replay(replay: Replay) -> str:
-    """The replay in one line: the run, the definition and the process."""
+    """Return the replay in one line: the run, the definition and the process."""
     definition = {
         "current": f"the current workflow of {replay.request.source}",
         "recorded": "the recorded definition",
@@ -241,7 +241,7 @@ async def _load(engine: WorkflowEngine, run_id: str) -> tuple[Execution, Claimed
 
 
 def _find_source(request: RunRequest, opened: WorkflowSource | None) -> WorkflowSource | None:
-    """The current workflow of the run's source; None if the source does not exist any more."""
+    """Return the current workflow of the run's source; None if the source does not exist any more."""
     path = request.source_path
     if path is not None and opened is not None and opened.path.resolve() == path:
         return opened
@@ -269,7 +269,7 @@ def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
 
 
 def _find_event_secrets(execution: Execution, request: RunRequest) -> list[Secret]:
-    """The credentials in the event that the record hides: another user's accounts, or today's, need not have them."""
+    """Return the credentials in the event that the record hides: another user's accounts, or today's, need not have them."""
     return [] if execution.trigger.sealed else find_redacted_values(dict(request.event.data), dict(execution.event))
 
 
@@ -283,7 +283,7 @@ async def _renew(
     sends: bool,
     policy: OutboundPolicy | None,
 ) -> RunRequest:
-    """The request for a new run instead of the recorded one."""
+    """Return the request for a new run instead of the recorded one."""
     if external_user_id is not None and external_user_id != request.external_user_id:
         user = check_external_user_id(external_user_id)
         event = request.event.with_identity(user, request.environment)
@@ -310,7 +310,7 @@ async def _renew(
 
 
 async def _find_sending_policy(engine: WorkflowEngine, request: RunRequest) -> OutboundPolicy:
-    """The policy of a recorded run; that of a replay which was refused its calls is the policy of the run that it repeats."""
+    """Return the policy of a recorded run; that of a replay which was refused its calls is the policy of the run that it repeats."""
     while request.policy.mode == "deny" and request.replay_of is not None:
         found = await engine.journal.load_run(request.replay_of)
         if found is None or found[1].request is None:  # it was removed

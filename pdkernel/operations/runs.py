@@ -33,7 +33,7 @@ _RESERVED_NAME = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)
 
 
 def split_names(text: str | None) -> list[str]:
-    """The names in *text*, which separates them by commas."""
+    """Return the names in *text*, which separates them by commas."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 

@@ -49,7 +49,7 @@ class StoreView:
 
 
 def list_stores(table: DataStoreTable | ScratchCopy) -> list[StoreSummary]:
-    """The data stores of a project, or those that a scratch copy changes, by name."""
+    """Return the data stores of a project, or those that a scratch copy changes, by name."""
     return [StoreSummary(store.name, store.record_count, store.characters) for store in table.list_stores()]
 
 

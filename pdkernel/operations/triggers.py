@@ -73,13 +73,13 @@ class TriggerView:
 
 
 def workflow_id(project: Project, source: WorkflowSource) -> str:
-    """The id of a workflow: at the end of a synced folder's name, else from the project."""
+    """Return the id of a workflow: at the end of a synced folder's name, else from the project."""
     found = _FOLDER_ID.search(source.path.resolve().name)  # the name of a notebook ends with its suffix
     return found[1] if found else project.endpoint_keys.workflow_id(source.path)
 
 
 def view_triggers(project: Project, source: WorkflowSource) -> list[TriggerView]:
-    """The triggers of *source* that fire without a request to the workflow's endpoint."""
+    """Return the triggers of *source* that fire without a request to the workflow's endpoint."""
     workflow, own_id = source.workflow, workflow_id(project, source)
     states = {state.key: state for state in project.workflow_triggers.list_states() if state.workflow_id == own_id}
     return [
@@ -90,7 +90,7 @@ def view_triggers(project: Project, source: WorkflowSource) -> list[TriggerView]
 
 
 def find_unserved_emitters(view: TriggerView, served: Iterable[tuple[str, WorkflowSource]]) -> list[str]:
-    """Which of the workflows that *view* names are not in *served*, pairs of an id and a source."""
+    """Return which of the workflows that *view* names are not in *served*, pairs of an id and a source."""
     names = view.trigger.config.get("workflows") if view.trigger is not None else None
     folder = view.source.resolve().parent
     known = [(each.workflow.name, own_id, each.path.resolve()) for own_id, each in served]
@@ -245,7 +245,7 @@ def _is_named(state: TriggerState, name: str, folder: Path) -> bool:
 
 
 def _readable(path: Path) -> Iterator[WorkflowSource]:
-    """The workflows at *path* that can be read."""
+    """Yield the workflows at *path* that can be read."""
     for each in iter_workflow_paths(path) if path.is_dir() else (path,):
         with suppress(PdkernelError):
             yield load_source(each, unanswered="keep")
@@ -291,7 +291,7 @@ def build_source_request(
 
 
 def describe_events(result: SourceResult) -> list[str]:
-    """The new events of a run, a line for each, and the number of new and of repeated events."""
+    """Return the new events of a run, a line for each, and the number of new and of repeated events."""
     new = len(result.events)
     return [
         *(f"{number}. {found.summary or found.id or 'event'}" for number, found in enumerate(result.events, start=1)),

@@ -188,7 +188,7 @@ async def search_users(
 
 
 def start_of_today(clock: Clock) -> datetime:
-    """The last midnight of this machine's time zone."""
+    """Return the last midnight of this machine's time zone."""
     return clock.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
 
 
@@ -276,7 +276,7 @@ class UserEntry(JsonStruct, frozen=True):
         return marks
 
     def describe(self, now: datetime) -> str:
-        """Names of the user's accounts, their apps, and when the user was last active."""
+        """Return the names of the user's accounts, their apps, and when the user was last active."""
         shown = [formatting.truncate_line(name, _MAX_NAME_CHARACTERS) for name in self.names[:MAX_NAMES]]
         apps = [format_app_name(app) for app in (self.apps or ())[:_MAX_APPS]]
         more = len(self.apps or ()) - len(apps)
@@ -286,7 +286,7 @@ class UserEntry(JsonStruct, frozen=True):
         return " · ".join(part for part in (*parts, f"active {_format_age(self.active_at, now)}") if part)
 
     def json_form(self) -> object:
-        """The fields; `accounts` is the number of accounts."""
+        """Return the fields; `accounts` is the number of accounts."""
         return {
             "external_user_id": self.external_user_id,
             "environment": self.environment,
@@ -330,7 +330,7 @@ class UserList(JsonStruct, frozen=True):
 
 
 def format_entry(entry: UserEntry, *, shows_names: bool) -> str:
-    """The user in one line of a terminal: id, environment, apps, marks, and with *shows_names* the names of accounts."""
+    """Return the user in one line of a terminal: id, environment, apps, marks, and with *shows_names* the names of accounts."""
     apps = ", ".join(sorted(entry.apps or ())) or "no accounts"
     parts = [entry.external_user_id, entry.environment, apps, *(mark.text for mark in entry.marks)]
     if shows_names and entry.names:
@@ -352,7 +352,7 @@ def render_text(users: UserList, *, now: datetime, hint: str = "") -> str:
 
 
 def render_output(users: UserList, *, now: datetime, hint: str = "") -> RichOutput:
-    """The users for a notebook."""
+    """Return the users for a notebook."""
     rows = [
         tag(
             "tr",
@@ -369,7 +369,7 @@ def render_output(users: UserList, *, now: datetime, hint: str = "") -> RichOutp
 
 
 def render_marks(entry: UserEntry) -> Html:
-    """The marks of *entry* as HTML."""
+    """Return the marks of *entry* as HTML."""
     return Html(" ".join(pill(mark.text, mark.tone) for mark in entry.marks))
 
 

@@ -126,12 +126,12 @@ def render_html(action: ActionView) -> str:
 
 
 def _more(found: Sequence[ActionView]) -> list[str]:
-    """A sentence about the number of actions that are not shown."""
+    """Return a sentence about the number of actions that are not shown."""
     left = len(found) - MAX_LISTED_ACTIONS
     return [f"... and {left} more. To see fewer, add words or --app SLUG."] if left > 0 else []
 
 
 def format_first_paragraph(description: str) -> str:
-    """The first paragraph of a Markdown description on one line, with links written out."""
+    """Return the first paragraph of a Markdown description on one line, with links written out."""
     line = " ".join(description.split("\n\n", maxsplit=1)[0].split())
     return _LINK.sub(r"\1: \2", line)

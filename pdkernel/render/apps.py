@@ -81,13 +81,13 @@ _ICON_STYLE: Final = "display:inline-block;vertical-align:text-bottom;margin:0 5
 
 @lru_cache(maxsize=1000)
 def format_app_name(slug: str) -> str:
-    """The display name of an app: `Google Sheets` for `google_sheets`."""
+    """Return the display name of an app: `Google Sheets` for `google_sheets`."""
     words = [word.upper() if word in _CAPITALS else word[:1].upper() + word[1:] for word in slug.split("_") if word]
     return _NAMES.get(slug) or " ".join(words)
 
 
 def format_credential_name(name: str) -> str:
-    """The title of a credential field: `API key` for `api_key`, `Account SID` for `AccountSid`."""
+    """Return the title of a credential field: `API key` for `api_key`, `Account SID` for `AccountSid`."""
     words = [word.upper() if word.lower() in _CAPITALS else word.lower() for word in _BETWEEN_WORDS.split(name)]
     title = " ".join(filter(None, words))
     return _CREDENTIAL_NAMES.get(name) or title[:1].upper() + title[1:] or name
@@ -95,7 +95,7 @@ def format_credential_name(name: str) -> str:
 
 @lru_cache(maxsize=1000)
 def build_app_icon_url(slug: str) -> str:
-    """A data URL of an icon: the initials of the app's name on a colored disc. Loads nothing from another machine."""
+    """Return a data URL of an icon: the initials of the app's name on a colored disc. Loads nothing from another machine."""
     name = format_app_name(slug)
     initials = "".join(word[0] for word in name.split(" ")[:2] if word[:1].isalnum()).upper() or "?"
     color = _COLORS[zlib.crc32(slug.encode()) % len(_COLORS)]
@@ -108,7 +108,7 @@ def build_app_icon_url(slug: str) -> str:
 
 
 def app_icon(slug: str, *, size_px: int = 18, style: str = _ICON_STYLE) -> Html:
-    """The app's icon as an image for beside its name; a screen reader reads the name only."""
+    """Return the app's icon as an image for beside its name; a screen reader reads the name only."""
     image = tag(
         "img",
         alt="",
@@ -122,5 +122,5 @@ def app_icon(slug: str, *, size_px: int = 18, style: str = _ICON_STYLE) -> Html:
 
 
 def app_label(slug: str) -> Html:
-    """The app's icon and name."""
+    """Return the app's icon and name."""
     return Html(app_icon(slug) + tag("strong", format_app_name(slug)))

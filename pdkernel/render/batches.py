@@ -15,7 +15,7 @@ MAX_LISTED = 20
 
 
 def render_line(batch: BatchSummary) -> str:
-    """The numbers of a batch in one line: `12 users: 9 succeeded, 2 failed, 1 skipped`."""
+    """Return the numbers of a batch in one line: `12 users: 9 succeeded, 2 failed, 1 skipped`."""
     parts = [
         f"{number} {word}"
         for number, word in (
@@ -32,7 +32,7 @@ def render_line(batch: BatchSummary) -> str:
 
 
 def render_text(batch: BatchSummary) -> str:
-    """The summary of a batch, with its failed users and the cause of each, and its skipped users and what they lack."""
+    """Return the summary of a batch, with its failed users and the cause of each, and its skipped users and what they lack."""
     lines = [f"{batch.workflow} at {batch.at} ({batch.environment}), {batch.state}", render_line(batch)]
     if batch.failed:
         failed = batch.failed[:MAX_LISTED]
@@ -48,7 +48,7 @@ def render_text(batch: BatchSummary) -> str:
 
 
 def describe_missing(apps: Sequence[str]) -> str:
-    """What an external user lacks: `has no Slack account`, or that there is no such user."""
+    """Return what an external user lacks: `has no Slack account`, or that there is no such user."""
     if not apps:
         return "does not exist"
     return f"has no {' and no '.join(map(format_app_name, apps))} account"

@@ -85,12 +85,12 @@ def format_elapsed(milliseconds: float) -> str:
 
 
 def format_timestamp(iso: str) -> str:
-    """An ISO time as `2026-11-24 10:00:00 UTC`."""
+    """Return an ISO time as `2026-11-24 10:00:00 UTC`."""
     return f"{iso[:19].replace('T', ' ')} UTC"
 
 
 def format_hour_minute(iso: str) -> str:
-    """An ISO time as hour and minute in UTC: `10:32`."""
+    """Return an ISO time as hour and minute in UTC: `10:32`."""
     return iso[11:16] or iso
 
 
@@ -121,7 +121,7 @@ def format_outcome(call: OutboundCall) -> str:
 
 
 def select_outcome_tone(call: OutboundCall) -> Tone:
-    """The tone in which the outcome of *call* is shown."""
+    """Return the tone in which the outcome of *call* is shown."""
     if call.outcome == "stand_in":
         return "busy"  # intended, unlike a call that was not sent
     return "bad" if call.outcome in ("denied", "failed") else "warn"
@@ -157,7 +157,7 @@ def format_response(response: Response | None, *, refused: bool = False) -> str:
 
 
 def format_json_line(value: JSON) -> str:
-    """*value* as JSON in one line; of a very large value, only the beginning."""
+    """Return *value* as JSON in one line; of a very large value, only the beginning."""
     if not isinstance(value, dict | list) or len(encode_json(value)) <= _LARGE_JSON_BYTES:
         return json.dumps(value, ensure_ascii=False)
     return _encode_beginning(_line, value, MAX_CHARACTERS)
@@ -203,13 +203,13 @@ def elide_middle(text_lines: Sequence[str], *, head: int = 10, tail: int = 30) -
 
 
 def truncate_line(text: str, width: int) -> str:
-    """*text* on one line of at most *width* columns."""
+    """Return *text* on one line of at most *width* columns."""
     line = " ".join(escape_control_characters(text).split())
     return line if len(line) <= width else f"{line[: max(0, width - 1)]}…"
 
 
 def format_list(names: Sequence[str]) -> str:
-    """Names in a sentence: `a`, `a and b`, `a, b and c`."""
+    """Return the names in a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

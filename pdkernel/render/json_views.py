@@ -72,7 +72,7 @@ def _render_tree(value: JSON, format_path: FormatPath | None) -> Html:
 
 
 def _select(value: JSON) -> set[Path]:
-    """The paths to show, level by level, so that a large part does not hide the others."""
+    """Return the paths to show, level by level, so that a large part does not hide the others."""
     shown: set[Path] = set()
     level: deque[tuple[Path, JSON]] = deque([((), value)])
     while level and len(shown) < MAX_NODES:
@@ -119,12 +119,12 @@ def _iter_items(value: JSON) -> Iterator[tuple[Segment, JSON]]:
 
 
 def _first_items(value: JSON) -> Iterator[tuple[Segment, JSON]]:
-    """The items that a tree may show: lists and objects may have millions."""
+    """Yield the items that a tree may show: lists and objects may have millions."""
     return islice(_iter_items(value), MAX_ITEMS if isinstance(value, list) else MAX_KEYS)
 
 
 def _render_table(value: JSON, format_path: FormatPath | None) -> Html:
-    """A row for each record of a list of objects; of any other value, a row for each leaf."""
+    """Return a row for each record of a list of objects; of any other value, a row for each leaf."""
     records = value if isinstance(value, list) and all(isinstance(item, Mapping) and item for item in value) else []
     rows = _record_rows(records, format_path) if records else _leaf_rows(value, format_path)
     total, is_exact = (len(records), True) if records else _count_leaves(value)
@@ -168,7 +168,7 @@ def _leaves(path: Path, value: JSON) -> Iterator[tuple[Path, JSON]]:
 
 
 def _count_leaves(value: JSON) -> tuple[int, bool]:
-    """The number of leaves, and whether it is exact: of a very large value, only the first parts are counted."""
+    """Return the number of leaves, and whether it is exact: of a very large value, only the first parts are counted."""
     count = 0
     pending: list[Iterator[tuple[Segment, JSON]]] = [iter([("", value)])]
     for _ in range(_MAX_COUNTED_VALUES):
@@ -238,5 +238,5 @@ def _describe_request(request: Mapping[str, JSON]) -> str:
 
 
 def _format_path(*keys: str) -> FormatPath:
-    """The function that formats a path below *keys* of the event."""
+    """Return the function that formats a path below *keys* of the event."""
     return lambda path: format_path((*_EVENT, *keys, *path), "node")

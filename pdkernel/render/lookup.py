@@ -68,7 +68,7 @@ def render_output(lookup: Lookup | None) -> RichOutput:
 
 
 def _title(lookup: Lookup) -> str:
-    """The result of the lookup as a sentence."""
+    """Return the result of the lookup as a sentence."""
     who = f"external user {lookup.external_user}" if lookup.external_user else "no external user"
     ending = "every account is found" if lookup.failed is None else "the lookup fails"
     return f"For {who} in {lookup.environment}, {ending}. No code was run."

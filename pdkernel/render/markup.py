@@ -59,7 +59,7 @@ def tag(name: str, *children: str, style: str = "", **attributes: str) -> Html:
 
 
 def scrolling_region(label: str) -> dict[str, str]:
-    """Attributes of a view whose tables may be wider than a narrow window: the arrow keys scroll the view."""
+    """Return the attributes of a view whose tables may be wider than a narrow window: the arrow keys scroll the view."""
     return {"style": f"{CONTAINER_STYLE};overflow-x:auto", "tabindex": "0", "role": "region", "aria_label": label}
 
 
@@ -78,7 +78,7 @@ def join_lines(children: Iterable[Html]) -> Html:
 
 
 def multiline(text: str, *, style: str = "", **attributes: str) -> Html:
-    """A `div` with a `div` for each line of *text*: a Git host removes the style that would keep line breaks."""
+    """Return a `div` with a `div` for each line of *text*: a Git host removes the style that would keep line breaks."""
     lines = text.split("\n")
     if len(lines) == 1:
         return tag("div", text, style=f"white-space:pre-wrap;{style}", **attributes)
@@ -88,7 +88,7 @@ def multiline(text: str, *, style: str = "", **attributes: str) -> Html:
 
 
 def inline_code(text: str) -> Html:
-    """*text* with the parts between backticks as `<code>`."""
+    """Return *text* with the parts between backticks as `<code>`."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
         return join([text])
@@ -104,7 +104,7 @@ def escape_control_characters(text: str) -> str:
 
 
 def pill(text: str, tone: Tone) -> Html:
-    """A short label on a colored background; it is readable without the color."""
+    """Return a short label on a colored background; it is readable without the color."""
     style = (
         f"display:inline-block;background-color:{_PILL[tone]};color:#ffffff;border-radius:3px;"
         f"padding:0 6px;margin-right:8px;font-size:85%{';white-space:nowrap' if len(text) <= _MAX_NOWRAP else ''}"
@@ -113,17 +113,17 @@ def pill(text: str, tone: Tone) -> Html:
 
 
 def badge(text: str) -> Html:
-    """A short label in a frame, shown beside a name."""
+    """Return a short label in a frame, shown beside a name."""
     return tag("span", text, style=f"{BORDER_STYLE};border-radius:3px;padding:0 5px;margin-right:8px;font-size:85%")
 
 
 def muted(text: str) -> Html:
-    """A text of secondary importance."""
+    """Return a text of secondary importance."""
     return tag("span", text, style=f"{MUTED_STYLE};margin-right:8px")
 
 
 def code_block(text: str, *, style: str = "") -> Html:
-    """A preformatted text in a scrolling block."""
+    """Return a preformatted text in a scrolling block."""
     return tag("pre", text, style=f"{CODE_STYLE};{style}" if style else CODE_STYLE)
 
 
@@ -139,12 +139,12 @@ def copyable(shown: str, text: str, *, style: str = "", kind: str = "") -> Html:
 
 
 def breakable(name: str) -> Html:
-    """A step's name that may wrap at underscores, for narrow columns."""
+    """Return a step's name that may wrap at underscores, for narrow columns."""
     return Html("_<wbr>".join(join([part]) for part in name.split("_")))
 
 
 def collapsible(summary: Html, body: Html, *, open_: bool = False) -> Html:
-    """A collapsible element: *summary* is always visible, *body* after a click."""
+    """Return a collapsible element: *summary* is always visible, *body* after a click."""
     attributes = {"open": "open"} if open_ else {}
     return tag("details", tag("summary", summary, style="cursor:pointer"), body, **attributes)
 
@@ -167,7 +167,7 @@ class RichOutput:
 
     @classmethod
     def from_message(cls, text: str, *, metadata: Mapping[str, Any] | None = None) -> Self:
-        """The output of a plain message; the HTML keeps line breaks and spaces."""
+        """Return the output of a plain message; the HTML keeps line breaks and spaces."""
         return cls(text, multiline(text, style="margin:2px 0", class_="pd-view pd-note"), metadata or {})
 
     def __repr__(self) -> str:

@@ -60,7 +60,7 @@ def render_html(executions: Sequence[Execution]) -> str:
 
 
 def render_output(executions: Sequence[Execution]) -> RichOutput:
-    """The table of *executions* for a notebook."""
+    """Return the table of *executions* for a notebook."""
     return RichOutput(text=render_text(executions), html=render_html(executions))
 
 

@@ -139,7 +139,7 @@ def _count(shape: Shape) -> int:
 
 
 def _shown(shape: Shape, max_nodes: int = MAX_NODES) -> set[tuple[Segment, ...]]:
-    """The paths to show, level by level, so that a large branch does not hide the others."""
+    """Return the paths to show, level by level, so that a large branch does not hide the others."""
     shown: set[tuple[Segment, ...]] = set()
     level = deque([shape])
     while level and len(shown) < max_nodes:
@@ -150,7 +150,7 @@ def _shown(shape: Shape, max_nodes: int = MAX_NODES) -> set[tuple[Segment, ...]]
 
 
 def _select_first(shape: Shape, lines: int) -> set[tuple[Segment, ...]]:
-    """The paths of a preview: level by level, the body before the headers, because steps read mostly the body."""
+    """Return the paths of a preview: level by level, the body before the headers, because steps read mostly the body."""
     shown: set[tuple[Segment, ...]] = set()
     order = count()
     waiting = [(0, next(order), shape)]
@@ -177,17 +177,17 @@ def _types(shape: Shape) -> str:
 
 
 def _events(shape: Shape) -> int:
-    """The number of merged events if *shape* is a whole event; 1 for a part of an event."""
+    """Return the number of merged events if *shape* is a whole event; 1 for a part of an event."""
     return 1 if shape.path else shape.possible_count
 
 
 def _is_repeated(shape: Shape) -> bool:
-    """Whether *shape* is in a list or in a map, so that an event may have it several times."""
+    """Return whether *shape* is in a list or in a map, so that an event may have it several times."""
     return any(isinstance(segment, int) or segment == ANY_KEY for segment in shape.path)
 
 
 def _summarize(shape: Shape) -> str:
-    """How many fields are in all events, in some, and of several types; empty for a single event."""
+    """Return how many fields are in all events, in some, and of several types; empty for a single event."""
     events = _events(shape)
     if events == 1:
         return ""
@@ -217,7 +217,7 @@ def _presence(shape: Shape, events: int) -> str:
 
 
 def _format_share(present: int, total: int) -> str:
-    """The share in percent; a field that is missing or present once in thousands of events is neither in all nor in none."""
+    """Return the share in percent; a field that is missing or present once in thousands of events is neither in all nor in none."""
     share = present / total
     return ">99%" if share > 0.995 else "<1%" if share < 0.005 else f"{share:.0%}"
 
@@ -243,7 +243,7 @@ def _key(shape: Shape) -> str:
 
 
 def _describe_children(shape: Shape) -> str:
-    """What is folded below a line of a preview."""
+    """Return what is folded below a line of a preview."""
     fields = [child for child in shape.children if isinstance(child.path[-1], str) and not child.keys]
     others = [
         format_count(child.possible_count, "key" if child.keys else "item")
@@ -277,7 +277,7 @@ class _HtmlView:
     kinds: tuple[StepKind, ...]
 
     def node(self, shape: Shape) -> Html:
-        """A key and, below it, the keys that it contains."""
+        """Return a key and, below it, the keys that it contains."""
         if not shape.children:
             return tag("div", self._head(shape), style="padding-left:16px")
         below = [child for child in shape.children if child.path in self.shown]

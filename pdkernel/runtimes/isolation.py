@@ -223,7 +223,7 @@ def set_undumpable() -> None:
 
 
 def landlock_version() -> int:
-    """The version of Landlock; 0 if Landlock is not available."""
+    """Return the version of Landlock; 0 if Landlock is not available."""
     try:
         return landlock_call(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_LANDLOCK_VERSION_FLAG))
     except OSError:
@@ -381,7 +381,7 @@ def _keep(opened: contextlib.ExitStack, descriptor: int) -> int:
 
 
 def _path(descriptor: int) -> str:
-    """The path that leads to exactly what *descriptor* has opened."""
+    """Return the path that leads to exactly what *descriptor* has opened."""
     return f"/proc/self/fd/{descriptor}"
 
 

@@ -129,7 +129,7 @@ def _read_proc() -> list[_Process]:
 
 
 def _has_tag(pid: int, wanted: list[bytes]) -> bool | None:
-    """Whether one of *wanted* is in the environment of *pid*; None if the environment is empty, as during an exec."""
+    """Return whether one of *wanted* is in the environment of *pid*; None if the environment is empty, as during an exec."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
             environ = file.read()

@@ -33,7 +33,7 @@ def resolve_slug(text: str, slugs: Callable[[], Iterable[str]]) -> str:
 
 
 def list_offered_apps(context: LinkContext) -> Sequence[str]:
-    """Slugs of the apps that a user of Connect Link can choose."""
+    """Return the slugs of the apps that a user of Connect Link can choose."""
     return sorted({*load_registered_apps(context.project), *list_provider_apps(context.project), *FIELDS_BY_APP})
 
 

@@ -253,7 +253,7 @@ def _is_text(value: str) -> bool:
 
 
 def _parse_basic(authorization: str | None) -> tuple[str, str] | None:
-    """Credentials of a Basic header; each part is form-encoded (RFC 6749, section 2.3.1)."""
+    """Return the credentials of a Basic header; each part is form-encoded (RFC 6749, section 2.3.1)."""
     scheme, _, encoded = (authorization or "").strip().partition(" ")
     if scheme.lower() != "basic":
         return None

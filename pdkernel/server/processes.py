@@ -250,7 +250,7 @@ class ServerProcesses:
                 os.kill(slot.child.pid, number)
 
     def _timeout(self) -> float | None:
-        """Seconds until the next start, or until processes that do not end are killed; None for neither."""
+        """Return the seconds until the next start, or until processes that do not end are killed; None for neither."""
         starts = [slot.start_at for slot in self._slots if slot.child is None and not self._stops]
         earliest = min([*starts, self._kill_at])
         return None if earliest == float("inf") else max(0.0, earliest - time.monotonic())

@@ -27,7 +27,7 @@ class RateLimitedError(Exception):
 
 
 def rate_limit_headers(limit: int, *, now: float, resets_at: float) -> dict[str, str]:
-    """Headers of a response to a request above *limit*; times are in seconds since 1970."""
+    """Return the headers of a response to a request above *limit*; times are in seconds since 1970."""
     return {
         "Retry-After": str(max(1, ceil(resets_at - now))),
         "X-RateLimit-Limit": str(limit),

@@ -37,7 +37,7 @@ _HEADERS = {
 
 
 def routes() -> list[BaseRoute]:
-    """Routes of this module."""
+    """Return the routes of this module."""
     return [
         Route("/-/live", live, methods=["GET"]),
         Route("/-/ready", ready, methods=["GET"]),

@@ -133,7 +133,7 @@ class GrantTable:
             return connection.execute(row.values(values)).rowcount > 0
 
     def find(self, account_id: str) -> Grant | None:
-        """The account's grant, or None if it was not connected by OAuth."""
+        """Return the account's grant, or None if it was not connected by OAuth."""
         with self._database.read() as connection:
             row = _OF_ACCOUNT.fetch_first(connection, of=account_id)
         if row is None:
@@ -175,7 +175,7 @@ class GrantTable:
             return now if connection.execute(row.values(claimed=now)).rowcount > 0 else None
 
     def is_renewing(self, account_id: str) -> bool:
-        """Whether a process is renewing the account's token."""
+        """Return whether a process is renewing the account's token."""
         query = select(account_grants.c.claimed).where(account_grants.c.account == account_id)
         with self._database.read() as connection:
             return connection.execute(query).scalar_one_or_none() is not None
@@ -222,7 +222,7 @@ def _batches(users: list[str]) -> Iterator[list[str]]:
 
 
 def _build_newest_accounts_query() -> Select[Any]:
-    """The query of `newest_accounts`."""
+    """Return the query of `newest_accounts`."""
     place = func.row_number().over(
         partition_by=(accounts.c.external_user, accounts.c.environment, accounts.c.app), order_by=_NEWEST_FIRST
     )
@@ -276,7 +276,7 @@ def _compile_for_postgres(element: _ContainsText, compiler: SQLCompiler, **optio
 
 
 def _build_search_query(*, has_text: bool) -> Select[Any]:
-    """The query of `search_users`: each matching user, and when the user last connected an account."""
+    """Return the query of `search_users`: each matching user, and when the user last connected an account."""
     connected = (
         select(accounts.c.external_user, func.max(accounts.c.created).label("connected"))
         .where(accounts.c.environment == bindparam("environment"), accounts.c.external_user.is_not(None))
@@ -360,24 +360,24 @@ class AccountTable:
             ) from None
 
     def list_accounts(self, *, limit: int | None = None, **filters: Unpack[AccountFilters]) -> Sequence[Account]:
-        """Accounts that match all filters, newest first, at most *limit*."""
+        """Return the accounts that match all filters, newest first, at most *limit*."""
         query = select(*_COLUMNS).where(*_conditions(filters))
         with self._database.read() as connection:
             return [_account(row) for row in connection.execute(query.order_by(*_NEWEST_FIRST).limit(limit))]
 
     def account_ids(self, **filters: Unpack[AccountFilters]) -> Sequence[str]:
-        """The ids of the accounts that `list_accounts` returns, in the same order."""
+        """Return the ids of the accounts that `list_accounts` returns, in the same order."""
         query = select(accounts.c.id).where(*_conditions(filters))
         with self._database.read() as connection:
             return connection.execute(query.order_by(*_NEWEST_FIRST)).scalars().all()
 
     def connected_apps(self) -> Collection[str]:
-        """Slugs of the apps with an account."""
+        """Return the slugs of the apps with an account."""
         with self._database.read() as connection:
             return set(connection.execute(select(accounts.c.app).distinct()).scalars())
 
     def newest_account(self, external_user_id: str, environment: Environment, app: str) -> Account | None:
-        """The account of *app* that this user connected last, or None."""
+        """Return the account of *app* that this user connected last, or None."""
         query = select(*_COLUMNS).where(
             accounts.c.external_user == external_user_id,
             accounts.c.environment == environment,
@@ -388,7 +388,7 @@ class AccountTable:
         return _account(row) if row else None
 
     def app_users(self, app: str, environment: Environment) -> frozenset[str]:
-        """Ids of the external users with an account of *app*."""
+        """Return the ids of the external users with an account of *app*."""
         query = select(accounts.c.external_user).distinct().filter_by(app=app, environment=environment)
         with self._database.read() as connection:
             found = connection.execute(query.where(accounts.c.external_user.is_not(None))).scalars()
@@ -415,7 +415,7 @@ class AccountTable:
             return [_account(row) for row in rows]
 
     def find(self, account_id: str) -> Account | None:
-        """The account with the id *account_id*, or None."""
+        """Return the account with the id *account_id*, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(*_COLUMNS).where(accounts.c.id == account_id)).first()
         return _account(row) if row else None
@@ -430,7 +430,7 @@ class AccountTable:
         return self.credentials_and_grant(account_id)[0]
 
     def credentials_and_grant(self, account_id: str) -> tuple[Credentials, bool]:
-        """The account's `$auth`, and whether the account has a grant. Raises `AccountGoneError` as `credentials` does."""
+        """Return the account's `$auth`, and whether the account has a grant. Raises `AccountGoneError` as `credentials` does."""
         with self._database.read() as connection:
             row = _SEALED.fetch_first(connection, of=account_id)
         if row is None:
@@ -472,7 +472,7 @@ class AccountTable:
             return connection.execute(delete(accounts).where(accounts.c.id == account_id)).rowcount > 0
 
     def users(self, environment: Environment, *, limit: int | None = None) -> Sequence[ExternalUser]:
-        """The external users of *environment*, sorted by id; at most *limit*."""
+        """Return the external users of *environment*, sorted by id; at most *limit*."""
         query = select(external_users).where(external_users.c.environment == environment)
         with self._database.read() as connection:
             return [
@@ -482,7 +482,7 @@ class AccountTable:
     def search_users(
         self, environment: Environment, text: str, *, limit: int, last_runs: Mapping[str, float]
     ) -> UserSearchResult:
-        """The external users with *text* in their id or in the name of an account; arguments as of `Directory.search_users`."""
+        """Return the external users with *text* in their id or in the name of an account; arguments as of `Directory.search_users`."""
         folded = fold_text(text.strip())
         if not is_storable(folded):
             return UserSearchResult(())
@@ -511,7 +511,7 @@ class AccountTable:
         return UserSearchResult(tuple(found), more=len(active) - len(newest))
 
     def find_user(self, external_user_id: str, environment: Environment) -> ExternalUser | None:
-        """The external user with that id in *environment*, or None."""
+        """Return the external user with that id in *environment*, or None."""
         query = select(external_users).filter_by(external_user=external_user_id, environment=environment)
         with self._database.read() as connection:
             row = connection.execute(query).first()

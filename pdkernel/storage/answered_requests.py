@@ -41,7 +41,7 @@ class IdempotencyTable:
         self._clock = clock
 
     def find(self, key: str) -> StoredResponse | None:
-        """The stored response to the call *key*; None if it does not exist or has expired."""
+        """Return the stored response to the call *key*; None if it does not exist or has expired."""
         oldest = self._clock.now().timestamp() - ANSWER_RETENTION_S
         query = select(sent.c.sealed_answer).where(sent.c.request == key, sent.c.created >= oldest)
         with self._database.read() as connection:
@@ -117,13 +117,13 @@ class AnsweredRequestTable:
         return request_id
 
     def list_due_triggers(self) -> Sequence[str]:
-        """The ids of the triggers with requests that are due, in the order of their oldest requests."""
+        """Return the ids of the triggers with requests that are due, in the order of their oldest requests."""
         with self._database.read() as connection:
             rows = _DUE_TRIGGERS.fetch_all(connection, now=self._clock.now().timestamp())
         return list(dict.fromkeys(row.trigger for row in rows))
 
     def list_due(self, trigger_id: str) -> Sequence[AnsweredRequest]:
-        """The requests of a trigger that are due, oldest first."""
+        """Return the requests of a trigger that are due, oldest first."""
         query = select(answered_requests.c.id, answered_requests.c.failures)
         is_due = answered_requests.c.due <= self._clock.now().timestamp()
         query = query.where(answered_requests.c.trigger == trigger_id, is_due)
@@ -144,7 +144,7 @@ class AnsweredRequestTable:
         return None if sealed is None else self._vault.unseal_json(sealed, _vault_context(request_id), dict[str, Any])
 
     def exists(self, request_id: str) -> bool:
-        """Whether the request has not been removed."""
+        """Return whether the request has not been removed."""
         with self._database.read() as connection:
             return connection.execute(select(1).where(answered_requests.c.id == request_id)).first() is not None
 

@@ -56,7 +56,7 @@ class Batch:
     executor: str | None = None
 
     def dedupe_key(self, external_user_id: str, failed_run: str | None = None) -> str:
-        """The dedupe key of a user's run, or of the retry of that user's *failed_run*."""
+        """Return the dedupe key of a user's run, or of the retry of that user's *failed_run*."""
         return f"{self.id}/{external_user_id}" + ("" if failed_run is None else f"/{failed_run}")
 
 
@@ -90,19 +90,19 @@ class BatchTable:
         return None
 
     def find(self, batch_id: str) -> Batch | None:
-        """The batch with that id, or None."""
+        """Return the batch with that id, or None."""
         found = self._select(batches.c.id == batch_id)
         return found[0] if found else None
 
     def list_open(self) -> Sequence[Batch]:
-        """The batches of servers that are not done, oldest first."""
+        """Return the batches of servers that are not done, oldest first."""
         with self._database.read() as connection:
             return list(map(_batch, _OPEN.fetch_all(connection, ended="done", origin="serve")))
 
     def list_newest(
         self, *, workflow_id: str | None = None, trigger_key: str | None = None, limit: int = 50
     ) -> Sequence[Batch]:
-        """The newest batches, of one workflow and one of its schedules if these are given."""
+        """Return the newest batches, of one workflow and one of its schedules if these are given."""
         conditions = []
         if workflow_id is not None:
             conditions.append(batches.c.workflow == workflow_id)
@@ -142,14 +142,14 @@ class BatchTable:
             return self._update(connection, batch, state=state, problem=problem, round=round_, executor=executor)
 
     def list_skips(self, batch_id: str) -> Mapping[str, Sequence[str]]:
-        """The users without a run, each with the apps of which an account is missing; none if there is no such user."""
+        """Return the users without a run, each with the apps of which an account is missing; none if there is no such user."""
         query = select(batch_skips).where(batch_skips.c.batch == batch_id).order_by(batch_skips.c.external_user)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         return {row.external_user: tuple(filter(None, row.missing.split(","))) for row in rows}
 
     def list_done(self, before: datetime, limit: int = 500) -> Sequence[Batch]:
-        """The oldest batches of before that time that are done, or that a command left without an end."""
+        """Return the oldest batches of before that time that are done, or that a command left without an end."""
         values = {"ended": "done", "origin": "terminal", "before": before.timestamp(), "limit": limit}
         with self._database.read() as connection:
             return list(map(_batch, _DONE.fetch_all(connection, **values)))

@@ -106,7 +106,7 @@ class DataStoreTable:
     # ── stores ─────────────────────────────────────────────────────────────────────
 
     def list_stores(self) -> Sequence[DataStoreSummary]:
-        """Every store, by name."""
+        """Return every store, by name."""
         alive = and_(store_records.c.store == stores.c.number, self._not_expired())
         query = (
             select(
@@ -126,12 +126,12 @@ class DataStoreTable:
             ]
 
     def names(self) -> Sequence[str]:
-        """The stores' names, sorted."""
+        """Return the stores' names, sorted."""
         with self._database.read() as connection:
             return connection.execute(select(stores.c.name).order_by(stores.c.name)).scalars().all()
 
     def exists(self, store: str) -> bool:
-        """Whether the store exists."""
+        """Return whether the store exists."""
         with self._database.read() as connection:
             return connection.execute(select(stores.c.number).where(stores.c.name == store)).first() is not None
 
@@ -158,7 +158,7 @@ class DataStoreTable:
     # ── records ────────────────────────────────────────────────────────────────────
 
     def find(self, store: str, key: str) -> StoreRecord | None:
-        """The record with *key*, or None."""
+        """Return the record with *key*, or None."""
         values = {"store": check_store_name(store), "key": check_key(key), "now": self._clock.now().timestamp()}
         with self._database.read() as connection:
             row = _ONE.fetch_first(connection, **values)
@@ -206,14 +206,14 @@ class DataStoreTable:
             return count
 
     def count(self, store: str) -> int:
-        """The number of records; 0 if the store does not exist."""
+        """Return the number of records; 0 if the store does not exist."""
         check_store_name(store)
         query = select(func.count()).select_from(_JOINED).where(stores.c.name == store, self._not_expired())
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
     def find_keys(self, store: str, keys: Iterable[str]) -> frozenset[str]:
-        """Those of *keys* that the store has."""
+        """Return those of *keys* that the store has."""
         found: set[str] = set()
         left = iter(keys)
         alive = select(store_records.c.key).select_from(_JOINED).where(stores.c.name == store, self._not_expired())
@@ -223,7 +223,7 @@ class DataStoreTable:
         return frozenset(found)
 
     def read_keys(self, store: str, cursor: int | None = None) -> tuple[Sequence[str], int | None]:
-        """A page of keys and the next cursor, like `read_page` but without reading values."""
+        """Return a page of keys and the next cursor, like `read_page` but without reading values."""
         query = self._page_query(select(store_records.c.number, store_records.c.key), store, cursor).limit(
             MAX_PAGE_RECORDS
         )
@@ -232,7 +232,7 @@ class DataStoreTable:
         return [row.key for row in rows], rows[-1].number if len(rows) == MAX_PAGE_RECORDS else None
 
     def read_page(self, store: str, cursor: int | None = None) -> RecordPage:
-        """The records after *cursor* (None: the first), up to `MAX_PAGE_RECORDS` or about `MAX_PAGE_CHARACTERS`."""
+        """Return the records after *cursor* (None: the first), up to `MAX_PAGE_RECORDS` or about `MAX_PAGE_CHARACTERS`."""
         rows: list[Any] = []
         size = 0
         with self._database.read() as connection:
@@ -245,7 +245,7 @@ class DataStoreTable:
         return RecordPage(tuple(map(_record, rows)), rows[-1].number if full else None)
 
     def iter_records(self, store: str) -> Iterator[StoreRecord]:
-        """Every record, in the order in which their keys were first set."""
+        """Yield every record, in the order in which their keys were first set."""
         return iter_pages(lambda after: self.read_page(store, after))
 
     # ── files ──────────────────────────────────────────────────────────────────────
@@ -304,7 +304,7 @@ class DataStoreTable:
         return number
 
     def _store_number(self, connection: Connection, store: str, *, removes: bool = False) -> int | None:
-        """The number of the store, which no other transaction removes before this one ends; *removes*: this one removes it."""
+        """Return the number of the store, which no other transaction removes before this one ends; *removes*: this one removes it."""
         query = select(stores.c.number).where(stores.c.name == check_store_name(store))
         locked = query.with_for_update() if removes else query.with_for_update(read=True, key_share=True)
         number: int | None = connection.execute(locked).scalar_one_or_none()
@@ -376,7 +376,7 @@ def check_key(key: object) -> str:
 
 
 def check_ttl(ttl: object) -> float:
-    """*ttl* as seconds. Raises `RequestError` if it is not a valid time to live."""
+    """Return *ttl* as seconds. Raises `RequestError` if it is not a valid time to live."""
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL_S or math.isnan(ttl):
         raise RequestError(
             f"{ttl!r:.60} is not a time to live: expected a number of seconds above 0 and up to {MAX_TTL_S:,} (two years).",

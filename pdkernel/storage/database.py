@@ -96,7 +96,7 @@ class Database:
                 raise ProjectError(f"A project cannot be stored in {backend} at this URL.", fix=_URLS)
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A context with a connection for reading, which never waits for writers."""
+        """Return a context with a connection for reading, which never waits for writers."""
         shared: Connection | None = getattr(self._thread_state, "connection", None)
         return self._pooled_connection() if shared is None else _TranslateErrors(self, shared)
 
@@ -230,7 +230,7 @@ class Database:
                 self._idle_connections.append(connection)
 
     def translate_error(self, fault: BaseException) -> PdkernelError | None:
-        """The error for a person that explains *fault*; None if *fault* is not a database error."""
+        """Return the error for a person that explains *fault*; None if *fault* is not a database error."""
         if self.sqlite_path is None:
             return postgres.translate_error(fault, self.location, self.engine.url)
         cause = fault.orig if isinstance(fault, DBAPIError) else fault
@@ -255,7 +255,7 @@ class Database:
         return self._pinger.ping()
 
     def read_meta(self) -> Mapping[str, str] | None:
-        """The values of the table `meta`, or None if the database does not contain a project yet."""
+        """Return the values of the table `meta`, or None if the database does not contain a project yet."""
         with self.read() as connection:
             return _facts(connection)
 

@@ -167,13 +167,13 @@ class DeployedTriggerTable:
             return self.add_events(trigger_id, events, targets, connection=connection)
 
     def find(self, trigger_id: str) -> DeployedTrigger | None:
-        """The trigger with the id *trigger_id*, or None."""
+        """Return the trigger with the id *trigger_id*, or None."""
         with self._database.read() as connection:
             row = connection.execute(select(deployed_triggers).where(deployed_triggers.c.id == trigger_id)).first()
         return self._trigger(row) if row else None
 
     def list_triggers(self, external_user_id: str, environment: Environment) -> Sequence[DeployedTrigger]:
-        """The triggers of the external user in *environment*, newest first."""
+        """Return the triggers of the external user in *environment*, newest first."""
         query = select(deployed_triggers).where(
             deployed_triggers.c.external_user == external_user_id, deployed_triggers.c.environment == environment
         )
@@ -182,7 +182,7 @@ class DeployedTriggerTable:
         return [self._trigger(row) for row in rows]
 
     def list_active(self) -> Sequence[DeployedTrigger]:
-        """The active triggers of all external users."""
+        """Return the active triggers of all external users."""
         with self._database.read() as connection:
             rows = _ACTIVE.fetch_all(connection)
         return [trigger for trigger, _ in self._readable(rows)]
@@ -212,7 +212,7 @@ class DeployedTriggerTable:
         return [(trigger, datetime.fromtimestamp(row.due, UTC)) for trigger, row in self._readable(rows)]
 
     def is_due(self, trigger_id: str, due: datetime) -> bool:
-        """Whether the trigger is active, and its next time is still *due*."""
+        """Return whether the trigger is active, and its next time is still *due*."""
         with self._database.read() as connection:
             return connection.execute(select(1).where(_is_due(trigger_id, due))).first() is not None
 
@@ -244,7 +244,7 @@ class DeployedTriggerTable:
                     connection.execute(change.values(due=_due(trigger, now)))
 
     def next_due(self) -> datetime | None:
-        """The next time, after now, at which a trigger is due, or None."""
+        """Return the next time, after now, at which a trigger is due, or None."""
         with self._database.read() as connection:
             due = _NEXT_DUE.fetch_all(connection, after=self._clock.now().timestamp())[0].due
         return None if due is None else datetime.fromtimestamp(due, UTC)
@@ -313,7 +313,7 @@ class DeployedTriggerTable:
         return True
 
     def list_events(self, trigger_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
-        """The trigger's newest events, newest first; at most *limit*."""
+        """Return the trigger's newest events, newest first; at most *limit*."""
         query = select(deployed_events.c.sealed_event).where(deployed_events.c.trigger == trigger_id)
         with self._database.read() as connection:
             found = connection.execute(query.order_by(deployed_events.c.number.desc()).limit(limit)).scalars().all()
@@ -331,7 +331,7 @@ class DeployedTriggerTable:
                 _log.error("The deployed trigger %s was deactivated: %s", row.id, fault.message)
 
     def _lock(self, connection: Connection, trigger_id: str) -> DeployedTrigger | None:
-        """The trigger, which cannot change before *connection* commits; None if it was removed."""
+        """Return the trigger, which cannot change before *connection* commits; None if it was removed."""
         query = select(deployed_triggers).where(deployed_triggers.c.id == trigger_id).with_for_update()
         row = connection.execute(query).first()
         return self._trigger(row) if row else None

@@ -35,19 +35,19 @@ class EndpointKeyTable:
         self._place = base_folder
 
     def ensure_workflow_key(self, source: Path) -> str:
-        """The endpoint key of the workflow in *source*; the first call creates the key."""
+        """Return the endpoint key of the workflow in *source*; the first call creates the key."""
         return self._key(self._name(source), "eo")
 
     def workflow_id(self, source: Path) -> str:
-        """The id of the workflow in *source*; the first call creates the id."""
+        """Return the id of the workflow in *source*; the first call creates the id."""
         return self._key(f"{_ID}{self._name(source)}", "p_")
 
     def ensure_trigger_key(self, trigger_id: str) -> str:
-        """The key of a deployed trigger's endpoint; the first call creates the key."""
+        """Return the key of a deployed trigger's endpoint; the first call creates the key."""
         return self._key(format_trigger_source(trigger_id), "en")
 
     def find_trigger_id(self, key: str) -> str | None:
-        """The id of the deployed trigger whose endpoint has *key*, or None."""
+        """Return the id of the deployed trigger whose endpoint has *key*, or None."""
         query = select(endpoints.c.source).where(endpoints.c.key == key.lower())
         with self._database.read() as connection:
             found: str | None = connection.execute(query).scalar_one_or_none()
@@ -77,5 +77,5 @@ class EndpointKeyTable:
 
 
 def format_trigger_source(trigger_id: str) -> str:
-    """The value of the column `endpoints.source` for a deployed trigger."""
+    """Return the value of the column `endpoints.source` for a deployed trigger."""
     return f"{TRIGGER_SOURCE_PREFIX}{trigger_id}"

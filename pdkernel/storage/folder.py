@@ -82,12 +82,12 @@ def read_key(path: Path) -> bytes | None:
 
 
 def encode_key(key: bytes) -> bytes:
-    """The content of the file with *key*."""
+    """Return the content of the file with *key*."""
     return base64.b64encode(key) + b"\n"
 
 
 def decode_key(content: bytes) -> bytes | None:
-    """The key in the content of a file, or None if the content is not complete."""
+    """Return the key in the content of a file, or None if the content is not complete."""
     try:
         key = base64.b64decode(content.strip(), validate=True)
     except binascii.Error:
@@ -130,7 +130,7 @@ def ensure_key(path: Path) -> bytes:
 
 
 def folder_error(folder: Path, fault: OSError) -> ProjectError:
-    """The error for a project folder that cannot be used because of *fault*."""
+    """Return the error for a project folder that cannot be used because of *fault*."""
     return ProjectError(
         f"The project folder {folder} cannot be used: {_reason(fault)}.",
         fix="Make it a writable folder, or choose another folder: --project FOLDER (PDKERNEL_PROJECT).",
@@ -138,7 +138,7 @@ def folder_error(folder: Path, fault: OSError) -> ProjectError:
 
 
 def key_file_error(path: Path, fault: OSError) -> ProjectError:
-    """The error for a key file that cannot be written because of *fault*."""
+    """Return the error for a key file that cannot be written because of *fault*."""
     return ProjectError(
         f"The project's key file {path} cannot be written: {_reason(fault)}.",
         fix="Make its folder writable, or name a file in another folder in PDKERNEL_KEY_FILE.",

@@ -94,7 +94,7 @@ class EarlierSigningKey:
 
 
 def load_earlier_keys(connection: Connection, vault: Vault, now: float) -> Sequence[EarlierSigningKey]:
-    """The earlier signing keys that still verify signatures, the newest first."""
+    """Return the earlier signing keys that still verify signatures, the newest first."""
     query = select(secrets_table.c.sealed_value).where(secrets_table.c.name == _EARLIER_KEYS)
     sealed = connection.execute(query).scalar_one_or_none()
     if sealed is None:
@@ -187,7 +187,7 @@ def settle_rotation(key_file: Path, project_id: str, database: Database, *, wait
 
 
 def _pending_file(key_file: Path, project_id: str) -> Path:
-    """The file with the new key during a rotation. It has the project's id, because projects may share a key file."""
+    """Return the file with the new key during a rotation. It has the project's id, because projects may share a key file."""
     return key_file.with_name(f"{key_file.name}.{project_id}.new")
 
 
@@ -284,7 +284,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _existing(connection: Connection, columns: Sequence[SealedColumn]) -> Sequence[SealedColumn]:
-    """The columns whose tables exist: those of the journal are created by the first run."""
+    """Return the columns whose tables exist: those of the journal are created by the first run."""
     names = set(inspect(connection).get_table_names())
     return [sealed for sealed in columns if sealed.column.table.name in names]
 

@@ -54,12 +54,12 @@ class Login:
 
 
 def read_setting(environ: Mapping[str, str], name: str) -> str | None:
-    """The value of `PDKERNEL_<name>` in *environ*, else of `PIPEDREAM_<name>` (as the SDK reads it), else None."""
+    """Return the value of `PDKERNEL_<name>` in *environ*, else of `PIPEDREAM_<name>` (as the SDK reads it), else None."""
     return environ.get(f"PDKERNEL_{name}") or environ.get(f"PIPEDREAM_{name}") or None
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
-    """The environment in *environ*; the default is development."""
+    """Return the environment in *environ*; the default is development."""
     return parse_environment(read_setting(environ, "PROJECT_ENVIRONMENT") or read_setting(environ, "ENVIRONMENT"))
 
 

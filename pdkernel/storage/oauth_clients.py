@@ -107,7 +107,7 @@ class AccessTokens:
         self._lock = threading.Lock()
 
     def issue(self, client_id: str, scopes: Sequence[str]) -> str:
-        """A new token for *client_id* with *scopes*, valid for `TOKEN_LIFETIME_S` seconds."""
+        """Return a new token for *client_id* with *scopes*, valid for `TOKEN_LIFETIME_S` seconds."""
         now = int(self._clock.now().timestamp())
         signer = self._signer()
         claims = {
@@ -124,7 +124,7 @@ class AccessTokens:
         return jwt.encode(claims, signer.key, algorithm=_ALGORITHM, headers={"kid": signer.id})
 
     def verify(self, token: str) -> AccessToken | None:
-        """The claims of *token*; None if it has another issuer, is expired or revoked, or its client was removed."""
+        """Return the claims of *token*; None if it has another issuer, is expired or revoked, or its client was removed."""
         known = self._snapshot()
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         found = self._read.get(digest) or self._verified(token, known)
@@ -138,7 +138,7 @@ class AccessTokens:
         return found if found.client_id in known.clients and found.id not in known.revoked else None
 
     def _verified(self, token: str, known: _DatabaseSnapshot) -> AccessToken | None:
-        """The claims of *token*, if a key of this project signed it."""
+        """Return the claims of *token*, if a key of this project signed it."""
         try:
             unchecked = jwt.decode(token, options={"verify_signature": False})
             if unchecked.get("iss") != self._project_id:
@@ -247,7 +247,7 @@ class ClientKeyTable:
         self._clock = clock
 
     def find(self, client_id: str) -> PublicKey | None:
-        """The public key of the client *client_id*, or None."""
+        """Return the public key of the client *client_id*, or None."""
         query = select(client_keys.c.public_key).where(client_keys.c.client == client_id)
         with self._database.read() as connection:
             text = connection.execute(query).scalar_one_or_none()
@@ -379,13 +379,13 @@ class OAuthClientTable:
         return NewClient(client, secret)
 
     def list_clients(self) -> Sequence[OAuthClient]:
-        """All clients that were not removed, oldest first."""
+        """Return all clients that were not removed, oldest first."""
         query = select(clients).where(clients.c.removed.is_(None)).order_by(clients.c.created, clients.c.id)
         with self._database.read() as connection:
             return [_client(row) for row in connection.execute(query)]
 
     def authenticate(self, client_id: str, secret: str) -> OAuthClient | None:
-        """The client with the id *client_id* if *secret* is correct; an unknown id takes as long as a wrong secret."""
+        """Return the client with the id *client_id* if *secret* is correct; an unknown id takes as long as a wrong secret."""
         query = select(clients).where(clients.c.id == client_id, clients.c.removed.is_(None))
         with self._database.read() as connection:
             row = connection.execute(query).first()
@@ -393,14 +393,14 @@ class OAuthClientTable:
         return _client(row) if same and row is not None else None
 
     def find(self, client_id: str) -> OAuthClient | None:
-        """The client with the id *client_id*; None if it does not exist or was removed."""
+        """Return the client with the id *client_id*; None if it does not exist or was removed."""
         query = select(clients).where(clients.c.id == client_id, clients.c.removed.is_(None))
         with self._database.read() as connection:
             row = connection.execute(query).first()
         return None if row is None else _client(row)
 
     def is_known(self, client_id: str) -> bool:
-        """Whether this project has or had a client with the id *client_id*; a removed client counts."""
+        """Return whether this project has or had a client with the id *client_id*; a removed client counts."""
         with self._database.read() as connection:
             return connection.execute(select(clients.c.id).where(clients.c.id == client_id)).first() is not None
 

@@ -171,7 +171,7 @@ def demand_authentication(url: URL, environ: Mapping[str, str]) -> URL:
 
 
 def _tcp_hosts(url: URL, environ: Mapping[str, str]) -> list[str]:
-    """The hosts of *url*, as libpq finds them; without those that are paths of Unix sockets."""
+    """Return the hosts of *url*, as libpq finds them; without those that are paths of Unix sockets."""
     found: list[str] = []
     for name, variable in (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR")):
         given = url.query.get(name) or (url.host if name == "host" else None) or environ.get(variable, "")
@@ -191,7 +191,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _is_local(family: int, address: Any) -> bool:
-    """Whether this machine has *address*: another one cannot be bound."""
+    """Return whether this machine has *address*: another one cannot be bound."""
     if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
         return True
     try:
@@ -203,7 +203,7 @@ def _is_local(family: int, address: Any) -> bool:
 
 
 def translate_error(fault: BaseException, location: str, url: URL) -> PdkernelError | None:
-    """The error for a person that explains *fault*; None if *fault* is not an error of the server or of a connection."""
+    """Return the error for a person that explains *fault*; None if *fault* is not an error of the server or of a connection."""
     if isinstance(fault, PoolTimeoutError):
         reason, state = "all connections of this process are in use", "pool"
     elif not isinstance(fault, DBAPIError) or isinstance(fault, IntegrityError):
@@ -224,7 +224,7 @@ def translate_error(fault: BaseException, location: str, url: URL) -> PdkernelEr
 
 
 def unreachable_error(location: str, fault: object, url: URL) -> DatabaseUnreachableError:
-    """The error of a database on a server that does not answer; *fault* is the error of its driver."""
+    """Return the error of a database on a server that does not answer; *fault* is the error of its driver."""
     if "authentication method requirement" in str(fault):
         return DatabaseUnreachableError(
             f"The project's database {location} is not used: {_first_line(fault, url)}. On this machine, another program could "

@@ -172,7 +172,7 @@ class Project:
 
     @staticmethod
     def find_sqlite(folder: Path, database_url: str | None) -> Path | None:
-        """The SQLite file of the project in *folder*, which need not exist; None on Postgres. Arguments and errors as in `open`."""
+        """Return the SQLite file of the project in *folder*, which need not exist; None on Postgres. Arguments and errors as in `open`."""
         return Database.open(folder.absolute(), database_url).sqlite_path
 
     def __repr__(self) -> str:
@@ -222,11 +222,11 @@ class Project:
         self._database.permit_migration()
 
     def shared_read_connection(self) -> AbstractContextManager[None]:
-        """A context in which all reads of this thread share one connection: opening one is slower than most queries."""
+        """Return a context in which all reads of this thread share one connection: opening one is slower than most queries."""
         return self._database.shared_read_connection()
 
     def one_transaction(self, name: str | None = None) -> AbstractContextManager[None]:
-        """A block of changes of which all or none are stored; see `Database.one_transaction`."""
+        """Return a block of changes of which all or none are stored; see `Database.one_transaction`."""
         return self._database.one_transaction(name)
 
     def ping(self) -> int | None:
@@ -467,7 +467,7 @@ def create_key(path: Path, database: Database) -> bytes:
 
 
 def fits_database(key: bytes | None, facts: Mapping[str, str]) -> bool:
-    """Whether *key* is the key of the database with these values of `meta`."""
+    """Return whether *key* is the key of the database with these values of `meta`."""
     return key is not None and Vault(key).fingerprint == facts["key_fingerprint"]
 
 

@@ -37,7 +37,7 @@ class Schedule:
 
     @classmethod
     def from_trigger(cls, settings: Mapping[str, JSON]) -> Self:
-        """The schedule of a workflow's trigger, from its settings `cron`, `interval_seconds` and `timezone`."""
+        """Return the schedule of a workflow's trigger, from its settings `cron`, `interval_seconds` and `timezone`."""
         seconds, cron = settings.get("interval_seconds"), settings.get("cron")
         return cls(
             float(seconds) if isinstance(seconds, int) else None,
@@ -110,7 +110,7 @@ class Schedule:
         return upcoming is not None and due > upcoming + CLOCK_TOLERANCE
 
     def latest(self, due: datetime, now: datetime) -> datetime:
-        """The last due time up to *now*, at least *due*, which is a due time."""
+        """Return the last due time up to *now*, at least *due*, which is a due time."""
         if now <= due:  # the clock was set back since it was due
             return due
         if self.interval_s is not None and self.cron is None:
@@ -186,7 +186,7 @@ def _after(cron: str, timezone: str, moment: datetime) -> datetime | None:
 
 
 def _to_existing(local: datetime) -> datetime:
-    """*local*, or the first moment after *local* that exists in its time zone."""
+    """Return *local*, or the first moment after *local* that exists in its time zone."""
     while local.astimezone(UTC).astimezone(local.tzinfo).replace(tzinfo=None) != local.replace(tzinfo=None):
         local += timedelta(minutes=1)
     return local

@@ -130,12 +130,12 @@ class ScratchCopy:
         return ScratchCopy(self._table, self._clock, self.snapshot())
 
     def changed_stores(self) -> Sequence[str]:
-        """The names of the stores that were written, sorted."""
+        """Return the names of the stores that were written, sorted."""
         with self._lock:
             return sorted(self._stores)
 
     def list_stores(self) -> Sequence[DataStoreSummary]:
-        """The stores that were written, by name; *characters* counts the changed values."""
+        """Return the stores that were written, by name; *characters* counts the changed values."""
         found = []
         for name in self.changed_stores():
             with self._lock:
@@ -151,7 +151,7 @@ class ScratchCopy:
     # ── records ────────────────────────────────────────────────────────────────────
 
     def find(self, store: str, key: str) -> StoreRecord | None:
-        """The record with *key*, or None."""
+        """Return the record with *key*, or None."""
         check_store_name(store)
         check_key(key)
         with self._lock:
@@ -220,7 +220,7 @@ class ScratchCopy:
         return RecordPage(tuple(records), after)
 
     def iter_records(self, store: str) -> Iterator[StoreRecord]:
-        """Every record, in the order in which their keys were first set."""
+        """Yield every record, in the order in which their keys were first set."""
         return iter_pages(lambda after: self.read_page(store, after))
 
     # ── parts ──────────────────────────────────────────────────────────────────────
@@ -234,7 +234,7 @@ class ScratchCopy:
         key_of: Callable[[_T], str],
         build: Callable[[StoreRecord], _T],
     ) -> tuple[Sequence[_T], int | None]:
-        """A page of the project's records as they are in this copy, then pages of the records that only this copy has."""
+        """Return a page of the project's records as they are in this copy, then pages of the records that only this copy has."""
         with self._lock:
             changes = self._stores.get(check_store_name(store), _Changes())
             if changes.is_cleared or (cursor is not None and cursor < 0):
@@ -254,7 +254,7 @@ class ScratchCopy:
     def _read_own(
         self, store: str, changes: _Changes, first: int, build: Callable[[StoreRecord], _T]
     ) -> tuple[Sequence[_T], int | None]:
-        """A page of the records that only this copy has, from the number *first*."""
+        """Return a page of the records that only this copy has, from the number *first*."""
         alive = [(key, change) for key, change in changes.records.items() if self._is_alive(change)]
         found: list[_T] = []
         if first == 1:  # records whose originals have expired since or were removed from the project's store
@@ -328,7 +328,7 @@ class ScratchByUser:
         self._copies: dict[tuple[str | None, str], ScratchCopy] = {}
 
     def get(self, external_user_id: str | None, environment: str, state: ScratchState | None = None) -> ScratchCopy:
-        """The copy of the external user; a new one begins with *state*."""
+        """Return the copy of the external user; a new one begins with *state*."""
         key = (external_user_id, environment)
         if key not in self._copies:
             self._copies[key] = ScratchCopy(self._table, self._clock, state)

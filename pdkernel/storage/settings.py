@@ -34,13 +34,13 @@ class NotebookStateTable:
         self._clock = clock
 
     def exists(self, notebook_key: str) -> bool:
-        """Whether a state of the notebook *notebook_key* is saved."""
+        """Return whether a state of the notebook *notebook_key* is saved."""
         with self._database.read() as connection:
             query = select(notebooks.c.notebook).where(notebooks.c.notebook == notebook_key)
             return connection.execute(query).first() is not None
 
     def load(self, notebook_key: str, kind: type[T]) -> T | None:
-        """The saved state of the notebook *notebook_key*, or None. Raises `ProjectError` if it does not fit *kind*."""
+        """Return the saved state of the notebook *notebook_key*, or None. Raises `ProjectError` if it does not fit *kind*."""
         query = select(notebooks.c.sealed_state).where(notebooks.c.notebook == notebook_key)
         with self._database.read() as connection:
             sealed = connection.execute(query).scalar_one_or_none()
@@ -93,11 +93,11 @@ class VariableTable:
             return connection.execute(delete(variables).where(variables.c.name == name)).rowcount > 0
 
     def list(self) -> Sequence[str]:
-        """The names of all environment variables, sorted."""
+        """Return the names of all environment variables, sorted."""
         return [name for name in self._list_names() if not is_secret_prop_name(name)]
 
     def list_secret_props(self) -> Sequence[str]:
-        """The names of all secret props that have a value, sorted."""
+        """Return the names of all secret props that have a value, sorted."""
         return [name for name in self._list_names() if is_secret_prop_name(name)]
 
     def _list_names(self) -> Sequence[str]:
@@ -105,19 +105,19 @@ class VariableTable:
             return list(connection.execute(select(variables.c.name).order_by(variables.c.name)).scalars())
 
     def values(self) -> dict[str, str]:
-        """Every variable and every secret prop with its value."""
+        """Return every variable and every secret prop with its value."""
         with self._database.read() as connection:
             rows = _ALL.fetch_all(connection)
         return {name: self._vault.unseal(sealed, _variable_context(name)) for name, sealed in rows}
 
 
 def is_secret_prop_name(name: str) -> bool:
-    """Whether *name* is that of a secret prop, and not of an environment variable."""
+    """Return whether *name* is that of a secret prop, and not of an environment variable."""
     return _SECRET_PROP_NAME.match(name) is not None
 
 
 def format_variable_ref(name: str) -> str:
-    """The reference that replaces the value of *name* in redacted text: `env/NAME`, or `prop/STEP/PROP/KEY...`."""
+    """Return the reference that replaces the value of *name* in redacted text: `env/NAME`, or `prop/STEP/PROP/KEY...`."""
     return f"prop/{name.partition('#')[0].replace('.', '/')}" if is_secret_prop_name(name) else f"env/{name}"
 
 
@@ -161,7 +161,7 @@ class SettingsTable:
         self._database = database
 
     def get(self, name: str, default: JSON = None) -> JSON:
-        """The value of the setting *name*, or *default*."""
+        """Return the value of the setting *name*, or *default*."""
         with self._database.read() as connection:
             text = connection.execute(select(settings.c.value).where(settings.c.name == name)).scalar_one_or_none()
         return default if text is None else _load(text)
@@ -187,7 +187,7 @@ class SettingsTable:
             return connection.execute(delete(settings).where(settings.c.name == name)).rowcount > 0
 
     def all_settings(self) -> dict[str, JSON]:
-        """All stored settings, by name."""
+        """Return all stored settings, by name."""
         with self._database.read() as connection:
             rows = connection.execute(select(settings.c.name, settings.c.value).order_by(settings.c.name)).all()
         return {name: _load(text) for name, text in rows}
@@ -201,7 +201,7 @@ class SecretTable:
         self._vault = vault
 
     def get(self, name: str) -> str | None:
-        """The secret *name*, or None."""
+        """Return the secret *name*, or None."""
         with self._database.read() as connection:
             query = select(secrets.c.sealed_value).where(secrets.c.name == name)
             sealed = connection.execute(query).scalar_one_or_none()
@@ -215,7 +215,7 @@ class SecretTable:
             )
 
     def get_or_set(self, name: str, value: str) -> str:
-        """The secret *name*; set to *value* first if it does not exist. Processes that call at the same time get the same secret."""
+        """Return the secret *name*; set to *value* first if it does not exist. Processes that call at the same time get the same secret."""
         found = self.get(name)
         if found is not None:
             return found

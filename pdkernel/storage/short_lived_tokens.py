@@ -102,7 +102,7 @@ class ConnectTokenTable:
             connection.execute(row)
 
     def find(self, token: str) -> ConnectToken | None:
-        """The stored token with the text *token*, even if it is expired or used; None also if its OAuth client was removed."""
+        """Return the stored token with the text *token*, even if it is expired or used; None also if its OAuth client was removed."""
         return self.find_by_digest(hash_token(token))
 
     def find_by_digest(self, digest: str) -> ConnectToken | None:
@@ -134,7 +134,7 @@ class ConnectTokenTable:
             return connection.execute(update(connect_tokens).where(*free).values(used=now)).rowcount > 0
 
     def count_since(self, external_user_id: str, environment: Environment, moment: datetime) -> int:
-        """The number of tokens created for that user since *moment*."""
+        """Return the number of tokens created for that user since *moment*."""
         query = select(func.count()).where(
             connect_tokens.c.external_user == external_user_id,
             connect_tokens.c.environment == environment,
@@ -184,7 +184,7 @@ class ConsoleLoginTable:
             connection.execute(insert(console_logins).values(row))
 
     def find_session(self, token: str) -> float | None:
-        """The end of the session of *token* in seconds since 1970; None if it has ended."""
+        """Return the end of the session of *token* in seconds since 1970; None if it has ended."""
         query = select(console_logins.c.expires).where(
             console_logins.c.digest == hash_token(token),
             console_logins.c.kind == _SESSION,
@@ -314,7 +314,7 @@ class PipedreamTokenTable:
             )
 
     def find(self, token: str) -> PipedreamToken | None:
-        """The stored data of *token*, or None."""
+        """Return the stored data of *token*, or None."""
         query = select(issued_tokens).where(
             issued_tokens.c.digest == hash_token(token), issued_tokens.c.expires > self._clock.now().timestamp()
         )

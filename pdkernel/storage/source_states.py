@@ -83,7 +83,7 @@ class SourceStateTable:
         self._clock = clock
 
     def load(self, state_key: str) -> dict[str, Any]:
-        """The state of the source *state_key*; empty before the first update."""
+        """Return the state of the source *state_key*; empty before the first update."""
         with self._database.read() as connection:
             return self._load(connection, state_key)
 

@@ -145,7 +145,7 @@ class Pinger:
 
 @cache  # compiling the statements takes longer than executing them
 def creation_statements(tables: MetaData) -> Sequence[str]:
-    """The SQL statements that create *tables* and their indexes."""
+    """Return the SQL statements that create *tables* and their indexes."""
     # imported here because only the creation of tables needs SQLAlchemy
     from sqlalchemy.dialects import sqlite
     from sqlalchemy.schema import CreateIndex, CreateTable
@@ -156,12 +156,12 @@ def creation_statements(tables: MetaData) -> Sequence[str]:
 
 
 def is_busy(fault: sqlite3.Error) -> bool:
-    """Whether *fault* means that another connection is writing."""
+    """Return whether *fault* means that another connection is writing."""
     return _primary_code(fault) in _BUSY
 
 
 def translate_error(fault: sqlite3.Error, path: Path) -> ProjectError:
-    """The error for a person that explains *fault*."""
+    """Return the error for a person that explains *fault*."""
     code = _primary_code(fault)
     if code in _DAMAGED:
         return ProjectError(
@@ -195,5 +195,5 @@ def _read_only(path: Path) -> ProjectError:
 
 
 def _primary_code(fault: sqlite3.Error) -> int:
-    """The primary result code of SQLite, which is the low byte of an extended code."""
+    """Return the primary result code of SQLite, which is the low byte of an extended code."""
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF

@@ -42,7 +42,7 @@ def _insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.
 
 
 def is_moment(column: ColumnElement[Any], moment: datetime) -> ColumnElement[bool]:
-    """The condition that *column*, in seconds since 1970, holds *moment*, which was read from it and is rounded to microseconds."""
+    """Return the condition that *column*, in seconds since 1970, holds *moment*, which was read from it and is rounded to microseconds."""
     return func.abs(column - moment.timestamp()) < 1e-5
 
 
@@ -62,7 +62,7 @@ class CompiledQuery:
         self._text = lru_cache(maxsize=64)(self._compile)
 
     def fetch_all(self, connection: Connection, **values: Any) -> Sequence[Any]:
-        """The rows, as named tuples of their columns."""
+        """Return the rows, as named tuples of their columns."""
         lengths: list[tuple[str, int | None]] = []
         parameters: dict[str, Any] = {}
         for name, value in values.items():
@@ -78,7 +78,7 @@ class CompiledQuery:
         return [self._row(*row) for row in driver.execute(self._text(tuple(lengths)), parameters)]
 
     def fetch_first(self, connection: Connection, **values: Any) -> Any | None:
-        """The first row, or None."""
+        """Return the first row, or None."""
         found = self.fetch_all(connection, **values)
         return found[0] if found else None
 
@@ -88,5 +88,5 @@ class CompiledQuery:
 
 
 def _row_type(names: list[str]) -> Callable[..., Any]:
-    """A named tuple class for rows with the columns *names*."""
+    """Return a named tuple class for rows with the columns *names*."""
     return namedtuple("_Row", names)  # noqa: PYI024 - each statement has its own

@@ -121,12 +121,12 @@ class TriggerEventTable:
             self.add(connection, target, [(key, data)])
 
     def list_targets(self) -> Sequence[EventTarget]:
-        """The targets for which events wait, in the order of their ids."""
+        """Return the targets for which events wait, in the order of their ids."""
         with self._database.read() as connection:
             return [EventTarget(*row) for row in _TARGETS.fetch_all(connection)]
 
     def list_waiting(self, targets: Iterable[EventTarget], limit: int) -> Sequence[TriggerEvent]:
-        """The oldest events that wait for *targets*."""
+        """Return the oldest events that wait for *targets*."""
         pairs = [(each.id, each.key) for each in targets]
         query = select(trigger_events).where(tuple_(trigger_events.c.workflow, trigger_events.c.trigger).in_(pairs))
         with self._database.read() as connection:

@@ -59,7 +59,7 @@ class SealedColumn:
         return [name for _, name, _, _ in string.Formatter().parse(self.template) if name]
 
     def locate(self, row: Mapping[Any, Any]) -> str:
-        """The location of the value in *row*."""
+        """Return the location of the value in *row*."""
         return self.template.format_map(row)
 
 
@@ -86,7 +86,7 @@ _TEMPLATES = {sealed.column: sealed.template for sealed in SEALED_COLUMNS}
 
 
 def locate(column: Column[Any], **row: str) -> str:
-    """The location for which the value of *column* is encrypted in the row with these values."""
+    """Return the location for which the value of *column* is encrypted in the row with these values."""
     return _TEMPLATES[column].format_map(row)
 
 

@@ -115,13 +115,13 @@ class WorkflowTriggerTable:
                 )
 
     def list_states(self) -> Sequence[TriggerState]:
-        """The states of all triggers that were ever enabled."""
+        """Return the states of all triggers that were ever enabled."""
         with self._database.read() as connection:
             rows = _ALL.fetch_all(connection)
         return [self._state(row) for row in rows]
 
     def find(self, trigger_id: str) -> TriggerState | None:
-        """The state of the trigger with the id `<workflow id>/<key>`, or None."""
+        """Return the state of the trigger with the id `<workflow id>/<key>`, or None."""
         workflow, _, key = trigger_id.partition("/")
         with self._database.read() as connection:
             row = connection.execute(select(workflow_triggers).where(_is(workflow, key))).first()
@@ -171,7 +171,7 @@ class WorkflowTriggerTable:
         self._update(state, _is_due(state), since=since.timestamp(), due=_seconds(due))
 
     def is_due(self, state: TriggerState) -> bool:
-        """Whether the trigger is on, and its next time is still that of *state*."""
+        """Return whether the trigger is on, and its next time is still that of *state*."""
         with self._database.read() as connection:
             return connection.execute(select(1).where(_is_due(state))).first() is not None
 
@@ -250,7 +250,7 @@ class WorkflowTriggerTable:
 def is_workflow_named(
     name: str, folder: Path, *, workflow_name: str, workflow_id: str | None, source: Path | None
 ) -> bool:
-    """Whether *name* is the name or the id of a workflow, or names its *source*: a path relative to *folder*, or its file name."""
+    """Return whether *name* is the name or the id of a workflow, or names its *source*: a path relative to *folder*, or its file name."""
     if name in (workflow_name, workflow_id):
         return True
     return source is not None and (name in (source.name, source.stem) or os.path.realpath(folder / name) == str(source))

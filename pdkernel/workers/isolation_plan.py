@@ -445,7 +445,7 @@ def _with_system(access: StepAccess) -> set[Path]:
 
 @functools.cache
 def _too_wide() -> frozenset[Path]:
-    """Folders that contain more than programs and code."""
+    """Return the folders that contain more than programs and code."""
     home = Path.home()
     return frozenset({home, *home.parents, Path("/"), TMP_FOLDER, Path("/var"), Path("/dev")})
 

@@ -40,17 +40,17 @@ _READ_TOKEN = "records/read_token"  # noqa: S105
 
 
 def get_write_token(project: Project) -> str:
-    """The token with which recording steps add entries; made at the first call."""
+    """Return the token with which recording steps add entries; made at the first call."""
     return project.secrets.get_or_set(_WRITE_TOKEN, create_token())
 
 
 def get_read_token(project: Project) -> str:
-    """The token with which entries are read; made at the first call."""
+    """Return the token with which entries are read; made at the first call."""
     return project.secrets.get_or_set(_READ_TOKEN, create_token())
 
 
 def is_entry(value: object) -> bool:
-    """Whether *value* is an entry of a recording step."""
+    """Return whether *value* is an entry of a recording step."""
     if not isinstance(value, dict) or value.get("format") != RECORD_FORMAT:
         return False
     texts = [value.get(key) for key in ("run", "workflow", "at", "part")]
@@ -184,7 +184,7 @@ class Collection:
 
 
 def collect(entries: Iterable[object], archive: RecordArchive) -> Collection:
-    """Pair *entries* and write the runs to *archive*; runs that are there are written again."""
+    """Return the pair *entries* and write the runs to *archive*; runs that are there are written again."""
     starts: dict[tuple[str, str], dict[str, Any]] = {}
     ends: dict[tuple[str, str], list[dict[str, Any]]] = {}
     lost = skipped = 0

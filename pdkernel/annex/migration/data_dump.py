@@ -62,7 +62,7 @@ class DumpPlan(JsonStruct, frozen=True):
     files: bool = False
 
     def props(self) -> dict[str, str]:
-        """The step's prop for each store."""
+        """Return the step's prop for each store."""
         found: dict[str, str] = {}
         for name in self.stores:
             prop = f"store_{re.sub('[^A-Za-z0-9]+', '_', name).strip('_') or 'unnamed'}"
@@ -276,7 +276,7 @@ class DumpDownload:
             ) from None
 
     def _request(self, body: Mapping[str, object], required: str | None) -> dict[str, Any]:
-        """A page of the step; it has the list *required*, and a total."""
+        """Return a page of the step; it has the list *required*, and a total."""
         import httpx
 
         for number in range(1, _TRIES + 1):
@@ -327,7 +327,7 @@ def _encode_record(record: object) -> bytes:
 
 
 def _resume(part: Path) -> tuple[int, str | None]:
-    """The number of records in *part* and its last key; a last line that is not whole is removed."""
+    """Return the number of records in *part* and its last key; a last line that is not whole is removed."""
     count, whole, last = 0, 0, b""
     if part.is_file():
         with part.open("r+b") as stream:
@@ -339,7 +339,7 @@ def _resume(part: Path) -> tuple[int, str | None]:
 
 
 def read_totals(path: Path) -> tuple[int, int | None]:
-    """The number of records in the file of a store, and the number that Pipedream counted, or None without that line."""
+    """Return the number of records in the file of a store, and the number that Pipedream counted, or None without that line."""
     count, total = 0, None
     with path.open("rb") as stream:
         for line in stream:
@@ -394,7 +394,7 @@ class SavedEvents:
 
 
 def find_source_ids(workflow: Workflow | None) -> tuple[str, ...]:
-    """The ids of the triggers of *workflow* that are sources (`dc_...`), whose events the API keeps."""
+    """Return the ids of the triggers of *workflow* that are sources (`dc_...`), whose events the API keeps."""
     ids = [str(trigger.config.get("id") or "") for trigger in workflow.triggers] if workflow else []
     return tuple(trigger_id for trigger_id in ids if trigger_id.startswith("dc_"))
 
@@ -457,7 +457,7 @@ def _to_event(content: JSON) -> Event | None:
 
 
 def _mask_nested(value: JSON) -> JSON:
-    """*value* with masked headers of requests inside: the event of an error contains the event of the failed run."""
+    """Return *value* with masked headers of requests inside: the event of an error contains the event of the failed run."""
     match value:
         case dict():
             inner = {key: _mask_nested(item) for key, item in value.items()}

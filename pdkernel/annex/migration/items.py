@@ -48,7 +48,7 @@ class Surroundings:
 
 
 def find_invoked(source: MigrationSource, around: Surroundings) -> frozenset[str]:
-    """Names of the report's workflows that *source* calls, by an endpoint URL or an id."""
+    """Return the names of the report's workflows that *source* calls, by an endpoint URL or an id."""
     steps = source.workflow.steps if source.workflow is not None else ()
     uses = [use for step in steps for use in _uses(step, around)]
     known = {use.name: around.endpoints.get(use.name) for use in uses if use.kind == "endpoint"}
@@ -57,7 +57,7 @@ def find_invoked(source: MigrationSource, around: Surroundings) -> frozenset[str
 
 
 def _uses(step: Step, around: Surroundings) -> tuple[PlatformUse, ...]:
-    """The uses of the platform by *step*, calls of endpoints on domains of the team included."""
+    """Return the uses of the platform by *step*, calls of endpoints on domains of the team included."""
     found = find_platform_uses(step)
     known = {use.name for use in found}
     own = [
@@ -69,7 +69,7 @@ def _uses(step: Step, around: Surroundings) -> tuple[PlatformUse, ...]:
 
 
 def find_step_items(step: Step, around: Surroundings) -> Iterator[MigrationItem]:
-    """The items of one step; data stores that the source names are items of the workflow."""
+    """Yield the items of one step; data stores that the source names are items of the workflow."""
     if step.uses == RULE_FILTER and not step.disabled and find_rule_problem(step) is None:
         yield _build_filter_item(step)
     bound = {store.prop for store in step.stores}
@@ -93,7 +93,7 @@ def _build_filter_item(step: Step) -> MigrationItem:
 
 
 def build_store_item(name: str | None, message: str) -> MigrationItem:
-    """The item of a data store; *name* is None if the source does not name the store."""
+    """Return the item of a data store; *name* is None if the source does not name the store."""
     return MigrationItem(
         "data_store",
         name or UNNAMED_STORE,
@@ -166,7 +166,7 @@ def _use_item(step: Step, use: PlatformUse, around: Surroundings) -> MigrationIt
 
 
 def _describe_call(use: PlatformUse, around: Surroundings) -> tuple[ItemKind, str, str, str]:
-    """The kind, the name, the message and the fix of the item of a call of another workflow."""
+    """Return the kind, the name, the message and the fix of the item of a call of another workflow."""
     if use.kind == "endpoint":
         named = around.endpoints.get(use.name)
         whose = f"the endpoint of {named}" if named else "an endpoint of a workflow that is not known by its URL"
@@ -189,7 +189,7 @@ def _describe_call(use: PlatformUse, around: Surroundings) -> tuple[ItemKind, st
 
 
 def find_trigger_items(source: MigrationSource, workflow: Workflow) -> Iterator[MigrationItem]:
-    """The items of the triggers of *workflow*, that of *source*."""
+    """Yield the items of the triggers of *workflow*, that of *source*."""
     triggers = workflow.triggers
     if not triggers:
         yield MigrationItem(

@@ -133,7 +133,7 @@ class MigrationItem(JsonStruct, frozen=True):
         return GROUP_OF_KIND[self.kind]
 
     def json_form(self) -> object:
-        """The fields and the group."""
+        """Return the fields and the group."""
         return {
             "kind": self.kind,
             "group": self.group,
@@ -173,11 +173,11 @@ class WorkflowMigration(JsonStruct, frozen=True):
         return "needs_answers" if self.count("answer") else "runs"
 
     def count(self, group: ItemGroup) -> int:
-        """The number of items of *group*."""
+        """Return the number of items of *group*."""
         return sum(item.group == group for item in self.items)
 
     def json_form(self) -> object:
-        """The fields, the state, and the number of items in each group."""
+        """Return the fields, the state, and the number of items in each group."""
         return {
             "source": self.source,
             "id": self.id,
@@ -228,7 +228,7 @@ class MigrationReport(JsonStruct, frozen=True):
     records: tuple[RecordProof, ...] = ()
 
     def totals(self) -> dict[str, int]:
-        """Sums over the rows: workflows by state, steps, ready steps, and items by group."""
+        """Return the sums over the rows: workflows by state, steps, ready steps, and items by group."""
         rows = self.workflows
         states = Counter(row.state for row in rows)
         return {
@@ -240,7 +240,7 @@ class MigrationReport(JsonStruct, frozen=True):
         }
 
     def json_form(self) -> object:
-        """`{"created_at", "totals", "kinds", "workflows", "shared", "order"}`, with comparisons also "records"; "kinds" counts items by kind."""
+        """Return `{"created_at", "totals", "kinds", "workflows", "shared", "order"}`, with comparisons also "records"; "kinds" counts items by kind."""
         kinds = Counter(item.kind for row in self.workflows for item in row.items)
         return {
             "created_at": self.created_at,
@@ -294,7 +294,7 @@ def render_text(report: MigrationReport) -> str:
 
 
 def format_summary(report: MigrationReport) -> str:
-    """The report in three sentences."""
+    """Return the report in three sentences."""
     totals = report.totals()
     states = [
         f"{totals['runs']} run here as they are",
@@ -309,13 +309,13 @@ def format_summary(report: MigrationReport) -> str:
 
 
 def build_cells(row: WorkflowMigration) -> tuple[str, ...]:
-    """The cells of a row, in the order of `COLUMNS`."""
+    """Return the cells of a row, in the order of `COLUMNS`."""
     counts = (len(row.steps), len(row.ready), *(row.count(group) for group in GROUP_HEADINGS))
     return (row.name, STATE_LABELS[row.state][0], *map(str, counts))
 
 
 def build_total_cells(report: MigrationReport) -> tuple[str, ...]:
-    """The cells of the row of totals, in the order of `COLUMNS`."""
+    """Return the cells of the row of totals, in the order of `COLUMNS`."""
     totals = report.totals()
     return ("Total", "", *(str(totals[key]) for key in ("steps", "ready", *GROUP_HEADINGS)))
 
@@ -333,7 +333,7 @@ def _text_table(report: MigrationReport) -> list[str]:
 
 
 def format_shared(each: SharedResource) -> str:
-    """A shared resource with the workflows that use it."""
+    """Return a shared resource with the workflows that use it."""
     kind = "variable" if each.kind == "optional_variable" else each.kind.replace("_", " ")
     name = each.name if kind in each.name else f"{kind} {each.name}"
     return f"{name}, used by {', '.join(each.workflows)}"
@@ -344,7 +344,7 @@ def _fix_lines(fix: str, command: str, *, indent: int) -> list[str]:
 
 
 def iter_groups(row: WorkflowMigration) -> Iterator[tuple[str, list[MigrationItem]]]:
-    """The groups of a row that have items: heading and items."""
+    """Yield the groups of a row that have items: heading and items."""
     for group, heading in GROUP_HEADINGS.items():
         if items := [item for item in row.items if item.group == group]:
             yield heading, items

@@ -56,7 +56,7 @@ def render_plan_page(plan: MovePlan) -> str:
 
 
 def name_record_page(proof: RecordProof) -> str:
-    """The name of the file of `render_record_page`, in the folder of the report's page."""
+    """Return the name of the file of `render_record_page`, in the folder of the report's page."""
     return f"{proof.workflow_id}.html"
 
 

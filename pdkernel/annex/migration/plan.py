@@ -114,7 +114,7 @@ class PlannedWorkflow(JsonStruct, frozen=True):
         return tuple(each for each in self.actions if each.licence in ("open", "no commercial use"))
 
     def cells(self) -> tuple[str, ...]:
-        """The row in `COLUMNS`."""
+        """Return the row in `COLUMNS`."""
         actions = ", ".join(f"{each.uses} ({each.licence})" for each in self.actions)
         undecided = ", ".join(dict.fromkeys(each.uses for each in self.undecided_actions))
         return (
@@ -147,7 +147,7 @@ class MovePlan(JsonStruct, frozen=True):
     created_on: date
 
     def totals(self) -> dict[str, int]:
-        """Workflows by state, those with a licence to decide, and the number of waves."""
+        """Return the workflows by state, those with a licence to decide, and the number of waves."""
         return {
             "workflows": len(self.workflows),
             **{state: sum(each.state == state for each in self.workflows) for state in _TONES},
@@ -156,12 +156,12 @@ class MovePlan(JsonStruct, frozen=True):
         }
 
     def json_form(self) -> object:
-        """`{"created_on", "totals", "workflows"}`."""
+        """Return `{"created_on", "totals", "workflows"}`."""
         return {"created_on": self.created_on, "totals": self.totals(), "workflows": self.workflows}
 
 
 def summarize(plan: MovePlan) -> list[str]:
-    """The plan in sentences."""
+    """Return the plan in sentences."""
     totals = plan.totals()
     lines = [
         (
@@ -274,7 +274,7 @@ def _escape(text: str) -> str:
 
 
 def _fold(line: str) -> Iterator[str]:
-    """The parts of a content line, of at most 75 bytes each; a part after the first begins with a space."""
+    """Yield the parts of a content line, of at most 75 bytes each; a part after the first begins with a space."""
     part, size = "", 0
     for letter in line:
         length = len(letter.encode())
@@ -404,7 +404,7 @@ def _reach(place: int, called: Mapping[int, set[int]]) -> set[int]:
 
 
 def _spread_days(waves: Sequence[int], first: date, last: date) -> list[date]:
-    """A working day for each workflow in order, spread evenly; a wave begins after the day on which the one before ends, if there is time."""
+    """Return a working day for each workflow in order, spread evenly; a wave begins after the day on which the one before ends, if there is time."""
     working = [day for day in (first + timedelta(days=n) for n in range((last - first).days + 1)) if day.weekday() < 5]
     working = working or [first]
     slots = max(1, len(waves) - 1)
@@ -418,7 +418,7 @@ def _spread_days(waves: Sequence[int], first: date, last: date) -> list[date]:
 
 
 def _find_last_run(source: MigrationSource, today: date) -> date:
-    """The day of the last run at Pipedream that can be recorded: that of the schedule, or the last day of Workflows."""
+    """Return the day of the last run at Pipedream that can be recorded: that of the schedule, or the last day of Workflows."""
     end = datetime.combine(END_OF_WORKFLOWS + timedelta(days=1), time(), UTC)
     triggers = source.workflow.triggers if source.workflow is not None else ()
     timers = [each for each in triggers if each.type == "schedule" and each.config.get("cron")]
@@ -433,7 +433,7 @@ def _find_last_run(source: MigrationSource, today: date) -> date:
 
 
 def _find_last_due(schedule: Schedule, today: date, end: datetime) -> datetime | None:
-    """The last due time before *end*; None for an invalid expression, or one that is not due before."""
+    """Return the last due time before *end*; None for an invalid expression, or one that is not due before."""
     start = datetime.combine(today, time(), UTC)
     try:
         schedule.check(start)
@@ -444,7 +444,7 @@ def _find_last_due(schedule: Schedule, today: date, end: datetime) -> datetime |
 
 
 def _find_actions(source: MigrationSource, settings: ReportSettings) -> Iterable[PlannedAction]:
-    """The pre-built actions of a workflow, each with the terms under which it runs after the move."""
+    """Return the pre-built actions of a workflow, each with the terms under which it runs after the move."""
     steps = source.workflow.steps if source.workflow is not None else ()
     used = [step for step in steps if step.uses is not None and not step.disabled]
     if not used:

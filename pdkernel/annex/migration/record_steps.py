@@ -106,7 +106,7 @@ class RecordedFolder:
 
 
 def create_token() -> str:
-    """A new token for the receiver."""
+    """Return a new token for the receiver."""
     return secrets.token_urlsafe(24)
 
 
@@ -192,7 +192,7 @@ def remove_steps(folder: Path) -> RecordedFolder:
 
 
 def find_workflow_id(document: WorkflowDocument) -> str | None:
-    """Pipedream's id of the workflow, of `.workflow.state` or of the folder's name."""
+    """Return Pipedream's id of the workflow, of `.workflow.state` or of the folder's name."""
     named = _FOLDER_ID.search(document.folder.resolve().name)
     return document.id or (named[1] if named else None)
 
@@ -284,7 +284,7 @@ def parse_path(path: str) -> list[str]:
 def iter_pasted_steps(
     settings: RecordSettings, *, workflow_id: str | None, branches: Sequence[str]
 ) -> Iterator[tuple[str, str, str]]:
-    """The steps for the builder: the name of each, where it goes, and its code."""
+    """Yield the steps for the builder: the name of each, where it goes, and its code."""
     common = "Add a Node.js code step, name it {name}, replace its code, and click Refresh fields."
     yield (
         START_STEP,
@@ -306,7 +306,7 @@ def iter_pasted_steps(
 
 
 def _bound(pattern: str) -> str:
-    """*pattern* with an upper bound for each repetition, so that no text is searched in quadratic time."""
+    """Return *pattern* with an upper bound for each repetition, so that no text is searched in quadratic time."""
     return re.sub(r"\{(\d+),\}", rf"{{\1,{_MAX_CREDENTIAL_CHARS}}}", pattern)
 
 
@@ -315,7 +315,7 @@ def _object(**items: JSON) -> str:
 
 
 def _max_stored_runs(settings: RecordSettings) -> int:
-    """Runs for which the store has keys: a run has two, and a part is left for counts and the ends of branches."""
+    """Return the runs for which the store has keys: a run has two, and a part is left for counts and the ends of branches."""
     return max(1, settings.store_keys * 2 // 5)
 
 
@@ -359,7 +359,7 @@ def _entry(step: str, props: dict[str, JSON]) -> dict[str, JSON]:
 
 
 def _own_steps(data: dict[str, Any]) -> list[Any]:
-    """The workflow's steps without the recording steps."""
+    """Return the workflow's steps without the recording steps."""
     return [step for step in data.get("steps") or [] if not _is_recording(step)]
 
 
@@ -368,7 +368,7 @@ def _is_recording(step: object) -> bool:
 
 
 def _without_steps(text: str, document: WorkflowDocument) -> str:
-    """The text of `workflow.yaml` without the recording steps."""
+    """Return the text of `workflow.yaml` without the recording steps."""
     return _remove_entries(text, document.data)
 
 
@@ -452,7 +452,7 @@ class RecordEstimate:
     store_runs: int | None
 
     def explain(self) -> list[str]:
-        """The estimate in sentences."""
+        """Return the estimate in sentences."""
         lines = [f"{format_count(self.workflows, 'workflow')}, {format_count(self.days, 'day')} until the steps stop."]
         if self.runs is None:
             lines.append("Recorded runs: unknown, because no limit a day is set. Set one with --first N.")
@@ -531,7 +531,7 @@ class RecordBranch:
         return ["--detach", "@{-1}"] if self.previous == "HEAD" else [self.previous]
 
     def explain_merge(self) -> list[str]:
-        """What is left to do, as lines of text."""
+        """Return what is left to do, as lines of text."""
         return [
             (
                 f"Committed to the branch {self.name}; {self.previous} is unchanged. Review it, and merge it into {DEPLOYED_BRANCH}, which "

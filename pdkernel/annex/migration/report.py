@@ -76,7 +76,7 @@ def build_migration_report(sources: Sequence[MigrationSource], settings: ReportS
 
 
 def find_surroundings(sources: Sequence[MigrationSource], settings: ReportSettings) -> Surroundings:
-    """What is known beyond each one of *sources*."""
+    """Return what is known beyond each one of *sources*."""
     return Surroundings(
         names={each.id: each.name for each in sources if each.id is not None},
         endpoints={host: each.name for each in sources for host in each.endpoint_hosts},
@@ -120,7 +120,7 @@ def _unreadable(source: MigrationSource, error: PdkernelError | None) -> Workflo
 
 
 def _find_accounts(sources: Sequence[MigrationSource], directory: Directory) -> dict[str, Account]:
-    """The accounts that workflows name by id and that the project has, with whether Connect withholds their credentials."""
+    """Return the accounts that workflows name by id and that the project has, with whether Connect withholds their credentials."""
     found: dict[str, Account] = {}
     for account_id in dict.fromkeys(
         binding.account for each in sources for binding in _bindings(each) if binding.account is not None
@@ -152,7 +152,7 @@ def _bindings(source: MigrationSource) -> Iterable[AppBinding]:
 
 
 def _find_shared(rows: Sequence[WorkflowMigration]) -> Iterable[SharedResource]:
-    """What workflows name, each kind and name once, in the order of the kinds."""
+    """Return what workflows name, each kind and name once, in the order of the kinds."""
     for kind in SHARED_KINDS:
         named: dict[str, list[tuple[WorkflowMigration, MigrationItem]]] = {}
         for row in rows:
@@ -167,7 +167,7 @@ def _find_shared(rows: Sequence[WorkflowMigration]) -> Iterable[SharedResource]:
 def _plan_moves(
     sources: Sequence[MigrationSource], rows: Sequence[WorkflowMigration], around: Surroundings
 ) -> Iterable[MoveStep]:
-    """The steps of the move: what is switched off at Pipedream comes before what is switched on here."""
+    """Return the steps of the move: what is switched off at Pipedream comes before what is switched on here."""
     yield from _plan_preparation(sources, rows)
     yield from _plan_switch(rows)
     order = _order_callees_first(sources, around)
@@ -187,7 +187,7 @@ def _plan_moves(
 
 
 def _plan_preparation(sources: Sequence[MigrationSource], rows: Sequence[WorkflowMigration]) -> Iterable[MoveStep]:
-    """What is done while Pipedream still runs the workflows."""
+    """Return what is done while Pipedream still runs the workflows."""
     code, stores = _subjects(rows, _CODE_KINDS), _subjects(rows, _STORE_KINDS)
     yield from _move_step("Copy what only Pipedream has", f"It cannot be copied after {SHUTDOWN_DAY}.", code)
     if events := _format_event_commands(sources):
@@ -209,7 +209,7 @@ def _plan_preparation(sources: Sequence[MigrationSource], rows: Sequence[Workflo
 
 
 def _plan_switch(rows: Sequence[WorkflowMigration]) -> Iterable[MoveStep]:
-    """What is turned off at Pipedream, copied for the last time, and turned on here."""
+    """Return what is turned off at Pipedream, copied for the last time, and turned on here."""
     yield from _move_step(
         "Turn off at Pipedream: workflows with schedules, sources and email",
         "Off there before on here: otherwise both handle each event.",
@@ -235,7 +235,7 @@ def _plan_switch(rows: Sequence[WorkflowMigration]) -> Iterable[MoveStep]:
 def _move_step(
     title: str, reason: str, subjects: tuple[str, ...], commands: tuple[str, ...] = ()
 ) -> Iterable[MoveStep]:
-    """The step of the move; none without subjects."""
+    """Return the step of the move; none without subjects."""
     if subjects:
         yield MoveStep(title, reason, subjects, commands)
 
@@ -246,12 +246,12 @@ def _moved(rows: Sequence[WorkflowMigration]) -> list[WorkflowMigration]:
 
 
 def _subjects(rows: Sequence[WorkflowMigration], kinds: Sequence[ItemKind]) -> tuple[str, ...]:
-    """The items of *kinds*, each with the name of its workflow."""
+    """Return the items of *kinds*, each with the name of its workflow."""
     return tuple(f"{row.name}: {item.name}" for row in rows for item in row.items if item.kind in kinds)
 
 
 def _format_event_commands(sources: Sequence[MigrationSource]) -> tuple[str, ...]:
-    """The commands that save the events of all workflows of the report: one for paths, one for ids."""
+    """Return the commands that save the events of all workflows of the report: one for paths, one for ids."""
     rescued = [each for each in sources if each.id is not None]
     paths = dict.fromkeys(shlex.quote(each.given) for each in rescued if each.path is not None)
     ids = dict.fromkeys(each.given for each in rescued if each.path is None)
@@ -261,7 +261,7 @@ def _format_event_commands(sources: Sequence[MigrationSource]) -> tuple[str, ...
 
 
 def _format_data_command(rows: Sequence[WorkflowMigration]) -> str:
-    """The command that rescues all data stores and files of the report at once."""
+    """Return the command that rescues all data stores and files of the report at once."""
     items = [item for row in rows for item in row.items]
     names = dict.fromkeys(
         shlex.quote(item.name) for item in items if item.kind == "data_store" and item.name != UNNAMED_STORE
@@ -271,7 +271,7 @@ def _format_data_command(rows: Sequence[WorkflowMigration]) -> str:
 
 
 def _order_callees_first(sources: Sequence[MigrationSource], around: Surroundings) -> list[str]:
-    """The names of the workflows, a called workflow before its callers; in the given order if they call one another in a circle."""
+    """Return the names of the workflows, a called workflow before its callers; in the given order if they call one another in a circle."""
     called: dict[str, set[str]] = {}
     for each in sources:  # several may have one name
         called.setdefault(each.name, set()).update(find_invoked(each, around))

@@ -107,7 +107,7 @@ def _read_api_source(workflow_id: str, fetch_workflow: Callable[[str], Mapping[s
 
 
 def _combine(git: MigrationSource, api: MigrationSource) -> MigrationSource:
-    """*git* with the triggers of *api*, unless `pdkernel.yaml` configures them."""
+    """Return *git* with the triggers of *api*, unless `pdkernel.yaml` configures them."""
     if git.workflow is None or api.workflow is None:
         return replace(git, error=git.error or api.error)
     if git.sidecar is not None and git.sidecar.triggers:

@@ -40,7 +40,7 @@ class ValueDifference:
     files: Any
 
     def to_difference(self, redactor: Redactor) -> Difference:
-        """The difference as redacted JSON texts."""
+        """Return the difference as redacted JSON texts."""
         return Difference(redactor.redact_text(self.path), _text(self.notebook, redactor), _text(self.files, redactor))
 
 
@@ -131,7 +131,7 @@ def compare_workflows(
 
 
 def _restrict_to_keys(notebook: dict[str, Any], files: dict[str, Any]) -> dict[str, Any]:
-    """*files* without the keys that *notebook* lacks, at the top level, in settings and in triggers."""
+    """Return *files* without the keys that *notebook* lacks, at the top level, in settings and in triggers."""
     known = {key: value for key, value in files.items() if key in notebook}
     if "triggers" in known:
         known["triggers"] = [
@@ -235,12 +235,12 @@ def separate_flaky(differences: RunDifferences, flaky: RunDifferences) -> tuple[
 
 
 def is_refused_before_start(execution: Execution) -> bool:
-    """Whether the run was refused before its first step."""
+    """Return whether the run was refused before its first step."""
     return execution.error is not None and all(step.status in ("not_run", "disabled") for step in execution.steps)
 
 
 def _overlaps(path: str, other: str) -> bool:
-    """Whether one path equals the other or is inside it."""
+    """Return whether one path equals the other or is inside it."""
     outer, inner = sorted((path, other), key=len)
     return inner == outer or inner.startswith((f"{outer}.", f"{outer}[", f"{outer} "))
 

@@ -145,7 +145,7 @@ async def run_proof(
 async def _compare_records(
     exported: ExportedNotebook, read: ExportedFolder, directory: Directory, clock: Clock, progress: ProgressListener
 ) -> RecordProof | None:
-    """The files compared with the runs that were recorded at Pipedream; None without records."""
+    """Return the files compared with the runs that were recorded at Pipedream; None without records."""
     if not (exported.project.folder / RECORDS_FOLDER).is_dir():
         return None
     archive = await run_blocking(open_records, exported.project)
@@ -168,7 +168,7 @@ async def _compare_records(
 def _compare_definitions(
     exported: ExportedNotebook, read: ExportedFolder, redactor: Redactor
 ) -> tuple[Difference, ...]:
-    """The differences between the notebook's workflow and the files, redacted."""
+    """Return the differences between the notebook's workflow and the files, redacted."""
     places = compare_workflows(
         exported.workflow,
         read.workflow,
@@ -196,7 +196,7 @@ def _grade_fields(read: ExportedFolder, notebook: Workflow) -> tuple[GradedField
 
 
 def _sides(exported: ExportedNotebook, read: ExportedFolder) -> tuple[ProofSide, ProofSide]:
-    """The side of the notebook and the side of the files."""
+    """Return the side of the notebook and the side of the files."""
     home = exported.source.parent.resolve()
     notebook_side = ProofSide(
         workflow=normalize_for_run(exported.workflow, exported.workflow),

@@ -93,7 +93,7 @@ class RecordTarget:
 
     @classmethod
     def of(cls, source: WorkflowSource) -> RecordTarget:
-        """The workflow of *source*."""
+        """Return the workflow of *source*."""
         return cls(source.path, source.folder, source.workflow, source.sidecar.actions if source.sidecar else ())
 
     @property
@@ -104,7 +104,7 @@ class RecordTarget:
 
 
 def find_recorded_id(workflow: Workflow, *paths: Path) -> str | None:
-    """Pipedream's id of *workflow*: of its definition, or of the name of its folder or notebook among *paths*."""
+    """Return Pipedream's id of *workflow*: of its definition, or of the name of its folder or notebook among *paths*."""
     kept = workflow.extra.get(ROUND_TRIP_KEY)
     found = kept.get("id") if isinstance(kept, dict) else None
     if isinstance(found, str):
@@ -195,7 +195,7 @@ class _Lazy:
         self._runner: ProofRunner | None = None
 
     async def get(self) -> ProofRunner:
-        """The runner."""
+        """Return the runner."""
         if self._runner is None:
             self._runner = await self._start()
         return self._runner
@@ -395,7 +395,7 @@ class _RunComparison:
         return _HIDDEN if _is_hidden(place.recorded, place.here) else None
 
     async def _run_otherwise(self, name: str, case: ProofCase) -> StepResult | None:
-        """The step in a run with another clock, other random numbers, other hidden values and empty data stores."""
+        """Return the step in a run with another clock, other random numbers, other hidden values and empty data stores."""
         runner = await self._other.get()
         event = type(case.event).from_value(_replace_marks(dict(case.event.data)))
         varied = ProofCase(case.name, case.file, event, case.external_user_id, case.environment)
@@ -404,12 +404,12 @@ class _RunComparison:
         return next((step for step in ran.execution.steps if step.name == name), None)
 
     def _find_hidden_field(self, step: Step) -> str | None:
-        """The name of a hidden field that the code or the props of *step* mention, or None."""
+        """Return the name of a hidden field that the code or the props of *step* mention, or None."""
         text = "\n".join((step.source, json.dumps(dict(step.props)), *map(str, dict(step.files).values())))
         return next((name for name in self._hidden if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)), None)
 
     def build_verdict(self, redactor: Redactor) -> RecordVerdict:
-        """The verdict for the report, with redacted values."""
+        """Return the verdict for the report, with redacted values."""
         steps = []
         for step in self._side.workflow.steps:
             found = self.steps.get(step.name)
@@ -435,7 +435,7 @@ class _RunComparison:
 
 
 def _describe_end(ran: SideRun) -> str:
-    """How a run ends here that was not recorded to the end there."""
+    """Return how a run ends here that was not recorded to the end there."""
     last = next((step for step in reversed(ran.execution.steps) if step.status in ("success", "error", "pinned")), None)
     if last is None or ran.execution.status not in ("exited", "error", "cancelled"):
         return "it reaches its end here, so a step ended it there, or the record of its end was lost"
@@ -469,7 +469,7 @@ def _learn_ids(found: Sequence[_RunComparison]) -> None:
 
 
 def _is_given(record: RecordedRun, step: str, value: Any) -> bool:
-    """Whether *value* is in what the step got: then the step did not get it from the other side."""
+    """Return whether *value* is in what the step got: then the step did not get it from the other side."""
     inputs = {"event": record.event, "steps": {name: each for name, each in record.steps.items() if name != step}}
     return (
         json.dumps(value)[1:-1] in json.dumps(inputs)
@@ -492,7 +492,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _could_be(recorded: Any, here: Any, moved: ValueDifference, is_same_path: bool) -> bool:
-    """Whether *recorded* fits what does not change between two runs here: a text keeps its stable beginning and end."""
+    """Return whether *recorded* fits what does not change between two runs here: a text keeps its stable beginning and end."""
     other = moved.files
     if not is_same_path:
         return True
@@ -517,7 +517,7 @@ def _common(one: str, two: str) -> str:
 
 
 def _same_but_for_moments(recorded: Any, here: Any, then: datetime, now: datetime) -> bool:
-    """Whether two texts or numbers differ only in a time, that of the recorded run and the present one."""
+    """Return whether two texts or numbers differ only in a time, that of the recorded run and the present one."""
     if isinstance(recorded, str) and isinstance(here, str):
         has_moment = then.strftime("%Y-%m-%d") in recorded or str(int(then.timestamp()))[:5] in recorded
         has_now = now.strftime("%Y-%m-%d") in here or str(int(now.timestamp()))[:5] in here
@@ -531,7 +531,7 @@ def _same_but_for_moments(recorded: Any, here: Any, then: datetime, now: datetim
 
 
 def _is_hidden(recorded: Any, here: Any) -> bool:
-    """Whether *recorded* has hidden parts, and *here* has anything there; the other parts are equal."""
+    """Return whether *recorded* has hidden parts, and *here* has anything there; the other parts are equal."""
     if not isinstance(recorded, str) or (REDACTED not in recorded and "***" not in recorded):
         return isinstance(here, str) and isinstance(recorded, str) and _matches(here, recorded)
     if recorded == REDACTED:
@@ -540,13 +540,13 @@ def _is_hidden(recorded: Any, here: Any) -> bool:
 
 
 def _matches(pattern: str, text: str) -> bool:
-    """Whether *text* is *pattern* with any text in place of placeholders, of which there is at least one."""
+    """Return whether *text* is *pattern* with any text in place of placeholders, of which there is at least one."""
     parts = _PLACEHOLDER.split(pattern)
     return len(parts) > 1 and re.fullmatch(".*".join(map(re.escape, parts)), text, re.DOTALL) is not None
 
 
 def _find_hidden_fields(value: Any) -> tuple[str, ...]:
-    """The names of the fields whose whole value is hidden, also inside of texts of JSON."""
+    """Return the names of the fields whose whole value is hidden, also inside of texts of JSON."""
     found: dict[str, None] = {}
 
     def search(inside: Any) -> None:
@@ -576,7 +576,7 @@ def _replace_marks(value: Any) -> Any:
 
 
 def _cover_hidden_lists(recorded: Any, here: Any) -> Any:
-    """*here* with the record's list in place of a list that is hidden as a whole, such as the bytes of a text."""
+    """Return *here* with the record's list in place of a list that is hidden as a whole, such as the bytes of a text."""
     match recorded, here:
         case dict(), dict():
             return {key: _cover_hidden_lists(recorded.get(key), item) for key, item in here.items()}
@@ -591,7 +591,7 @@ def _cover_hidden_lists(recorded: Any, here: Any) -> Any:
 
 
 def _split_lines(value: Any) -> Any:
-    """*value* with lists of lines in place of texts of several lines, so that each line is compared."""
+    """Return *value* with lists of lines in place of texts of several lines, so that each line is compared."""
     match value:
         case dict():
             return {key: _split_lines(item) for key, item in value.items()}
@@ -603,7 +603,7 @@ def _split_lines(value: Any) -> Any:
 
 
 def _is_nothing(place: ValueDifference) -> bool:
-    """Whether the place is null on one side and nothing on the other, which JSON of the platform does not tell apart."""
+    """Return whether the place is null on one side and nothing on the other, which JSON of the platform does not tell apart."""
     return {id(place.notebook), id(place.files)} <= {id(None), id(MISSING)}
 
 
@@ -613,7 +613,7 @@ def _overlaps(path: str, other: str) -> bool:
 
 
 def _rule_pattern(place: str) -> str:
-    """A pattern for a rule's place and everything in it; `[*]` and `*` stand for any index or key."""
+    """Return a pattern for a rule's place and everything in it; `[*]` and `*` stand for any index or key."""
     escaped = re.escape(place).replace(r"\[\*\]", r"\[\d+\]").replace(r"\.\*", r"\.[^.\[]+")
     return rf"{escaped}(?:[.\[ ].*)?\Z"
 

@@ -161,7 +161,7 @@ class RecordArchive:
         return True
 
     def iter_entries(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """The entries that arrived, from number *start* on, in an order of their files' names."""
+        """Yield the entries that arrived, from number *start* on, in an order of their files' names."""
         for path in self._entry_paths()[start:]:
             yield self._read(path)
 
@@ -177,7 +177,7 @@ class RecordArchive:
         return event, expected
 
     def load(self, workflow_id: str) -> tuple[RecordedRun, ...]:
-        """The recorded runs of a workflow, the oldest first."""
+        """Return the recorded runs of a workflow, the oldest first."""
         base = self.folder / _SAFE.sub("_", workflow_id)
         found = []
         for path in sorted(base.glob("*.expected.sealed")) if base.is_dir() else ():
@@ -187,14 +187,14 @@ class RecordArchive:
         return tuple(sorted(found, key=lambda run: (run.at, run.run)))
 
     def workflow_ids(self) -> list[str]:
-        """The ids of the workflows that have recorded runs."""
+        """Return the ids of the workflows that have recorded runs."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(each.name for each in folders if each.is_dir() and each.name != _INBOX)
 
     # ── rules of a person ──────────────────────────────────────────────────────────
 
     def load_rules(self, workflow_id: str) -> dict[str, str]:
-        """Places that a person declared not comparable: `STEP.PATH` with the reason."""
+        """Return the places that a person declared not comparable: `STEP.PATH` with the reason."""
         path = self.folder / _SAFE.sub("_", workflow_id) / _RULES_FILE
         try:
             return {str(place): str(reason) for place, reason in json.loads(path.read_bytes()).items()}
@@ -267,7 +267,7 @@ class RecordArchive:
 
 
 def open_records(project: Project, *, max_entry_bytes: int | None = None) -> RecordArchive:
-    """The records of *project*; a key for them is made at the first call. *max_entry_bytes* is as in `RecordArchive`."""
+    """Return the records of *project*; a key for them is made at the first call. *max_entry_bytes* is as in `RecordArchive`."""
     stored = project.secrets.get_or_set(_KEY_NAME, base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode())
     vault = Vault(base64.b64decode(stored))
     return RecordArchive(project.folder / RECORDS_FOLDER, vault, max_entry_bytes=max_entry_bytes, clock=project.clock)

@@ -161,7 +161,7 @@ class Proof(JsonStruct, frozen=True):
         return _TONES["not compared" if self.verdict == "same" and not self.is_complete else self.verdict]
 
     def json_form(self) -> object:
-        """`{"verdict", "complete", "not_compared", "definition", "cases", "fields", "notes"}`, and "records" if there are records."""
+        """Return `{"verdict", "complete", "not_compared", "definition", "cases", "fields", "notes"}`, and "records" if there are records."""
         return {
             "verdict": self.verdict,
             "complete": self.is_complete,
@@ -288,7 +288,7 @@ def _sides(difference: Difference) -> list[str]:
 
 
 def _footnotes(proof: Proof) -> Iterator[str]:
-    """Notes below the table: hidden differences, reasons for missing comparisons that the summary lacks, inferred fields."""
+    """Yield the notes below the table: hidden differences, reasons for missing comparisons that the summary lacks, inferred fields."""
     hidden = sum(1 for _ in _differences(proof)) - MAX_SHOWN_DIFFERENCES
     if hidden > 0:
         yield f"{format_count(hidden, 'more difference')} not shown. --json prints all."
@@ -419,7 +419,7 @@ class RecordProof(JsonStruct, frozen=True):
     responding: tuple[str, ...] = ()
 
     def count(self, step: str) -> Counter[str]:
-        """The verdicts on *step* over all recorded runs."""
+        """Return the verdicts on *step* over all recorded runs."""
         return Counter(each.verdict for run in self.verdicts for each in run.steps if each.step == step)
 
     @property
@@ -461,7 +461,7 @@ class RecordProof(JsonStruct, frozen=True):
         )
 
     def json_form(self) -> object:
-        """`{"workflow", "id", "counts", "steps", "never_exercised", "never_compared", "branches", "unrecorded_branches", "responding", "runs"}`."""
+        """Return `{"workflow", "id", "counts", "steps", "never_exercised", "never_compared", "branches", "unrecorded_branches", "responding", "runs"}`."""
         return {
             "workflow": self.workflow,
             "id": self.workflow_id,
@@ -571,7 +571,7 @@ def _iter_differences(proof: RecordProof) -> Iterator[tuple[RecordVerdict, Recor
 
 
 def _iter_reasons(proof: RecordProof) -> Iterator[str]:
-    """Why steps and runs are not comparable, each reason once with where."""
+    """Yield why steps and runs are not comparable, each reason once with where."""
     reasons: dict[str, dict[str, int]] = {}
     for run in proof.verdicts:
         if run.refusal is not None:

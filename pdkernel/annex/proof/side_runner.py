@@ -117,7 +117,7 @@ def _files(folder: Path, workflow: Workflow) -> list[DefinitionFile]:
 
 
 def _complete_workflow(workflow: Workflow, notebook: Workflow, sidecar: Sidecar) -> Workflow:
-    """*workflow* with the settings of *notebook* that the folder cannot hold."""
+    """Return *workflow* with the settings of *notebook* that the folder cannot hold."""
     notebook_steps = {step.name: step for step in notebook.steps}
     limits = {key: notebook.settings[key] for key in SIDECAR_SETTINGS if key in notebook.settings}
     return replace(
@@ -133,7 +133,7 @@ def _complete_workflow(workflow: Workflow, notebook: Workflow, sidecar: Sidecar)
 
 
 def _complete_triggers(triggers: Sequence[Trigger], notebook: Sequence[Trigger]) -> tuple[Trigger, ...]:
-    """The *notebook*'s triggers, except for lost ones, then other *triggers* of the folder. Git holds only the ids of triggers."""
+    """Return the *notebook*'s triggers, except for lost ones, then other *triggers* of the folder. Git holds only the ids of triggers."""
     written, known = ({trigger.config.get("id") for trigger in each} - {None} for each in (triggers, notebook))
     if not known:
         return tuple(notebook)
@@ -190,7 +190,7 @@ def _step_as_run(step: Step, cell: Step) -> Step:
 
 
 def find_unavailable_actions(workflow: Workflow, catalog: Catalog) -> dict[str, str]:
-    """Steps whose action is not installed, each with the reason: a proof does not run actions at Pipedream."""
+    """Return the steps whose action is not installed, each with the reason: a proof does not run actions at Pipedream."""
     found: dict[str, str] = {}
     for step in workflow.steps:
         if step.uses is None or step.disabled:
@@ -209,7 +209,7 @@ def find_unavailable_actions(workflow: Workflow, catalog: Catalog) -> dict[str, 
 
 
 def has_unrecorded_call(result: StepResult) -> bool:
-    """Whether the step made an outbound call without a recorded response."""
+    """Return whether the step made an outbound call without a recorded response."""
     if result.error is not None and result.error.code == OutboundCallRefusedError.code:
         return True
     return any(call.outcome == "denied" for call in result.requests)
@@ -222,7 +222,7 @@ def describe_unrecorded_call(result: StepResult, recording: Path, command: str) 
 
 
 def add_dependents(workflow: Workflow, excluded: Mapping[str, str]) -> dict[str, str]:
-    """*excluded*, and every later step that depends on one of them."""
+    """Return *excluded*, and every later step that depends on one of them."""
     found = dict(excluded)
     for step in workflow.steps:
         if step.name in found or step.disabled:
@@ -260,7 +260,7 @@ class _CachedDirectory:
         return nullcontext()
 
     def credentials(self, account_id: str) -> Credentials:
-        """The account's `$auth`, possibly with an expired access token: a proof does not send the token."""
+        """Return the account's `$auth`, possibly with an expired access token: a proof does not send the token."""
         stored = self._project.accounts
         source = stored if stored.find(account_id) is not None else self._directory
         found: Credentials = self._cached(f"credentials {account_id}", lambda: source.credentials(account_id))
@@ -453,7 +453,7 @@ class ProofRunner:
             raise
 
     def has_records(self, stores: Iterable[str | None]) -> bool:
-        """Whether one of the project's data *stores* has a record."""
+        """Return whether one of the project's data *stores* has a record."""
         names = {store or DEFAULT_DATA_STORE for store in stores}
         return any(each.record_count > 0 and each.name in names for each in self._project.data_stores.list_stores())
 

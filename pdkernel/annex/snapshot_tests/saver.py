@@ -360,7 +360,7 @@ def _check_source(source: WorkflowSource, request: RunRequest) -> None:
 
 
 def _find_unsaved(source: WorkflowSource, request: RunRequest) -> str | None:
-    """What the file of *source* lacks of the workflow that ran; None if nothing is missing. The test runs the file."""
+    """Return what the file of *source* lacks of the workflow that ran; None if nothing is missing. The test runs the file."""
     try:
         saved = load_source(source.path, pinned_steps=request.pinned_exports)
     except PdkernelError as fault:
@@ -370,7 +370,7 @@ def _find_unsaved(source: WorkflowSource, request: RunRequest) -> str | None:
 
 
 def _find_difference(workflow: Workflow, ran: Workflow) -> str | None:
-    """How *workflow* differs from the workflow that *ran*, with the names of steps; None if it does not differ."""
+    """Return how *workflow* differs from the workflow that *ran*, with the names of steps; None if it does not differ."""
     if workflow.version == ran.version:
         return None
     steps = {step.name: step for step in workflow.steps}
@@ -400,7 +400,7 @@ def _check_run(request: RunRequest, execution: Execution) -> MemoryRecording:
 
 
 def _resolve_pins_and_steps(request: RunRequest) -> tuple[dict[str, Mapping[str, JSON]], list[str] | None]:
-    """Pins and selected steps of the run; exports of steps that did not run become pins."""
+    """Return the pins and selected steps of the run; exports of steps that did not run become pins."""
     pins = dict(request.pinned_exports)
     if request.only_steps is None:
         return pins, None
@@ -480,7 +480,7 @@ def _status_mismatch_error(was: StepResult, now: StepResult, inputs: RunInputs, 
 def _plan_event_file(
     folder: Path, name: str, request: RunRequest, execution: Execution
 ) -> tuple[Path, dict[Path, bytes]]:
-    """The file of the run's event, and its content if the file has to be written."""
+    """Return the file of the run's event, and its content if the file has to be written."""
     saved = _find_saved_event(folder, request, execution)
     if saved is not None:
         return saved, {}
@@ -489,7 +489,7 @@ def _plan_event_file(
 
 
 def _find_saved_event(folder: Path, request: RunRequest, execution: Execution) -> Path | None:
-    """The file of a saved event equal to the run's event, or None."""
+    """Return the file of a saved event equal to the run's event, or None."""
     if dict(request.event.with_masked_headers().data) != dict(execution.event):
         return None  # the event contains a redacted value
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
@@ -579,7 +579,7 @@ def write_test_files(test: Path, text: str, attachments: Mapping[Path, bytes]) -
 
 
 def _read_existing(path: Path) -> bytes | None:
-    """The bytes of the file at *path*, or None if nothing is there. Raises `RequestError` if it is not a file."""
+    """Return the bytes of the file at *path*, or None if nothing is there. Raises `RequestError` if it is not a file."""
     try:
         return read_file(path)
     except FileNotFoundError:
@@ -596,7 +596,7 @@ def _file_exists_error(path: Path) -> RequestError:
 
 
 def _is_unchanged(test: bytes) -> bool:
-    """Whether the test is unchanged since it was saved."""
+    """Return whether the test is unchanged since it was saved."""
     text = test.decode("utf-8", "replace")
     body, newline, last = text.removesuffix("\n").rpartition("\n")
     found = _LINE.fullmatch(last)
@@ -604,7 +604,7 @@ def _is_unchanged(test: bytes) -> bool:
 
 
 def _read_checksums(test: bytes | None) -> dict[str, str]:
-    """Checksums of files in an earlier version of the test, by path."""
+    """Return the checksums of files in an earlier version of the test, by path."""
     _, *rest = _ANY_CHECKSUM_HEADER.split((test or b"").decode("utf-8", "replace"), maxsplit=1)
     return {found["path"]: found["hash"] for found in map(_LINE.fullmatch, "".join(rest).splitlines()) if found}
 

@@ -47,11 +47,11 @@ class SettableClock(SteadyClock):
         self._moved = 0.0
 
     def now(self) -> datetime:
-        """The wall time, aware, in UTC."""
+        """Return the wall time, aware, in UTC."""
         return super().now() if self._fixed is None else self._fixed
 
     def monotonic(self) -> float:
-        """Monotonic seconds: the machine's, plus all seconds from `advance`."""
+        """Return the monotonic seconds: the machine's, plus all seconds from `advance`."""
         return super().monotonic() + self._moved
 
     async def sleep(self, seconds: float) -> None:
@@ -346,7 +346,7 @@ class TemporaryProject:
         self._project.close()
 
     def _open(self, source: Path | Workflow | WorkflowSource, pinned_steps: Collection[str]) -> WorkflowSource:
-        """The workflow of *source*; a workflow without a file gets the project's folder."""
+        """Return the workflow of *source*; a workflow without a file gets the project's folder."""
         if isinstance(source, WorkflowSource):
             return source
         if isinstance(source, Workflow):
@@ -354,7 +354,7 @@ class TemporaryProject:
         return load_source(source, pinned_steps=pinned_steps)
 
     def _engine(self, folder: Path) -> WorkflowEngine:
-        """An engine whose steps find the packages installed for the notebook in *folder*."""
+        """Return an engine whose steps find the packages installed for the notebook in *folder*."""
         found = find_project(folder, named=self._environ.get("PDKERNEL_PROJECT"))
         packages_folder = found if found.is_dir() and found != self._project.folder else None
         engine = self._engines.get(packages_folder)

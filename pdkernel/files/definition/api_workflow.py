@@ -91,7 +91,7 @@ def _read_step(raw: Mapping[str, Any]) -> Step | None:
 
 
 def _read_props(raw: Mapping[str, Any]) -> dict[str, JSON]:
-    """The values of the props, with an account for each prop in `authProvisionIdMap`."""
+    """Return the values of the props, with an account for each prop in `authProvisionIdMap`."""
     props: dict[str, JSON] = {}
     for field in ("params_json", "configured_props_json", "configured_props"):
         props |= _read_object(raw.get(field))
@@ -101,7 +101,7 @@ def _read_props(raw: Mapping[str, Any]) -> dict[str, JSON]:
 
 
 def _read_object(value: object) -> dict[str, JSON]:
-    """*value* if it is an object, or JSON text of one; else an empty object."""
+    """Return *value* if it is an object, or JSON text of one; else an empty object."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

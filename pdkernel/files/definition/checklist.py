@@ -38,7 +38,7 @@ def build_checklist(
 
 
 def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
-    """The values of *sidecar* that a folder without `pdkernel.yaml` does not store, as sentences."""
+    """Return the values of *sidecar* that a folder without `pdkernel.yaml` does not store, as sentences."""
     accounts = [f"{name}.{prop}" for name, entry in sidecar.steps.items() for prop in entry.accounts]
     stores = [f"{name}.{prop}" for name, entry in sidecar.steps.items() for prop in entry.stores]
     parts = [
@@ -60,7 +60,7 @@ def list_omissions(sidecar: Sidecar) -> tuple[str, ...]:
 
 
 def _has_settings(trigger: Trigger) -> bool:
-    """Whether *trigger* has any setting besides its type and id."""
+    """Return whether *trigger* has any setting besides its type and id."""
     return bool(
         replace(trigger, config={k: v for k, v in trigger.config.items() if k != "id"}) != Trigger(trigger.type)
     )
@@ -253,5 +253,5 @@ def _row(step: Step) -> str:
 
 
 def _text(text: str) -> str:
-    """*text* as one line of Markdown with all markup escaped."""
+    """Return *text* as one line of Markdown with all markup escaped."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))

@@ -41,12 +41,12 @@ _SUFFIXES: Mapping[str, Language] = {
 
 
 def default_entry_path(name: str, language: Language) -> str:
-    """The default path of step *name*'s code, relative to the workflow's folder."""
+    """Return the default path of step *name*'s code, relative to the workflow's folder."""
     return f"{name}/{ENTRY_FILES[language]}"
 
 
 def detect_language(path: str) -> Language | None:
-    """The language of an entry file by its suffix, or None."""
+    """Return the language of an entry file by its suffix, or None."""
     return _SUFFIXES.get(PurePosixPath(path).suffix)
 
 
@@ -108,7 +108,7 @@ def build_file_reader(folder: Path, entry_folder: str, *, outside: str = "the wo
 
 
 def _read_text(path: Path) -> str | None:
-    """The text of *path*, or None if there is no such file. Raises `EntryFileError` and `OSError`."""
+    """Return the text of *path*, or None if there is no such file. Raises `EntryFileError` and `OSError`."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -123,10 +123,10 @@ def _read_text(path: Path) -> str | None:
 
 
 def is_outside(path: Path, folder: Path) -> bool:
-    """Whether *path* is outside *folder* after its links are resolved."""
+    """Return whether *path* is outside *folder* after its links are resolved."""
     return not path.resolve().is_relative_to(folder.resolve())
 
 
 def get_error_line(fault: UnicodeDecodeError) -> int:
-    """The line of the byte that *fault* is about, from 1."""
+    """Return the line of the byte that *fault* is about, from 1."""
     return fault.object.count(b"\n", 0, fault.start) + 1

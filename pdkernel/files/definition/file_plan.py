@@ -59,7 +59,7 @@ def check_no_credentials(workflow: Workflow, *, existing: Workflow | None = None
 def find_credential_errors(
     workflow: Workflow, *, known_texts: frozenset[str] = frozenset()
 ) -> Iterator[DefinitionError]:
-    """The errors that `check_no_credentials` raises, one per place; texts in *known_texts* are skipped."""
+    """Yield the errors that `check_no_credentials` raises, one per place; texts in *known_texts* are skipped."""
     for step in workflow.steps:
         for path, text in iter_texts(step.props):
             if (what := _find_credential(text, known_texts)) is not None:
@@ -72,7 +72,7 @@ def find_credential_errors(
 
 
 def find_credential_named_props(step: Step) -> Iterator[tuple[str | int, ...]]:
-    """Paths of props with a credential's name and plain text that matches none of the known patterns."""
+    """Yield the paths of props with a credential's name and plain text that matches none of the known patterns."""
     for path, text in iter_texts(step.props):
         if (
             is_credential_prop(str(path[-1]))
@@ -112,7 +112,7 @@ def _credentials(workflow: Workflow) -> Iterator[str]:
 
 
 def iter_texts(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every text in *value*, with its path below *path*."""
+    """Yield every text in *value*, with its path below *path*."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
@@ -174,12 +174,12 @@ def plan_files(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[D
 
 
 def find_inferred_steps(workflow: Workflow) -> tuple[str, ...]:
-    """Steps whose form in `workflow.yaml` was never observed in a synced repository."""
+    """Return the steps whose form in `workflow.yaml` was never observed in a synced repository."""
     return tuple(step.name for step in workflow.steps if step.language in INFERRED_LANGUAGES)
 
 
 def build_step_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
-    """The entry files of code steps and the files that these import, without steps whose code is missing."""
+    """Return the entry files of code steps and the files that these import, without steps whose code is missing."""
     found: dict[str, DefinitionFile] = {}
     for step in workflow.steps:
         for path, text in iter_step_files(step):
@@ -194,7 +194,7 @@ def build_step_files(workflow: Workflow) -> tuple[DefinitionFile, ...]:
 
 
 def iter_step_files(step: Step) -> Iterator[tuple[str, str]]:
-    """The entry file of *step* and the files that it imports, by path in the workflow's folder; none if the code is missing."""
+    """Yield the entry file of *step* and the files that it imports, by path in the workflow's folder; none if the code is missing."""
     if step.uses or step.is_code_missing:
         return
     entry = posixpath.normpath(get_entry_path(step))
@@ -204,7 +204,7 @@ def iter_step_files(step: Step) -> Iterator[tuple[str, str]]:
 
 
 def get_entry_path(step: Step) -> str:
-    """The path for `uses` of a code step, or of the builder's Filter step: the path it was read from, else the platform's default."""
+    """Return the path for `uses` of a code step, or of the builder's Filter step: the path it was read from, else the platform's default."""
     entry = get_bookkeeping(step).get("entry")
     if isinstance(entry, str) and detect_language(entry) in (step.language, None):
         return entry
@@ -212,7 +212,7 @@ def get_entry_path(step: Step) -> str:
 
 
 def get_written_uses(step: Step) -> str:
-    """The value of `uses` in `workflow.yaml`: an action, or a path. The builder's Filter step has a path, and Git has no file there."""
+    """Return the value of `uses` in `workflow.yaml`: an action, or a path. The builder's Filter step has a path, and Git has no file there."""
     return get_entry_path(step) if step.uses in (None, RULE_FILTER) else step.uses
 
 
@@ -232,7 +232,7 @@ def _workflow_mapping(workflow: Workflow, base: Sidecar) -> dict[str, JSON]:
 
 
 def _step_entries(workflow: Workflow, base: Sidecar) -> list[JSON]:
-    """The steps, each followed by its unsupported entries; entries of removed steps come last."""
+    """Return the steps, each followed by its unsupported entries; entries of removed steps come last."""
     names = {step.name for step in workflow.steps}
     below: dict[str | None, list[JSON]] = {}
     for kept in workflow.unsupported_entries:
@@ -252,7 +252,7 @@ def _git_settings(workflow: Workflow) -> dict[str, JSON]:
 
 
 def build_step_mapping(step: Step, step_sidecar: StepSidecar | None = None) -> dict[str, JSON]:
-    """The entry of *step* in `workflow.yaml`; *step_sidecar* is its entry in `pdkernel.yaml`."""
+    """Return the entry of *step* in `workflow.yaml`; *step_sidecar* is its entry in `pdkernel.yaml`."""
     extra = {key: value for key, value in step.extra.items() if key != ROUND_TRIP_KEY}
     mapping: dict[str, JSON] = {"namespace": step.name}
     if step.disabled:
@@ -279,7 +279,7 @@ def build_step_mapping(step: Step, step_sidecar: StepSidecar | None = None) -> d
 
 
 def _synced_apps(step: Step, step_sidecar: StepSidecar | None) -> tuple[AppBinding, ...]:
-    """The step's app props, with the account id from Git where the choice is a local account or is unanswered."""
+    """Return the step's app props, with the account id from Git where the choice is a local account or is unanswered."""
     choices = step_sidecar.accounts if step_sidecar is not None else {}
     return tuple(
         replace(app, account=choice.synced)
@@ -294,7 +294,7 @@ def _stands_for(choice: AccountChoice, app: AppBinding) -> bool:
 
 
 def build_sidecar(workflow: Workflow, base: Sidecar) -> Sidecar:
-    """Everything that `workflow.yaml` does not store, added to *base*."""
+    """Return everything that `workflow.yaml` does not store, added to *base*."""
     variables = dict.fromkeys(
         (*base.variables, *workflow.variables, *find_workflow_variables(workflow, ignore_bad_props=is_synced(workflow)))
     )
@@ -324,7 +324,7 @@ def _step_sidecar(step: Step, step_sidecar: StepSidecar | None) -> StepSidecar:
 
 
 def _choice(app: AppBinding, known: AccountChoice | None, slug: str | None) -> AccountChoice:
-    """The account choice for *app*; the *known* choice is kept where it agrees with the step."""
+    """Return the account choice for *app*; the *known* choice is kept where it agrees with the step."""
     account = app.account or EXTERNAL_USER
     if known is None or account not in {known.account, EXTERNAL_USER}:
         return AccountChoice(account, slug)

@@ -221,7 +221,7 @@ class ExportResult(JsonStruct, frozen=True, kw_only=True):
     serve_notes: tuple[str, ...] = ()
 
     def paths(self, *states: FileState) -> tuple[str, ...]:
-        """Paths of the files in any of *states*."""
+        """Return the paths of the files in any of *states*."""
         return tuple(file.path for file in self.files if file.state in states)
 
 
@@ -330,7 +330,7 @@ def _check_foreign_files(changes: Sequence[FileChange], folder: Path) -> None:
 
 
 def diff_file(file: DefinitionFile, folder: Path) -> FileChange:
-    """The change that writing *file* to *folder* makes."""
+    """Return the change that writing *file* to *folder* makes."""
     try:
         before: bytes | None = (folder / file.path).read_bytes()
     except FileNotFoundError:

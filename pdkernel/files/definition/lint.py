@@ -75,7 +75,7 @@ class Finding(JsonStruct, frozen=True):
 
 
 def check_references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """References to steps that do not exist or come later, and expressions that cannot be read."""
+    """Yield the references to steps that do not exist or come later, and expressions that cannot be read."""
     for problem, reference in find_reference_errors(workflow):
         step = workflow.step(problem.step) if problem.step is not None else None
         path = (
@@ -88,7 +88,7 @@ def check_references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def _path_of_reference(step: Step, problem: DefinitionError, reference: str | None) -> tuple[str | int, ...] | None:
-    """The path of the prop with the invalid expression, or with the reference to a step; for a folder's step."""
+    """Return the path of the prop with the invalid expression, or with the reference to a step; for a folder's step."""
     if isinstance(problem, ExpressionError):
         return problem.path
     if reference is None:
@@ -98,7 +98,7 @@ def _path_of_reference(step: Step, problem: DefinitionError, reference: str | No
 
 
 def check_secrets(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Credentials in props or code, and props with a credential's name."""
+    """Yield the credentials in props or code, and props with a credential's name."""
     for fault in find_credential_errors(workflow):
         yield _from_error("secret", workflow, fault)
     for step in workflow.steps:
@@ -147,7 +147,7 @@ def check_own_accounts(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding
 
 
 def check_answers(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Steps that suspend the run for an answer that no later step reads."""
+    """Yield the steps that suspend the run for an answer that no later step reads."""
     for step, line in find_unread_answers(workflow):
         yield _at_step(
             "answer",
@@ -165,7 +165,7 @@ def _is_unanswered(step: Step, app: AppBinding, sidecar: Sidecar) -> bool:
 
 
 def missing_response(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Reasons why the caller may not receive the custom response."""
+    """Yield the reasons why the caller may not receive the custom response."""
     for missing in missing_responses(workflow):
         if missing.step is None:
             what = "The trigger waits for a custom response, and no step sends one."
@@ -179,7 +179,7 @@ def missing_response(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
-    """Forms that were never observed in a synced repository."""
+    """Yield the forms that were never observed in a synced repository."""
     for step in workflow.steps:
         if step.language in INFERRED_LANGUAGES:
             yield _at_step(
@@ -206,7 +206,7 @@ def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
 
 
 def check_names(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Names that cause problems as folder names."""
+    """Yield the names that cause problems as folder names."""
     if slugify(workflow.name) == "workflow" and workflow.name.strip().lower() != "workflow":
         yield Finding(
             "name", None, None, None,
@@ -225,7 +225,7 @@ def check_names(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def check_limits(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Settings out of range, time limits above the platform's, values that are too long."""
+    """Yield the settings out of range, time limits above the platform's, values that are too long."""
     for key, value in workflow.settings.items():
         rule = SETTING_RULES.get(key)
         if rule is not None and not rule.is_valid(value):
@@ -241,7 +241,7 @@ def check_limits(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
 
 
 def check_package_versions(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
-    """Packages without an exact version."""
+    """Yield the packages without an exact version."""
     for step in workflow.steps:
         if step.uses:
             continue
@@ -288,7 +288,7 @@ def _at_prop(rule: str, step: Step, path: tuple[str | int, ...], message: str, f
 
 
 def _file_of(step: Step | None, line: int | None) -> str | None:
-    """The file of a folder's step, or None for a notebook's step."""
+    """Return the file of a folder's step, or None for a notebook's step."""
     if step is None or step.cell_index is not None or step.props_file is None:
         return None
     return WORKFLOW_FILE if step.uses or line is None else get_entry_path(step).removeprefix("./")

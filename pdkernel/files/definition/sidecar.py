@@ -95,7 +95,7 @@ FILE_FIELDS = ("endpoint", "test_users", "test_events", "actions", "naming_calle
 
 
 def get_notebook_sidecar_path(notebook: Path) -> Path:
-    """The path of *notebook*'s file: `NAME.pdkernel.yaml` beside `NAME.ipynb`."""
+    """Return the path of *notebook*'s file: `NAME.pdkernel.yaml` beside `NAME.ipynb`."""
     return notebook.with_name(f"{notebook.stem}.{SIDECAR_FILE_NAME}")
 
 
@@ -148,7 +148,7 @@ def _apply_to_step(step: Step, sidecar: Sidecar, unanswered: UnansweredPolicy) -
 def _apps(
     step: Step, step_sidecar: StepSidecar, sidecar: Sidecar, unanswered: UnansweredPolicy
 ) -> tuple[AppBinding, ...]:
-    """The directive's apps, then the file's choices for props that the directive does not name."""
+    """Return the directive's apps, then the file's choices for props that the directive does not name."""
     apps = {binding.prop: binding for binding in step.apps}
     declared = {binding.prop: binding.app for binding in find_app_bindings(step)}
     for prop, choice in step_sidecar.accounts.items():
@@ -188,7 +188,7 @@ SIDECAR_SCHEMA = "pdkernel/1"
 
 @lru_cache(maxsize=1)
 def load_sidecar_schema() -> Mapping[str, Any]:
-    """The JSON Schema of `pdkernel.yaml`."""
+    """Return the JSON Schema of `pdkernel.yaml`."""
     text = Path(__file__).with_name("pdkernel.schema.json").read_text(encoding="utf-8")
     return cast("Mapping[str, Any]", json.loads(text))
 
@@ -360,7 +360,7 @@ def _account(choice: str | Mapping[str, str]) -> AccountChoice:
 
 
 def dump_sidecar(sidecar: Sidecar, *, inferred_steps: Sequence[str] = ()) -> str:
-    """The file's text; the arguments are those of `build_sidecar_mapping`."""
+    """Return the file's text; the arguments are those of `build_sidecar_mapping`."""
     return dump_yaml(build_sidecar_mapping(sidecar, inferred_steps=inferred_steps))
 
 
@@ -395,7 +395,7 @@ def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = (
 
 
 def _triggers(triggers: Sequence[Trigger]) -> list[JSON]:
-    """Triggers in the order of `workflow.yaml`; if only some have an id there, those carry it."""
+    """Return the triggers in the order of `workflow.yaml`; if only some have an id there, those carry it."""
     with_ids = ["id" in trigger.config for trigger in triggers]
     some = any(with_ids) and not all(with_ids)
     return [

@@ -33,7 +33,7 @@ def match_steps(steps: Sequence[Step], folder_steps: Sequence[Step]) -> dict[str
 
 
 def is_same_kind(one: Step, other: Step) -> bool:
-    """Whether both are code in one language, or the same action in any version."""
+    """Return whether both are code in one language, or the same action in any version."""
     return one.language == other.language and _action(one) == _action(other)
 
 
@@ -55,7 +55,7 @@ def _pair_by(
 
 
 def _content_key(step: Step) -> Hashable | None:
-    """The step's content, or None if it is too little to identify the step."""
+    """Return the step's content, or None if it is too little to identify the step."""
     if step.uses is None:
         return (step.language, step.source) if step.source.strip() else None
     return (step.uses, repr(sorted(step.props.items()))) if step.props else None
@@ -64,7 +64,7 @@ def _content_key(step: Step) -> Hashable | None:
 def _position_key(
     steps: Sequence[Step], folder_steps: Sequence[Step], pairs: dict[str, Step]
 ) -> Callable[[Step], Hashable | None]:
-    """A key of the step's matched neighbours and its kind."""
+    """Return a key of the step's matched neighbours and its kind."""
     known = {id(step): step.name for step in pairs.values()}
     known |= {id(step): pairs[step.name].name for step in steps if step.name in pairs}
     places: dict[int, Hashable] = {}
@@ -150,7 +150,7 @@ def build_new_step(step: Step, step_sidecar: StepSidecar | None) -> MergedStep:
 
 
 def _of_another_kind(step: Step, folder_step: Step, raw: Mapping[str, Any]) -> MergedStep:
-    """A step of another kind (code for an action, another action or language): only unknown keys are kept."""
+    """Return a step of another kind (code for an action, another action or language): only unknown keys are kept."""
     dropped = {PROPS_CURSOR_KEY, ROUND_TRIP_KEY, "runtime"}
     extra = {key: value for key, value in folder_step.extra.items() if key not in dropped}
     runtime = folder_step.extra.get("runtime")
@@ -170,7 +170,7 @@ def _of_another_kind(step: Step, folder_step: Step, raw: Mapping[str, Any]) -> M
 def _apps(
     step: Step, ids: Mapping[str, str | None], choices: Mapping[str, AccountChoice]
 ) -> tuple[tuple[AppBinding, ...], dict[str, str]]:
-    """The step's app props with the ids for the file, and the ids that are unchanged from the file."""
+    """Return the step's app props with the ids for the file, and the ids that are unchanged from the file."""
     kept: dict[str, str] = {}
     apps = []
     for app in find_app_bindings(step):
@@ -195,7 +195,7 @@ def _stores(
     folder_step: tuple[StoreBinding, ...],
     named: set[str],
 ) -> tuple[StoreBinding, ...]:
-    """The stores, with the file's id where the step has a local name or none."""
+    """Return the stores, with the file's id where the step has a local name or none."""
     ids = {store.prop: store.store for store in folder_step}
     resolved = (
         store if store.store is not None and is_store_id(store.store) else replace(store, store=ids.get(store.prop))
@@ -205,7 +205,7 @@ def _stores(
 
 
 def _restore_line_ends(step: Step, folder_step: Step) -> str:
-    """The step's code with the file's line breaks; unchanged for a step whose code is missing."""
+    """Return the step's code with the file's line breaks; unchanged for a step whose code is missing."""
     if step.is_code_missing:
         return folder_step.source
     plain = step.source.replace("\r\n", "\n")
@@ -223,14 +223,14 @@ def _restore_line_ends(step: Step, folder_step: Step) -> str:
 
 
 def _use_file_key(entry: dict[str, JSON], raw: Mapping[str, Any]) -> dict[str, JSON]:
-    """*entry* with the file's own key for notes."""
+    """Return *entry* with the file's own key for notes."""
     if "notes" in raw or "note" not in raw:
         return entry
     return {"note" if key == "notes" else key: value for key, value in entry.items()}
 
 
 def _with_labels(entry: dict[str, JSON], raw: Mapping[str, Any]) -> dict[str, JSON]:
-    """*entry* with the file's labels of picked options, where the value has not changed."""
+    """Return *entry* with the file's labels of picked options, where the value has not changed."""
     props, written = entry.get("props"), raw.get("props")
     if not isinstance(props, dict) or not isinstance(written, dict):
         return entry
@@ -279,7 +279,7 @@ def _merged_mapping(raw: dict[str, Any], base: dict[str, Any], new: dict[str, An
 
 
 def insert_key(mapping: Mapping[str, Any], key: str, value: Any, *, above: str | None) -> dict[str, Any]:
-    """*mapping* with a new key below *above*, or at the top."""
+    """Return *mapping* with a new key below *above*, or at the top."""
     result: dict[str, Any] = {} if above is not None else {key: value}
     for known, item in mapping.items():
         result[known] = item

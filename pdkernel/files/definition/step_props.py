@@ -82,12 +82,12 @@ def parse_props(raw: Mapping[str, Any], *, slugs: Mapping[str, str], action: str
 
 
 def get_explicit_app(app: AppBinding, action: str | None) -> str | None:
-    """The slug to write beside the account of *app*; None if it equals the prop's name."""
+    """Return the slug to write beside the account of *app*; None if it equals the prop's name."""
     return None if app.app == app.prop and (action is None or get_app_slug(action) == app.app) else app.app
 
 
 def strip_labels(value: Any) -> JSON:
-    """*value* with every picked option replaced by its value, without its label."""
+    """Return *value* with every picked option replaced by its value, without its label."""
     if isinstance(value, dict):
         if isinstance(value.get(LABELLED_VALUE_KEY), dict) and len(value) == 1:
             return strip_labels(value[LABELLED_VALUE_KEY].get("value"))
@@ -125,7 +125,7 @@ def build_props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, J
 
 
 def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
-    """Definitions of a Python step's app and store props, which its code cannot declare."""
+    """Return the definitions of a Python step's app and store props, which its code cannot declare."""
     if step.language != "python" or step.uses:
         return []
     bound = {"app": {app.prop for app in apps}, "data_store": {store.prop for store in step.stores}}
@@ -144,16 +144,16 @@ def _definitions(step: Step, apps: tuple[AppBinding, ...]) -> list[JSON]:
 
 
 def has_valid_cursor(step: Step) -> bool:
-    """Whether the step has a props cursor that belongs to its current action."""
+    """Return whether the step has a props cursor that belongs to its current action."""
     return PROPS_CURSOR_KEY in step.extra and get_bookkeeping(step).get("cursor_of", step.uses) == step.uses
 
 
 def get_bookkeeping(step: Step) -> Mapping[str, Any]:
-    """The data that reading the step kept for writing it."""
+    """Return the data that reading the step kept for writing it."""
     kept = step.extra.get(ROUND_TRIP_KEY)
     return kept if isinstance(kept, dict) else {}
 
 
 def is_store_id(store: str) -> bool:
-    """Whether *store* is the platform's id of a store, not a local name."""
+    """Return whether *store* is the platform's id of a store, not a local name."""
     return store.startswith("ds_")

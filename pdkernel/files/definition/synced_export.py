@@ -134,7 +134,7 @@ def build_folder_patch(
 
 
 def get_workflow_id(workflow: Workflow) -> str | None:
-    """The id (`p_...`) of the synced workflow that *workflow* was read from, or None."""
+    """Return the id (`p_...`) of the synced workflow that *workflow* was read from, or None."""
     known = workflow.extra.get(ROUND_TRIP_KEY)
     found = known.get("id") if isinstance(known, dict) else None
     return found if isinstance(found, str) else None
@@ -159,7 +159,7 @@ def _raw_steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _places(folder_workflow: Workflow, data: Mapping[str, Any]) -> dict[str, int]:
-    """The index of every step in the file's `steps`, which also holds unsupported entries."""
+    """Return the index of every step in the file's `steps`, which also holds unsupported entries."""
     found: dict[str, int] = {}
     waiting = list(folder_workflow.steps)
     for index, raw in enumerate(_raw_steps(data)):
@@ -209,7 +209,7 @@ def _with_steps(
 def _with_head(
     data: Mapping[str, Any], workflow: Workflow, folder_workflow: Workflow, *, complete: bool
 ) -> dict[str, Any]:
-    """*data* with the notebook's name and settings."""
+    """Return *data* with the notebook's name and settings."""
     result = dict(data)
     if workflow.name != folder_workflow.name:
         result = _with(result, "name", workflow.name)
@@ -235,7 +235,7 @@ def _with(data: dict[str, Any], key: str, value: JSON) -> dict[str, Any]:
 
 
 def _merge_folder_facts(workflow: Workflow, folder_workflow: Workflow, data: Mapping[str, Any]) -> Workflow:
-    """*workflow* with the ids of the folder's triggers, and without the limits that the file stores."""
+    """Return *workflow* with the ids of the folder's triggers, and without the limits that the file stores."""
     ids = [str(trigger.config["id"]) for trigger in folder_workflow.triggers]
     says_nothing = workflow.triggers == (Trigger(),)
     triggers = folder_workflow.triggers if says_nothing else assign_trigger_ids(workflow.triggers, ids)
@@ -329,7 +329,7 @@ def _check_unused_files(changes: list[FileChange], patch: FolderPatch, folder: P
 
 
 def _own_sidecar(patch: FolderPatch, sidecar: Sidecar | None, existing: Sidecar | None) -> Sidecar:
-    """The content for the folder's `pdkernel.yaml`, without the ids that its `workflow.yaml` holds."""
+    """Return the content for the folder's `pdkernel.yaml`, without the ids that its `workflow.yaml` holds."""
     base = merge_sidecars(sidecar or Sidecar(), existing)
     if existing is not None and existing.actions:
         base = replace(base, actions=existing.actions)  # a path in `actions` is relative to the folder

@@ -107,7 +107,7 @@ def read_folder_workflow(
 def read_synced_folder(
     folder: Path, *, require_code: bool, assumed_account: AssumedAccount, unanswered_policy: UnansweredPolicy
 ) -> SyncedFolder:
-    """The content of *folder*; arguments and errors are those of `read_folder_workflow`."""
+    """Return the content of *folder*; arguments and errors are those of `read_folder_workflow`."""
     document = read_document(folder)
     sidecar = read_sidecar(folder / SIDECAR_FILE_NAME)
     reader = _StepReader(
@@ -153,7 +153,7 @@ def _workflow(document: WorkflowDocument, sidecar: Sidecar | None, reader: _Step
 
 
 def describe_assumptions(folder: Path, workflow: Workflow) -> tuple[str, ...]:
-    """The assumptions about a synced *folder* without `pdkernel.yaml`, as sentences; empty if it has the file."""
+    """Return the assumptions about a synced *folder* without `pdkernel.yaml`, as sentences; empty if it has the file."""
     if (folder / SIDECAR_FILE_NAME).exists():
         return ()
     sentences = []
@@ -191,7 +191,7 @@ def _extra(data: Mapping[str, Any], state_id: str | None) -> dict[str, JSON]:
 
 
 def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequence[Step]) -> tuple[Trigger, ...]:
-    """The triggers of both files: ids from `workflow.yaml`, configuration from `pdkernel.yaml`, by id, else by position."""
+    """Return the triggers of both files: ids from `workflow.yaml`, configuration from `pdkernel.yaml`, by id, else by position."""
     ids = [str(trigger["id"]) for trigger in raw if trigger.get("id")]
     result = assign_trigger_ids(sidecar.triggers if sidecar is not None else (), ids)
     known = {trigger.config.get("id") for trigger in result}
@@ -216,7 +216,7 @@ def assign_trigger_ids(triggers: Sequence[Trigger], ids: Sequence[str]) -> list[
 
 
 def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
-    """The assumed trigger where only the type is known; the response is custom if one of *steps* may respond."""
+    """Return the assumed trigger where only the type is known; the response is custom if one of *steps* may respond."""
     # the code of a private action is unknown, so it does not count as a step that responds
     custom = type_ == "http" and any(
         not step.disabled and responds(step) != "never" and not (step.uses or "").startswith("@") for step in steps
@@ -225,12 +225,12 @@ def assume_trigger(type_: TriggerType, steps: Sequence[Step]) -> Trigger:
 
 
 def is_rule_filter_props(props: object) -> bool:
-    """Whether a step without code and with these *props* is the builder's Filter step, of which Git has no file."""
+    """Return whether a step without code and with these *props* is the builder's Filter step, of which Git has no file."""
     return isinstance(props, dict) and RULE_FILTER_PROP in props
 
 
 def _is_step_attribute(key: str, value: Any, raw: Mapping[str, Any]) -> bool:
-    """Whether an attribute of the step holds the value of *key*."""
+    """Return whether an attribute of the step holds the value of *key*."""
     match key:
         case "disabled":
             return value is True
@@ -263,7 +263,7 @@ class _StepReader:
         self._app_by_account: dict[str, str] = {}
 
     def read(self, raw_steps: list[dict[str, Any]]) -> tuple[tuple[Step, ...], list[UnsupportedEntry]]:
-        """The steps, and the unsupported entries."""
+        """Return the steps, and the unsupported entries."""
         steps: dict[str, Step] = {}
         places: dict[str, int] = {}
         kept: list[UnsupportedEntry] = []
@@ -285,7 +285,7 @@ class _StepReader:
         return tuple(map(self._with_known_apps, steps.values())), kept
 
     def _with_known_apps(self, step: Step) -> Step:
-        """*step* with the app of each account that another step of the file uses for a known app."""
+        """Return *step* with the app of each account that another step of the file uses for a known app."""
         if all(app.app != UNKNOWN_APP for app in step.apps):
             return step
         ids = {app.prop: self.account_ids.get((step.name, app.prop)) for app in step.apps}
@@ -293,7 +293,7 @@ class _StepReader:
         return replace(step, apps=tuple(apps))
 
     def _is_step(self, raw: Mapping[str, Any]) -> bool:
-        """Whether *raw* is code in a known language, or an action with its version."""
+        """Return whether *raw* is code in a known language, or an action with its version."""
         uses = raw.get("uses")
         if not isinstance(uses, str):
             return False
@@ -302,7 +302,7 @@ class _StepReader:
         return is_action_reference(uses)
 
     def _step(self, index: int, raw: Mapping[str, Any]) -> Step:
-        """The step that *raw*, item *index* of `steps`, describes."""
+        """Return the step that *raw*, item *index* of `steps`, describes."""
         name = raw.get("namespace")
         if not isinstance(name, str):
             raise self._fault(NotebookError, index, "a step has no namespace")
@@ -357,7 +357,7 @@ class _StepReader:
         return steps.get(name, StepSidecar())
 
     def _code(self, uses: str, index: int, name: str, props: object) -> str | None:
-        """The code of the file that *uses* names; None if the file is missing, as it is for the builder's Filter step."""
+        """Return the code of the file that *uses* names; None if the file is missing, as it is for the builder's Filter step."""
         try:
             code = read_entry_file(self._folder, uses)
         except EntryFileError as error:
@@ -407,7 +407,7 @@ class _StepReader:
         return tuple(replace(store, store=named.get(store.prop, store.store)) for store in stores)
 
     def _resolve_account(self, step: Step, app: AppBinding) -> AppBinding:
-        """*app* with the account of `pdkernel.yaml`, or the assumed account."""
+        """Return *app* with the account of `pdkernel.yaml`, or the assumed account."""
         choice = self._get_step_sidecar(step.name).accounts.get(app.prop)
         if choice is not None and self._sidecar is not None:
             account = resolve_account(

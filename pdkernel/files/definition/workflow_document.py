@@ -72,7 +72,7 @@ def read_document(folder: Path) -> WorkflowDocument:
 
 
 def _state_id(folder: Path) -> str | None:
-    """The id in `.workflow.state`, or None if the file is missing or has no id."""
+    """Return the id in `.workflow.state`, or None if the file is missing or has no id."""
     path = folder / STATE_FILE
     if not path.is_file() or is_outside(path, folder):
         return None

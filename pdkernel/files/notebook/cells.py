@@ -37,13 +37,13 @@ _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def encode_mapping(value: Mapping[str, JSON]) -> JSON:
-    """*value* for metadata: as JSON text unless its keys are sorted, because Jupyter saves metadata with sorted keys."""
+    """Return *value* for metadata: as JSON text unless its keys are sorted, because Jupyter saves metadata with sorted keys."""
     text = json.dumps(value, ensure_ascii=False)
     return dict(value) if text == json.dumps(value, ensure_ascii=False, sort_keys=True) else text
 
 
 def decode_mapping(kept: object) -> dict[str, JSON] | None:
-    """The reverse of `encode_mapping`; None if *kept* is not a mapping."""
+    """Return the reverse of `encode_mapping`; None if *kept* is not a mapping."""
     if isinstance(kept, str):
         try:
             kept = json.loads(kept)
@@ -53,7 +53,7 @@ def decode_mapping(kept: object) -> dict[str, JSON] | None:
 
 
 def normalize_source(source: str) -> str:
-    """*source* as a cell shows it: without a byte order mark, with LF as line ends."""
+    """Return *source* as a cell shows it: without a byte order mark, with LF as line ends."""
     return source.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -123,7 +123,7 @@ def _fits_in_cell(step: Step, name: str) -> bool:
 
 
 def _format_exact_cell(step: Step) -> str | None:
-    """The cell of *step*, or None if it does not read back as *step*."""
+    """Return the cell of *step*, or None if it does not read back as *step*."""
     try:
         text = format_step_cell(step)
         if not _needs_check(step):
@@ -136,7 +136,7 @@ def _format_exact_cell(step: Step) -> str | None:
 
 
 def _needs_check(step: Step) -> bool:
-    """Whether the cell might not read back the same (a `{{`, an unusual name); the check itself is slow."""
+    """Return whether the cell might not read back the same (a `{{`, an unusual name); the check itself is slow."""
     names = (*step.props, *(store.prop for store in step.stores))
     if not all(name.isidentifier() and name.isascii() for name in names):
         return True
@@ -179,7 +179,7 @@ def encode_stored_values(values: Mapping[str, JSON], order: Iterable[str]) -> JS
 
 
 def merge_stored_values(shown: Mapping[str, JSON], stored: object) -> Mapping[str, JSON]:
-    """The values of a cell's text and its metadata; the text wins."""
+    """Return the values of a cell's text and its metadata; the text wins."""
     given = decode_mapping(stored.get("values")) if isinstance(stored, dict) else None
     if given is None or not isinstance(stored, dict):
         return shown
@@ -266,7 +266,7 @@ class NotebookCell:
 
 
 def is_notebook_file(path: Path) -> bool:
-    """Whether *path* ends with `.ipynb`, or is a `.py` file in percent format that has a step or `%%pdworkflow` cell."""
+    """Return whether *path* ends with `.ipynb`, or is a `.py` file in percent format that has a step or `%%pdworkflow` cell."""
     if path.suffix == ".ipynb":
         return path.is_file()
     if path.suffix != _PERCENT_SUFFIX:
@@ -295,18 +295,18 @@ def read_cells(path: Path, *, with_outputs: bool = False) -> tuple[NotebookCell,
 
 
 def hash_cell(source: str) -> str:
-    """The hash of a cell's text that its outputs carry, 16 hexadecimal digits; line ends and outer blank lines do not count."""
+    """Return the hash of a cell's text that its outputs carry, 16 hexadecimal digits; line ends and outer blank lines do not count."""
     text = "\n".join(line.rstrip() for line in source.strip().splitlines())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def build_output_metadata(source: str) -> dict[str, JSON]:
-    """The metadata of an output of the cell with the text *source*: `{"pdkernel": {"cell": HASH}}`."""
+    """Return the metadata of an output of the cell with the text *source*: `{"pdkernel": {"cell": HASH}}`."""
     return {METADATA_KEY: {"cell": hash_cell(source)}}
 
 
 def read_output_hash(output: Mapping[str, Any]) -> str | None:
-    """The hash in the metadata of a saved *output*, or None if it has none."""
+    """Return the hash in the metadata of a saved *output*, or None if it has none."""
     metadata = output.get("metadata")
     hidden = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     found = hidden.get("cell") if isinstance(hidden, dict) else None
@@ -314,7 +314,7 @@ def read_output_hash(output: Mapping[str, Any]) -> str | None:
 
 
 def enumerate_cells(cells: Iterable[NotebookCell]) -> Iterator[tuple[int, NotebookCell]]:
-    """*cells* with their indexes; a cell without an index follows the cell before it."""
+    """Yield *cells* with their indexes; a cell without an index follows the cell before it."""
     place = -1
     for cell in cells:
         place = place + 1 if cell.index is None else cell.index
@@ -482,7 +482,7 @@ def find_policy_cells(cells: Iterable[NotebookCell], folder: Path) -> Iterator[P
 
 
 def _find_policies(source: str) -> Iterator[str | None]:
-    """The policies that the lines of *source* set; None for one that depends on code."""
+    """Yield the policies that the lines of *source* set; None for one that depends on code."""
     strings = [found.span() for found in _STRINGS.finditer(source) if found["long"]]
     for line in _MAGIC.finditer(source):
         if any(begin < line.start("indent") < end for begin, end in strings):
@@ -496,7 +496,7 @@ def _find_policies(source: str) -> Iterator[str | None]:
 
 
 def _join_words(text: str) -> str:
-    """The arguments of the magic as it reads them: words without the quotes around blanks."""
+    """Return the arguments of the magic as it reads them: words without the quotes around blanks."""
     lexer = shlex.shlex(text, posix=False)
     lexer.whitespace_split, lexer.commenters = True, ""
     try:

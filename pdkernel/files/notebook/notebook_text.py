@@ -112,7 +112,7 @@ def _cells(workflow: Workflow, about: str, report: str) -> Iterator[_Cell]:
 
 
 def _files(step: Step, shown: set[str]) -> Iterator[_Cell]:
-    """The cells of the files that *step* imports, without those of *shown*, to which they are added."""
+    """Yield the cells of the files that *step* imports, without those of *shown*, to which they are added."""
     for path, text in iter_step_files(step):
         if path not in shown:
             shown.add(path)
@@ -170,7 +170,7 @@ def _id(kind: str, name: str) -> str:
 
 
 def build_workflow_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
-    """The text and metadata of the `%%pdworkflow` cell."""
+    """Return the text and metadata of the `%%pdworkflow` cell."""
     extra = _without_kept(workflow.extra)
     if workflow.is_inactive:
         del extra["inactive"]  # the cell shows it
@@ -196,7 +196,7 @@ def build_workflow_cell(workflow: Workflow) -> tuple[str, dict[str, Any]]:
 
 
 def _without_kept(extra: Mapping[str, JSON]) -> dict[str, JSON]:
-    """*extra* without the entries that have separate cells."""
+    """Return *extra* without the entries that have separate cells."""
     bookkeeping = extra.get(ROUND_TRIP_KEY)
     if not isinstance(bookkeeping, dict) or "kept" not in bookkeeping:
         return dict(extra)

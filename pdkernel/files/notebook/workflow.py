@@ -129,7 +129,7 @@ def workflow_from_cells(
 def _read_headers(
     cells: Sequence[tuple[int, NotebookCell]], file: str | None
 ) -> tuple[WorkflowHeader, list[DefinitionError]]:
-    """The header in *cells*, each with its index, and the errors of these cells."""
+    """Return the header in *cells*, each with its index, and the errors of these cells."""
     header, errors = WorkflowHeader(), []
     for index, cell in cells:
         try:
@@ -175,7 +175,7 @@ def _replace_header(
 
 
 def _name(header: WorkflowHeader, hidden: Mapping[str, Any]) -> str | None:
-    """The workflow's name: the header's, or the one in the metadata that the header could not show."""
+    """Return the workflow's name: the header's, or the one in the metadata that the header could not show."""
     kept = hidden.get("name")
     if isinstance(kept, dict) and isinstance(kept.get("is"), str) and header.name == kept.get("shown"):
         return str(kept["is"])
@@ -188,14 +188,14 @@ def _step(cell: NotebookCell, index: int, notes: Mapping[str, str], file: str | 
 
 
 def _at(step: Step, cell: NotebookCell, file: str | None) -> Step:
-    """*step* with the place of *cell*, which is in *file*."""
+    """Return *step* with the place of *cell*, which is in *file*."""
     return replace(
         step, execution_count=cell.execution_count, file=file, file_line=None if file is None else cell.file_line
     )
 
 
 def _with_files(steps: Sequence[Step], files: Mapping[str, str]) -> tuple[Step, ...]:
-    """*steps* with the *files* of cells, by path in the workflow's folder, that they import."""
+    """Return *steps* with the *files* of cells, by path in the workflow's folder, that they import."""
     if not files:
         return tuple(steps)
     known = {**{path: text for step in steps for path, text in iter_step_files(step)}, **files}
@@ -212,13 +212,13 @@ def _with_files(steps: Sequence[Step], files: Mapping[str, str]) -> tuple[Step, 
 
 
 def _kept(cell: NotebookCell, steps: Sequence[Step]) -> list[UnsupportedEntry]:
-    """The unsupported entry that *cell* shows, if any; it follows the last of *steps*."""
+    """Return the unsupported entry that *cell* shows, if any; it follows the last of *steps*."""
     entry = decode_mapping(cell.pdkernel_metadata.get("kept"))
     return [] if entry is None else [UnsupportedEntry(steps[-1].name if steps else None, entry)]
 
 
 def _in_cell(error: DefinitionError, cell: NotebookCell, index: int, file: str | None) -> DefinitionError:
-    """*error* with the cell's number, or the line of a `.py` file, in its message."""
+    """Return *error* with the cell's number, or the line of a `.py` file, in its message."""
     return with_message(
         error, f"{_name_place(_at(Step('cell', cell_index=index), cell, file), error.line)}: {error.message}"
     )
@@ -232,7 +232,7 @@ def _name_place(step: Step, line: int | None = None) -> str:
 
 
 def _with_free_names(steps: Sequence[Step]) -> list[Step]:
-    """*steps* with the positions of unreadable cells as their names, where another cell has the name that they seem to have."""
+    """Return *steps* with the positions of unreadable cells as their names, where another cell has the name that they seem to have."""
     taken = {step.name for step in steps if step.problem is None}
     named = []
     for step in steps:

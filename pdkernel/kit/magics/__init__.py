@@ -84,7 +84,7 @@ def unregister(ip: Any) -> None:
 
 
 def _steps(ip: Any) -> Mapping[str, JSON]:
-    """The trigger and every step of the notebook in its order; steps that have not run are empty."""
+    """Return the trigger and every step of the notebook in its order; steps that have not run are empty."""
     from pdkernel.kit.magics.notebook_context import get_session
 
     session = get_session(ip)

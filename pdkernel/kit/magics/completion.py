@@ -101,7 +101,7 @@ def complete_path(before: str, after: str, steps: Mapping[str, JSON], syntax: Sy
 
 
 def _segments(path: str) -> Iterator[str | int]:
-    """Keys and indexes of a path; a variable in brackets counts as index 0."""
+    """Yield the keys and indexes of a path; a variable in brackets counts as index 0."""
     for found in _SEGMENT.finditer(path):
         if found["name"] is not None:
             yield found["name"]
@@ -112,7 +112,7 @@ def _segments(path: str) -> Iterator[str | int]:
 
 
 def _descend(value: Any, segment: str | int) -> Any:
-    """The value of *segment*, or None. An index past the end returns the first item."""
+    """Return the value of *segment*, or None. An index past the end returns the first item."""
     if isinstance(value, list) and isinstance(segment, int) and value:
         return value[segment] if segment < len(value) else value[0]
     if isinstance(value, Mapping):
@@ -121,7 +121,7 @@ def _descend(value: Any, segment: str | int) -> Any:
 
 
 def _keys(value: Any, prefix: str) -> list[tuple[str, str]]:
-    """Keys of an object that start with *prefix*, each with its value's kind, in the object's order."""
+    """Return the keys of an object that start with *prefix*, each with its value's kind, in the object's order."""
     if not isinstance(value, Mapping):
         return []
     found = ((key, _KINDS.get(type(item), "null")) for key, item in value.items() if key.startswith(prefix))
@@ -129,7 +129,7 @@ def _keys(value: Any, prefix: str) -> list[tuple[str, str]]:
 
 
 def _indexes(value: Any, prefix: str) -> list[tuple[str, str]]:
-    """The first indexes of a list that start with *prefix*, with the kind of each item."""
+    """Return the first indexes of a list that start with *prefix*, with the kind of each item."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return []
     found = [(str(index), _KINDS.get(type(item), "null")) for index, item in enumerate(value[:MAX_INDEX_ITEMS])]
@@ -171,7 +171,7 @@ def _in_brackets(value: Any, index: str, after: str) -> Completion:
 
 
 def quote_key(key: str, quote: str) -> str:
-    """*key* as a string literal with the quote *quote*, valid in Node.js, Python and jq."""
+    """Return *key* as a string literal with the quote *quote*, valid in Node.js, Python and jq."""
     body = json.dumps(key, ensure_ascii=False)[1:-1]
     if quote != '"':
         body = body.replace('\\"', '"').replace(quote, "\\" + quote)
@@ -261,7 +261,7 @@ def complete_cell(full_text: str, cursor: int, steps: Mapping[str, JSON], vocabu
 
 
 def _above(cell: DirectiveCell, steps: Mapping[str, JSON]) -> Mapping[str, JSON]:
-    """The exports of the steps above the cell's step; all exports if the step has not run."""
+    """Return the exports of the steps above the cell's step; all exports if the step has not run."""
     name = cell.line.split(maxsplit=1)[0] if cell.line else ""
     if name not in steps:
         return steps
@@ -298,14 +298,14 @@ def _body(language: str, before: str, after: str, steps: Mapping[str, JSON]) -> 
 
 
 def _member(language: str, before: str) -> Completion | None:
-    """Members after `$.` and `pd.`."""
+    """Return the members after `$.` and `pd.`."""
     found = _MEMBER.search(before[-80:])
     names = LANGUAGE_MEMBERS[language].get(found["owner"] + (found["deeper"] or ""), ()) if found else ()
     return _completion_of(names, found["part"], "property") if found and names else None
 
 
 def _root(before: str, names: Sequence[str], *, anything: bool = False) -> Completion | None:
-    """Names at the start of an expression; with *anything*, also before the first letter."""
+    """Return the names at the start of an expression; with *anything*, also before the first letter."""
     found = _ROOT.search(before[-80:])
     if found is None or not (found["part"] or anything):
         return None
@@ -313,7 +313,7 @@ def _root(before: str, names: Sequence[str], *, anything: bool = False) -> Compl
 
 
 def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
-    """Completions inside `{{ }}`; None outside."""
+    """Return the completions inside `{{ }}`; None outside."""
     opened = before.rfind("{{")
     if opened < 0 or "}}" in before[opened:]:
         return None
@@ -326,7 +326,7 @@ def _in_template(before: str, after: str, steps: Mapping[str, JSON]) -> Completi
 
 
 def _bash(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | None:
-    """File variables of a Bash step, and paths into `steps` in a jq program."""
+    """Return the file variables of a Bash step, and paths into `steps` in a jq program."""
     if found := _VARIABLE.search(before[-80:]):
         return _completion_of(BASH_FILE_VARIABLES, found["part"], "variable")
     called = _JQ.search(before[-LOOKBACK_CHARACTERS:])
@@ -334,7 +334,7 @@ def _bash(before: str, after: str, steps: Mapping[str, JSON]) -> Completion | No
 
 
 def _directive(before: str, steps: Mapping[str, JSON], words: Vocabulary) -> Completion:
-    """Completions on the directive's line: step names, options, and values of options."""
+    """Return the completions on the directive's line: step names, options, and values of options."""
     found = _WORD.findall(before)
     word = found.pop() if found and not before[-1].isspace() else ""
     takes_value = {option.flag: option for option in words.options if option.metavar}
@@ -403,7 +403,7 @@ class StepsMatcher:
     # The first of all matchers, so that suppressed matchers do not run: jedi takes seconds in a Bash body.
     @completion_matcher(identifier=MATCHER_ID, priority=1_000, api_version=2)
     def match(self, context: CompletionContext) -> dict[str, Any]:
-        """The matcher's result, in the format of IPython's matcher API 2."""
+        """Return the matcher's result, in the format of IPython's matcher API 2."""
         text = context.full_text
         cell = find_directive(text)
         if cell is None:
@@ -423,7 +423,7 @@ class StepsMatcher:
 
 
 def _call_provider(provider: Callable[[], ProvidedT], default: ProvidedT) -> ProvidedT:
-    """The value of *provider*, or *default* after an error: a project with an error must not break completion."""
+    """Return the value of *provider*, or *default* after an error: a project with an error must not break completion."""
     try:
         return provider()
     except Exception:  # noqa: BLE001  (IPython would print the traceback into the cell)
@@ -444,7 +444,7 @@ def unregister_matchers(ip: Any) -> None:
 
 
 def has_matchers(ip: Any) -> bool:
-    """Whether the matcher is registered on the shell *ip*."""
+    """Return whether the matcher is registered on the shell *ip*."""
     return any(_is_steps_matcher(matcher) for matcher in ip.Completer.custom_matchers)
 
 

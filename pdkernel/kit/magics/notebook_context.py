@@ -59,7 +59,7 @@ class DirectiveCell:
 
 
 def find_directive(text: str) -> DirectiveCell | None:
-    """The directive of a cell's *text*, below comment (`#`, `//`) and blank lines only; else None."""
+    """Return the directive of a cell's *text*, below comment (`#`, `//`) and blank lines only; else None."""
     found = DIRECTIVE_PATTERN.match(text)
     if found is None:
         return None
@@ -111,7 +111,7 @@ class DirectiveTransformer:
         self.texts = texts
 
     def __call__(self, lines: list[str]) -> list[str]:
-        """The magic call for a cell with a directive; other cells unchanged."""
+        """Return the magic call for a cell with a directive; other cells unchanged."""
         text = "".join(lines)
         cell = find_directive(text)
         if cell is None:
@@ -121,7 +121,7 @@ class DirectiveTransformer:
 
 
 def build_magic_body(cell: DirectiveCell) -> str:
-    """The body argument of the magic call: a newline if empty, because IPython rejects an empty body itself."""
+    """Return the body argument of the magic call: a newline if empty, because IPython rejects an empty body itself."""
     return cell.body or "\n"
 
 
@@ -130,7 +130,7 @@ CELL_SOURCES = CellSourceCache()
 
 
 def get_cell_source(magic: str, line: str, body: str) -> str:
-    """The source, as written, of the cell that IPython passed to a magic as *line* and *body*."""
+    """Return the source, as written, of the cell that IPython passed to a magic as *line* and *body*."""
     return CELL_SOURCES.get_source(magic, line, body)
 
 
@@ -141,7 +141,7 @@ COMM_TARGET = "pdkernel.notebook"
 
 
 def get_session(shell: InteractiveShell) -> Session:
-    """The session of *shell*'s notebook; created at first use, without disk access."""
+    """Return the session of *shell*'s notebook; created at first use, without disk access."""
     from pdkernel.kit.session import Session
 
     session = getattr(shell, _ATTRIBUTE, None)
@@ -160,7 +160,7 @@ def get_session(shell: InteractiveShell) -> Session:
 
 
 def list_step_kinds(session: Session) -> list[StepKind]:
-    """The kinds of the notebook's steps, in order; none while the draft has an error, which its own cell reports."""
+    """Return the kinds of the notebook's steps, in order; none while the draft has an error, which its own cell reports."""
     from pdkernel.language.shape import get_step_kind
 
     with suppress(PdkernelError):
@@ -177,7 +177,7 @@ def close_session(shell: InteractiveShell) -> None:
 
 
 def get_live_notebook(shell: InteractiveShell) -> LiveNotebook:
-    """The cells that *shell*'s front end shows; they outlive a reload of the extension."""
+    """Return the cells that *shell*'s front end shows; they outlive a reload of the extension."""
     from pdkernel.kit.session import LiveNotebook
 
     live = getattr(shell, _LIVE_ATTRIBUTE, None)
@@ -243,7 +243,7 @@ def find_notebook_path(shell: InteractiveShell) -> Path | None:
 
 
 def get_cell_metadata(shell: InteractiveShell) -> dict[str, Any]:
-    """The front end's metadata of the running cell, such as `cellId` and `deletedCells`; else empty."""
+    """Return the front end's metadata of the running cell, such as `cellId` and `deletedCells`; else empty."""
     metadata = _parent_message(shell).get("metadata")
     return metadata if isinstance(metadata, dict) else {}
 
@@ -271,6 +271,6 @@ def remove_added_newline(shell: InteractiveShell, text: str) -> str:
 
 
 def _parent_message(shell: InteractiveShell) -> dict[str, Any]:
-    """The front end's message that the kernel is processing; else empty."""
+    """Return the front end's message that the kernel is processing; else empty."""
     kernel = getattr(shell, "kernel", None)
     return (kernel.get_parent() or {}) if kernel is not None else {}

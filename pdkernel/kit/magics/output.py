@@ -49,7 +49,7 @@ def parse_arguments(magic: Any, line: str) -> Namespace:
 
 
 def remove_quotes(text: str) -> str:
-    """*text* without the quotes that the line of a magic needs around blanks."""
+    """Return *text* without the quotes that the line of a magic needs around blanks."""
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] in ("'", '"') else text
 
 
@@ -153,7 +153,7 @@ def show_errors_as_messages(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _with_suggestion(error: UsageError, magic: object) -> str:
-    """The message of *error*, with the options of *magic* that are near an unknown option."""
+    """Return the message of *error*, with the options of *magic* that are near an unknown option."""
     message = str(error)
     unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
     parser = getattr(magic, "parser", None)

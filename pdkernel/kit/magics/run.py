@@ -229,7 +229,7 @@ def _require_event(session: Session) -> TestEvent:
 
 
 def _load_pair(session: Session, names: list[str]) -> tuple[tuple[str, TestEvent], tuple[str, TestEvent]]:
-    """The two events to compare, with their names; after a single name, the chosen event."""
+    """Return the two events to compare, with their names; after a single name, the chosen event."""
     if len(names) > 2 or not names:
         raise RequestError("--diff compares two events.", fix="%pdshape A B --diff")
     first, *others = (session.events.load(name) for name in names)
@@ -237,7 +237,7 @@ def _load_pair(session: Session, names: list[str]) -> tuple[tuple[str, TestEvent
 
 
 def _build_run_query(session: Session, filters: Mapping[str, Any], *, all_users: bool) -> ExecutionQuery:
-    """The query for runs of this workflow and the picked external user, unless *filters* name others."""
+    """Return the query for runs of this workflow and the picked external user, unless *filters* name others."""
     from pdkernel.operations.run_history import SHAPED_RUNS, build_query
 
     user = filters["user"]
@@ -251,7 +251,7 @@ def _build_run_query(session: Session, filters: Mapping[str, Any], *, all_users:
 
 
 def _build_contract_output(session: Session, names: list[str]) -> RichOutput:
-    """The contract, compared with the events *names*; default: the chosen event and all saved events."""
+    """Return the contract, compared with the events *names*; default: the chosen event and all saved events."""
     from pdkernel.operations.events import check_contract
     from pdkernel.render import contract as render_contract
 

@@ -315,7 +315,7 @@ def _connect_test_account(session: Session, app: str) -> None:
 
 
 def _build_user_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
-    """The accounts of *user* for the workflow, and the picked user if this has changed since."""
+    """Return the accounts of *user* for the workflow, and the picked user if this has changed since."""
     from pdkernel.operations.readiness import check_app_accounts
     from pdkernel.operations.readiness.requirements import render_accounts_html, render_accounts_text
 
@@ -333,7 +333,7 @@ def _build_user_output(session: Session, user: str | None, environment: Environm
 
 
 def _build_user_list(session: Session, environment: Environment, text: str) -> RichOutput:
-    """The external users that match *text*, with their marks."""
+    """Return the external users that match *text*, with their marks."""
     from pdkernel.operations import users
     from pdkernel.operations.users import search_users
 
@@ -357,7 +357,7 @@ def _build_user_list(session: Session, environment: Environment, text: str) -> R
 
 
 def _build_matrix_output(session: Session, user: str | None, environment: Environment, search: str) -> RichOutput:
-    """Which step could run for which external user; *user* or *search* limits the matrix."""
+    """Return which step could run for which external user; *user* or *search* limits the matrix."""
     from pdkernel.operations.readiness import build_matrix, matrix
 
     table = build_matrix(
@@ -373,7 +373,7 @@ def _build_matrix_output(session: Session, user: str | None, environment: Enviro
 
 
 def _build_lookup_output(session: Session, user: str | None, environment: Environment) -> RichOutput:
-    """How the accounts would be looked up for *user*; default: the picked user."""
+    """Return how the accounts would be looked up for *user*; default: the picked user."""
     from pdkernel.operations.readiness import preview_lookup
     from pdkernel.render import lookup
 
@@ -388,7 +388,7 @@ def _build_lookup_output(session: Session, user: str | None, environment: Enviro
 
 
 def _build_drift_output(session: Session) -> RichOutput | None:
-    """Contract fields that the chosen event lacks or changes; None if there are none, or while the draft has an error."""
+    """Return the contract fields that the chosen event lacks or changes; None if there are none, or while the draft has an error."""
     from pdkernel.operations.events import compare_with_saved_events
     from pdkernel.render import contract
 
@@ -404,7 +404,7 @@ def _build_drift_output(session: Session) -> RichOutput | None:
 
 
 def _build_event_output(session: Session, name: str | None, summary: str) -> RichOutput:
-    """The event in one line with the external user, and the chosen event if this has changed since."""
+    """Return the event in one line with the external user, and the chosen event if this has changed since."""
     who = f", as {session.external_user_id} in {session.environment}" if session.external_user_id else ""
     if session.event_name == name:
         return RichOutput.from_message(f"Event {name}: {summary}{who}.")
@@ -412,7 +412,7 @@ def _build_event_output(session: Session, name: str | None, summary: str) -> Ric
 
 
 def describe_outbound_policy(policy: OutboundPolicy) -> str:
-    """A description of the outbound policy."""
+    """Return a description of the outbound policy."""
     value = policy.mode_text.partition("=")[2]
     words = {
         "live": "Outbound calls are sent for real.",

@@ -154,7 +154,7 @@ class RequestListOutput:
         return RichOutput.from_message("\n".join(lines))
 
     def _describe_draft(self) -> list[str]:
-        """What a request runs, if that is not the code that the cells ran."""
+        """Return what a request runs, if that is not the code that the cells ran."""
         try:
             check_readable(self._session.workflow)
             edited = self._session.describe_edited_steps()
@@ -231,7 +231,7 @@ def _create_buttons(shell: Any, session: Session) -> RequestButtons | None:
 
 
 def _find_terminal() -> int:
-    """The terminal's file descriptor: ipykernel redirects the usual one to the running cell."""
+    """Return the terminal's file descriptor: ipykernel redirects the usual one to the running cell."""
     try:
         return sys.stderr.fileno()  # ipykernel's stream returns the original descriptor
     except (AttributeError, OSError):
@@ -298,7 +298,7 @@ def _build_call(session: Session, url: str) -> InvokeRequest:
 
 
 def _build_event_url(session: Session, url: str) -> str:
-    """The URL of the chosen event's path below the endpoint at *url*."""
+    """Return the URL of the chosen event's path below the endpoint at *url*."""
     path = session.event.data.get("path") if session.event is not None else None
     if not isinstance(path, str) or not path.strip("/"):
         return url
@@ -312,7 +312,7 @@ def _get_method(session: Session) -> str:
 
 
 def _build_snippet_body(session: Session) -> JSON:
-    """The chosen event's body with the fields that steps require; without an event, an example body."""
+    """Return the chosen event's body with the fields that steps require; without an event, an example body."""
     from pdkernel.language.analysis.contract import build_example_body, derive_contract
 
     body = session.event.data.get("body") if session.event is not None else None
@@ -329,7 +329,7 @@ def _build_snippet_body(session: Session) -> JSON:
 
 
 def _fill_missing_keys(value: JSON, defaults: JSON) -> JSON:
-    """*value* with the missing keys of *defaults*, in all objects that both contain."""
+    """Return *value* with the missing keys of *defaults*, in all objects that both contain."""
     if not isinstance(value, dict) or not isinstance(defaults, dict):
         return value
     whole = dict(value)
@@ -339,14 +339,14 @@ def _fill_missing_keys(value: JSON, defaults: JSON) -> JSON:
 
 
 def _list_query_pairs(session: Session) -> list[tuple[str, str]]:
-    """Names and values of the chosen event's query; a list becomes several pairs."""
+    """Return the names and values of the chosen event's query; a list becomes several pairs."""
     query = session.event.data.get("query") if session.event is not None else None
     pairs = query.items() if isinstance(query, dict) else ()
     return [(str(name), str(each)) for name, value in pairs for each in (value if isinstance(value, list) else [value])]
 
 
 def _find_token(session: Session, url: str) -> str | None:
-    """The bearer token that the draft's endpoint requires, or None."""
+    """Return the bearer token that the draft's endpoint requires, or None."""
     if session.server.local_url is None or url not in (session.server.local_url, session.server.public_url):
         return None
     trigger = session.workflow.trigger

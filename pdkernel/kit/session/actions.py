@@ -43,7 +43,7 @@ def search(
     install: bool = True,
     progress: ProgressListener = _silent,
 ) -> ActionSearch:
-    """Actions whose key, name or description contains every word: arguments and errors of `search_actions`."""
+    """Return the actions whose key, name or description contains every word: arguments and errors of `search_actions`."""
     catalog = session.catalog
     return session.call_engine(
         lambda _: search_actions(catalog, words, app=app, limit=limit, install=install, progress=progress)
@@ -53,7 +53,7 @@ def search(
 def describe(
     session: Session, uses: str, *, progress: ProgressListener = _silent
 ) -> tuple[Component, ComponentDescription]:
-    """An action and its declared props. Raises the errors of `describe_action`."""
+    """Return an action and its declared props. Raises the errors of `describe_action`."""
     catalog = session.catalog
     return session.call_engine(lambda engine: describe_action(engine, uses, catalog=catalog, progress=progress))
 
@@ -94,19 +94,19 @@ def fetch_options(
 def fetch_additional_props(
     session: Session, step: Step | str, *, values: Mapping[str, JSON] | None = None
 ) -> tuple[PropDeclaration, ...]:
-    """The props that the step's action adds for *values*. Raises the errors of `fetch_options`, and `StepError`."""
+    """Return the props that the step's action adds for *values*. Raises the errors of `fetch_options`, and `StepError`."""
     request = _build_form_request(session, step, values)
     return session.call_engine(lambda engine: ActionForms(engine).load_additional_props(request))
 
 
 def list_apps(session: Session) -> tuple[str, ...]:
-    """Slugs of the apps of accounts, steps and components, and of registered apps; sorted."""
+    """Return the slugs of the apps of accounts, steps and components, and of registered apps; sorted."""
     known = {account.app for account in session.directory.accounts()} | set(session.find_needed_apps())
     return tuple(sorted(known | set(load_registered_apps(session.project)) | set(session.catalog.list_apps())))
 
 
 def suggest_step_name(session: Session, key: str) -> str:
-    """A free step name for the action *key*: the name of Pipedream's builder, numbered if taken."""
+    """Return a free step name for the action *key*: the name of Pipedream's builder, numbered if taken."""
     taken = {step.name for step in session.workflow.steps}
     base = name = suggest_builder_name(key)
     number = 1

@@ -211,7 +211,7 @@ class Draft:
         return self._read[1]
 
     def cells(self) -> list[NotebookCell]:
-        """The step and header cells of the draft, each with its newest text."""
+        """Return the step and header cells of the draft, each with its newest text."""
         document = self._live.document or self._saved()
         cells = [cell for cell in document.cells if _is_preserved_cell(cell) or _is_directive_cell(cell.source)]
         ids = {cell.id for cell in cells}
@@ -231,7 +231,7 @@ class Draft:
         ]
 
     def _file_version(self) -> tuple[int, int, int] | None:
-        """Modification time (ns), size (bytes) and inode of the file; None without a file."""
+        """Return the modification time (ns), size (bytes) and inode of the file; None without a file."""
         try:
             found = self.path.stat() if self.path is not None else None
         except OSError:
@@ -239,7 +239,7 @@ class Draft:
         return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _saved(self) -> _Document:
-        """The cells of the file without deleted cells; no cells without a file."""
+        """Return the cells of the file without deleted cells; no cells without a file."""
         if self.path is None or not self.path.is_file():
             return _Document((), 0.0)
         try:
@@ -275,7 +275,7 @@ class Draft:
 
 
 def _is_preserved_cell(cell: NotebookCell) -> bool:
-    """Whether *cell* is not code and holds a part of an imported workflow."""
+    """Return whether *cell* is not code and holds a part of an imported workflow."""
     return cell.type != "code" and bool(cell.pdkernel_metadata)
 
 
@@ -284,7 +284,7 @@ def _is_directive_cell(source: str) -> bool:
 
 
 def _name_of(source: str) -> str:
-    """The name of a cell's step; of a cell that cannot be read, the name that it probably has."""
+    """Return the name of a cell's step; of a cell that cannot be read, the name that it probably has."""
     if is_workflow_cell(source):
         return HEADER_CELL_NAME
     try:

@@ -271,7 +271,7 @@ class PausedRuns:
         return next(reversed(self._followed), None)
 
     def is_followed(self, run_id: str) -> bool:
-        """Whether this session continues the run at the end of its pause."""
+        """Return whether this session continues the run at the end of its pause."""
         return run_id in self._followed
 
     def end_pause(self, run_id: str, body: JSON = None) -> None:
@@ -289,7 +289,7 @@ class PausedRuns:
         return self._engine.call(lambda engine: cancel_run(engine.journal, run_id, by=name_caller("notebook")))
 
     def list_left(self, workflow: str) -> Sequence[Execution]:
-        """The paused runs of *workflow*, by its name, that this session does not follow; newest first."""
+        """Return the paused runs of *workflow*, by its name, that this session does not follow; newest first."""
 
         async def find(engine: WorkflowEngine) -> Sequence[Execution]:
             unfinished: tuple[Status, ...] = ("paused", "resumed")

@@ -70,15 +70,15 @@ class DraftWorkflowSource:
             self._variables = await run_blocking(load_variables, self._project, self._folder)
 
     def list_workflows(self) -> tuple[ServedWorkflow, ...]:
-        """The draft."""
+        """Return the draft."""
         return (self._reload(),)
 
     def find(self, key: str) -> ServedWorkflow | None:
-        """The draft, if *key* is its endpoint."""
+        """Return the draft, if *key* is its endpoint."""
         return self._reload() if key.lower() == self.endpoint.lower() else None
 
     def find_id(self, workflow_id: str) -> ServedWorkflow | None:
-        """The draft, if *workflow_id* is its id."""
+        """Return the draft, if *workflow_id* is its id."""
         return self._reload() if workflow_id == self.workflow_id else None
 
     def _reload(self) -> ServedWorkflow:

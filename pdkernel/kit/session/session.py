@@ -209,7 +209,7 @@ class Session:
         self._notify()
 
     def find_needed_apps(self) -> Mapping[str, Sequence[str]]:
-        """Apps that require an account of the external user, with the steps that use them. Runs no step code."""
+        """Return the apps that require an account of the external user, with the steps that use them. Runs no step code."""
         return steps_by_external_user_app(collect_app_bindings(self.workflow, self.catalog))
 
     @property
@@ -303,7 +303,7 @@ class Session:
         return event
 
     def _is_http_triggered(self) -> bool:
-        """Whether the trigger is HTTP; true if the header cell cannot be read."""
+        """Return whether the trigger is HTTP; true if the header cell cannot be read."""
         try:
             return self.source_for_export.workflow.trigger.type == "http"
         except DefinitionError:
@@ -354,11 +354,11 @@ class Session:
         return self._recent.last_execution
 
     def get_request(self, execution_id: str) -> RunRequest:
-        """The request of a run with its recording. Raises `RequestError` unless it is one of the latest runs of this kernel."""
+        """Return the request of a run with its recording. Raises `RequestError` unless it is one of the latest runs of this kernel."""
         return self._recent.get_request(execution_id)
 
     def get_result(self, name: str) -> StepResult | None:
-        """The last result of step *name*, or None."""
+        """Return the last result of step *name*, or None."""
         self._load()
         return self._results.get(name)
 
@@ -369,17 +369,17 @@ class Session:
         return self._results.find_stale_steps(self.workflow, self.result_scope)
 
     def find_stale_steps(self, execution: Execution) -> set[str]:
-        """Steps of *execution* whose result there is stale, or whose code was edited since."""
+        """Return the steps of *execution* whose result there is stale, or whose code was edited since."""
         stale = set() if self._recent.is_detached(execution.id) else self.stale_steps
         return stale | self._recent.find_edited_steps(execution.id, self.workflow)
 
     def find_edited_steps(self, workflow: Workflow | None = None) -> set[str]:
-        """Steps whose code was edited since their last result; *workflow* as the draft was read for an export."""
+        """Return the steps whose code was edited since their last result; *workflow* as the draft was read for an export."""
         self._load()
         return self._results.find_edited_steps(self.workflow if workflow is None else workflow)
 
     def get_exports(self) -> Mapping[str, Mapping[str, JSON]]:
-        """The last exports of each step, with placeholders for secrets."""
+        """Return the last exports of each step, with placeholders for secrets."""
         self._load()
         return self._results.exports()
 
@@ -642,7 +642,7 @@ class Session:
         return f"Edited, not run: {named}. The code on the screen counts." if edited else None
 
     def build_steps_value(self) -> dict[str, Any]:
-        """The redacted value of `steps` for the next step, for completion and previews."""
+        """Return the redacted value of `steps` for the next step, for completion and previews."""
         event = self.event
         trigger: dict[str, Any] = {"event": dict(event.with_masked_headers().data) if event else {}}
         if event is not None:
@@ -651,7 +651,7 @@ class Session:
         return {"trigger": trigger, **self.get_exports()}
 
     def _build_example_context(self, event: Event) -> Mapping[str, JSON]:
-        """The value of `steps.trigger.context` for a run on *event*, without the ids of the run."""
+        """Return the value of `steps.trigger.context` for a run on *event*, without the ids of the run."""
         request = RunRequest(
             workflow=self.workflow,
             event=event,

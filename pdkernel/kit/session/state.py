@@ -144,7 +144,7 @@ class RunSettings:
         self._policy = parse_policy(text, origin=origin)
 
     def to_state(self, results: Mapping[str, StoredResult], cells: tuple[ExecutedCell, ...]) -> SessionState:
-        """The settings with *results* and *cells*, for the next kernel; secrets of the event are masked."""
+        """Return the settings with *results* and *cells*, for the next kernel; secrets of the event are masked."""
         # The outbound policy is not saved: a cell of the notebook sets it, and without such a cell the default applies.
         return SessionState(
             event=self._event.with_masked_headers().data if self._event is not None else None,
@@ -167,7 +167,7 @@ class RunSettings:
 
 
 def read_pinned_steps(project: Project, notebook: Path) -> frozenset[str]:
-    """The steps that the session of *notebook* has pinned. Raises `ProjectError` if the state cannot be read."""
+    """Return the steps that the session of *notebook* has pinned. Raises `ProjectError` if the state cannot be read."""
     state = project.notebook_states.load(str(notebook.resolve()), SessionState)
     return frozenset() if state is None else frozenset(state.pins)
 

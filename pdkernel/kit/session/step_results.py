@@ -57,7 +57,7 @@ class LastStepResults:
         self._steps.pop(name, None)
 
     def get(self, name: str) -> StepResult | None:
-        """The last result of step *name*, or None."""
+        """Return the last result of step *name*, or None."""
         known = self._steps.get(name)
         return known.result if known else None
 
@@ -77,11 +77,11 @@ class LastStepResults:
         return last.exports
 
     def exports(self) -> dict[str, Mapping[str, JSON]]:
-        """Exports by step, of the steps with a result."""
+        """Return the exports by step, of the steps with a result."""
         return {name: known.result.exports for name, known in self._steps.items()}
 
     def find_stale_steps(self, workflow: Workflow, scope: str) -> set[str]:
-        """Steps of *workflow* whose result is stale for *scope*."""
+        """Return the steps of *workflow* whose result is stale for *scope*."""
         stale: set[str] = set()
         newest_above, stale_above = 0, False
         for step in workflow.steps:
@@ -99,7 +99,7 @@ class LastStepResults:
         return stale
 
     def find_edited_steps(self, workflow: Workflow) -> set[str]:
-        """Steps of *workflow* whose result is of other code."""
+        """Return the steps of *workflow* whose result is of other code."""
         return {
             step.name
             for step in workflow.steps
@@ -110,12 +110,12 @@ class LastStepResults:
         }
 
     def stored_results(self) -> dict[str, StoredResult]:
-        """The results by step, for the next kernel."""
+        """Return the results by step, for the next kernel."""
         return dict(self._steps)
 
 
 def compute_fingerprint(step: Step) -> str:
-    """A hash of everything that determines the behaviour of *step*."""
+    """Return a hash of everything that determines the behaviour of *step*."""
     parts = [
         step.language,
         step.source,
@@ -153,7 +153,7 @@ class RecentRuns:
             self._detached.discard(old)
 
     def is_detached(self, execution_id: str) -> bool:
-        """Whether the results of the run are not the last results of the cells."""
+        """Return whether the results of the run are not the last results of the cells."""
         return execution_id in self._detached
 
     def get_request(self, execution_id: str) -> RunRequest:
@@ -172,11 +172,11 @@ class RecentRuns:
         return request
 
     def find_request(self, execution_id: str) -> RunRequest | None:
-        """The request of a run, or None if the run is not among the latest runs."""
+        """Return the request of a run, or None if the run is not among the latest runs."""
         return self._requests.get(execution_id)
 
     def find_edited_steps(self, execution_id: str, workflow: Workflow) -> set[str]:
-        """Steps of the run that *workflow* has changed or removed since; empty for an unknown run."""
+        """Return the steps of the run that *workflow* has changed or removed since; empty for an unknown run."""
         request = self._requests.get(execution_id)
         if request is None:
             return set()

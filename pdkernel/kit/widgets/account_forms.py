@@ -153,7 +153,7 @@ class ConnectForm:
         timer.start()
 
     def _use_enter(self, entered: object) -> bool:
-        """Whether *entered* is the last Enter, and its values were not used yet."""
+        """Return whether *entered* is the last Enter, and its values were not used yet."""
         with self._enter_lock:
             if entered is None or entered is not self._entered:
                 return False
@@ -263,12 +263,12 @@ def _summary(app: str, user: str | None, steps: Sequence[str], accounts: Sequenc
 
 
 def _with_icon(app: str, message: str) -> str:
-    """The HTML *message* beside the icon of the app."""
+    """Return the HTML *message* beside the icon of the app."""
     return f'<div style="display:flex;align-items:center">{app_icon(app)}{message}</div>'
 
 
 def format_account(account: Account) -> str:
-    """*account* as its id and name."""
+    """Return *account* as its id and name."""
     return f"{account.id} ({account.name})"
 
 

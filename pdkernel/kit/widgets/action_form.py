@@ -61,7 +61,7 @@ _MAX_RESULTS = 50
 
 
 def build_action_heading(component: Component, *others: str) -> Html:
-    """Title, app, key and version of an action with *others* on a line, its description below."""
+    """Return the title, app, key and version of an action with *others* on a line, its description below."""
     slug = get_app_slug(component.key)
     return tag(
         "div",
@@ -304,12 +304,12 @@ class ActionForm(SessionForm):
         return self._props.fields if self._props is not None else ()
 
     def get_field(self, prop: str) -> PropField:
-        """The field of *prop*. Raises `KeyError`."""
+        """Return the field of *prop*. Raises `KeyError`."""
         assert self._props is not None
         return self._props.get_field(prop)
 
     def get_account_field(self, prop: str) -> AccountField:
-        """The field of the app prop *prop*. Raises `KeyError`."""
+        """Return the field of the app prop *prop*. Raises `KeyError`."""
         assert self._props is not None
         return self._props.get_account_field(prop)
 
@@ -425,7 +425,7 @@ class ActionForm(SessionForm):
 
 
 def _find_action(session: Session, chosen: str) -> ChosenAction:
-    """The action of the step of the workflow, or with the key, that *chosen* names; for a key, with a new step."""
+    """Return the action of the step of the workflow, or with the key, that *chosen* names; for a key, with a new step."""
     if STEP_NAME.match(chosen):
         step = session.workflow.step(chosen)
         component, description = actions.describe(session, step.uses or chosen)

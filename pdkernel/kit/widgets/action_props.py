@@ -54,14 +54,14 @@ _MAX_DESCRIPTION = 300
 
 
 def create_field_message() -> Any:
-    """A hidden widget for a message below a field of an action."""
+    """Return a hidden widget for a message below a field of an action."""
     message = create_message()
     message.layout.margin, message.layout.width = FIELD_MARGIN, _MESSAGE_WIDTH
     return message
 
 
 def is_shown_prop(prop: PropDeclaration) -> bool:
-    """Whether a form has a field for *prop*."""
+    """Return whether a form has a field for *prop*."""
     return prop.type not in _HIDDEN_PROP_TYPES and not prop.type.startswith("$.") and not prop.definition.get("hidden")
 
 
@@ -86,7 +86,7 @@ def parse_prop_value(prop: PropDeclaration, text: str) -> JSON:
 
 
 def format_prop_value(prop: PropDeclaration, value: JSON) -> str:
-    """The text of a field for *value*; the reverse of `parse_prop_value`."""
+    """Return the text of a field for *value*; the reverse of `parse_prop_value`."""
     if value is None:
         return ""
     item_type = prop.type.removesuffix("[]")
@@ -164,7 +164,7 @@ class PropField:
         return str(self.value.value)
 
     def parse_value(self) -> JSON:
-        """The value of the chosen option, or of the text; None for an empty field. Raises `ValueError`."""
+        """Return the value of the chosen option, or of the text; None for an empty field. Raises `ValueError`."""
         text = self.text
         if text in self._values:
             return self._values[text]
@@ -177,7 +177,7 @@ class PropField:
         return parse_prop_value(self.prop, text)
 
     def find_problem(self) -> str:
-        """Why the action cannot run with the value; empty if it can."""
+        """Return why the action cannot run with the value; empty if it can."""
         try:
             value = self.parse_value()
         except ValueError as fault:
@@ -462,11 +462,11 @@ class ActionProps:
         return list(self._fields.values())
 
     def get_field(self, prop: str) -> PropField:
-        """The field of *prop*. Raises `KeyError`."""
+        """Return the field of *prop*. Raises `KeyError`."""
         return self._fields[prop]
 
     def get_account_field(self, prop: str) -> AccountField:
-        """The field of the app prop *prop*. Raises `KeyError`."""
+        """Return the field of the app prop *prop*. Raises `KeyError`."""
         return self._accounts[prop]
 
     def update(self) -> None:
@@ -513,7 +513,7 @@ class ActionProps:
         return len(problems)
 
     def build_step(self, name: str) -> Step:
-        """The step *name* with the values of the fields; a value that is not valid is left out."""
+        """Return the step *name* with the values of the fields; a value that is not valid is left out."""
         step = self.chosen.step
         shown = self._collect_values()
         kept = {prop: value for prop, value in step.props.items() if prop not in self._fields}
@@ -668,7 +668,7 @@ class ActionProps:
 
 
 def _with_account(binding: AppBinding, field: AccountField | None) -> AppBinding:
-    """*binding* with the account of *field*; unchanged if it has this account already."""
+    """Return *binding* with the account of *field*; unchanged if it has this account already."""
     if field is None or field.account == binding.account:
         return binding
     # the directive names the external user's account by the slug alone

@@ -45,7 +45,7 @@ class EventFieldTexts:
 
 
 def remove_identity_headers(data: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The event without `x-pd-*` headers, which the session sets; removes `headers` if no other header is left."""
+    """Return the event without `x-pd-*` headers, which the session sets; removes `headers` if no other header is left."""
     headers = data.get("headers")
     if not isinstance(headers, dict):
         return dict(data)
@@ -58,14 +58,14 @@ def remove_identity_headers(data: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 def is_same_event(one: Mapping[str, JSON], other: Mapping[str, JSON]) -> bool:
-    """Whether both are equal as JSON text, unlike `==`, where 1 equals true. Quick if both share a large body."""
+    """Return whether both are equal as JSON text, unlike `==`, where 1 equals true. Quick if both share a large body."""
     return list(one) == list(other) and all(
         one[key] is other[key] or json.dumps(one[key]) == json.dumps(other[key]) for key in one
     )
 
 
 def format_event_fields(data: Mapping[str, JSON]) -> EventFieldTexts:
-    """The field texts of an event without identity headers; values of secret headers become `***`."""
+    """Return the field texts of an event without identity headers; values of secret headers become `***`."""
     return EventFieldTexts(
         method=_format_value(data, "method"),
         path=_format_value(data, "path"),
@@ -76,7 +76,7 @@ def format_event_fields(data: Mapping[str, JSON]) -> EventFieldTexts:
 
 
 def describe_event_fields(data: Mapping[str, JSON]) -> list[tuple[str, str]]:
-    """Names and values of the filled fields for a saved notebook: of query and body the keys only, since values may be secret."""
+    """Return the names and values of the filled fields for a saved notebook: of query and body the keys only, since values may be secret."""
     texts = format_event_fields(data)
     query, body = data.get("query"), data.get("body")
     kind = "array" if isinstance(body, list) else "text" if isinstance(body, str) else "JSON"
@@ -123,18 +123,18 @@ def parse_event_fields(texts: EventFieldTexts, original: Mapping[str, JSON]) -> 
 
 
 def find_uneditable_keys(data: Mapping[str, JSON]) -> list[str]:
-    """Keys of the event without a field in the form."""
+    """Return the keys of the event without a field in the form."""
     return [key for key in data if key not in EDITABLE_KEYS]
 
 
 def find_lost_headers(data: Mapping[str, JSON]) -> list[str]:
-    """Headers whose saved value is the mask."""
+    """Return the headers whose saved value is the mask."""
     headers = data.get("headers")
     return [name for name, value in headers.items() if value == MASK] if isinstance(headers, dict) else []
 
 
 def find_masked_headers(data: Mapping[str, JSON]) -> list[str]:
-    """Headers whose value the form hides and steps get."""
+    """Return the headers whose value the form hides and steps get."""
     headers = data.get("headers")
     if not isinstance(headers, dict):
         return []
@@ -142,12 +142,12 @@ def find_masked_headers(data: Mapping[str, JSON]) -> list[str]:
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """*text* for a front end: lone surrogates become question marks."""
+    """Return *text* for a front end: lone surrogates become question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
 def format_json(value: JSON, *, indent: int | None = None) -> str:
-    """*value* as readable JSON text."""
+    """Return *value* as readable JSON text."""
     return replace_lone_surrogates(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
@@ -161,7 +161,7 @@ def _copy_key(read: dict[str, JSON], base: Mapping[str, JSON], key: str) -> None
 
 
 def _in_order(data: Mapping[str, JSON], base: Mapping[str, JSON]) -> dict[str, JSON]:
-    """*data* with the keys of *base* first, in their order, then in the usual order of an event."""
+    """Return *data* with the keys of *base* first, in their order, then in the usual order of an event."""
     order = [*base, *(key for key in EVENT_KEYS if key not in base)]
     return {key: data[key] for key in order if key in data}
 
@@ -261,7 +261,7 @@ class BodyText:
 
 
 def format_body(value: JSON) -> BodyText:
-    """The editor's text for *value*."""
+    """Return the editor's text for *value*."""
     kind: BodyKind = "text" if isinstance(value, str) else "json"
     text = replace_lone_surrogates(value) if isinstance(value, str) else format_json(value, indent=2)
     if len(text) > MAX_EDITABLE_CHARACTERS:

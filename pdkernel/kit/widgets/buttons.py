@@ -83,7 +83,7 @@ class SaveTestButton(ipw.VBox):
 
     @staticmethod
     def can_save(execution: Execution) -> bool:
-        """Whether *execution* can be saved: steps ran, and the run has ended and was not cancelled."""
+        """Return whether *execution* can be saved: steps ran, and the run has ended and was not cancelled."""
         return execution.status not in ("cancelled", "paused") and any(
             step.status != "not_run" for step in execution.steps
         )
@@ -115,7 +115,7 @@ class SaveTestButton(ipw.VBox):
 
 
 def _suggest_test_name(event_name: str | None) -> str:
-    """A name for a test, made from the name of the chosen event."""
+    """Return a name for a test, made from the name of the chosen event."""
     return re.sub(r"[^A-Za-z0-9]+", "_", event_name or "").strip("_").lower() or "run"
 
 
@@ -263,7 +263,7 @@ class RequestButtons(ipw.VBox):
 
 
 def _name(run: Execution) -> str:
-    """The label of a request: time of day (UTC), method, path and external user."""
+    """Return the label of a request: time of day (UTC), method, path and external user."""
     path = str(run.event.get("path") or "/")
     short = path if len(path) <= _PATH else f"{path[:_PATH]}…"
     who = f" as {run.external_user}" if run.external_user else ""

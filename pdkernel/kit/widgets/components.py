@@ -48,7 +48,7 @@ _STYLES = {
 
 
 def build_field_layout(width_px: int, *, min_width_px: int | None = None) -> dict[str, str]:
-    """Layout of a field at most *width_px* pixels wide; in a row the field wraps only below *min_width_px* pixels."""
+    """Return the layout of a field at most *width_px* pixels wide; in a row the field wraps only below *min_width_px* pixels."""
     least = f"min({min_width_px}px, calc(100% - 8px))"  # on a phone a row is narrower
     narrower = {} if min_width_px is None else {"flex": f"1 1 {min_width_px}px", "min_width": least}
     return {"width": f"{width_px}px", "max_width": f"min({width_px}px, calc(100% - 8px))", **narrower}
@@ -72,7 +72,7 @@ def build_field_row(first: Any, *others: Any, name_px: int = 110) -> Any:
 
 
 def build_named_field(name: str, width_px: int, *, min_width_px: int | None = None) -> dict[str, Any]:
-    """Name, style and layout of a field whose name is as wide as its text; the width includes the name."""
+    """Return the name, style and layout of a field whose name is as wide as its text; the width includes the name."""
     layout = build_field_layout(width_px, min_width_px=min_width_px)
     return {"description": name, "style": {"description_width": "initial"}, "layout": layout}
 
@@ -94,7 +94,7 @@ def on_enter(field: Any, act: Callable[[], None]) -> None:
 
 
 def format_message_html(text: str, *, kind: str = "muted") -> str:
-    """*text* as escaped HTML in the style of *kind* (`error`, `success`, `warn`, `muted`); keeps line breaks."""
+    """Return *text* as escaped HTML in the style of *kind* (`error`, `success`, `warn`, `muted`); keeps line breaks."""
     if not text:
         return ""
     role = ' role="alert"' if kind == "error" else ""
@@ -103,20 +103,20 @@ def format_message_html(text: str, *, kind: str = "muted") -> str:
 
 
 def quote_magic_argument(text: str) -> str:
-    """*text* as an argument of a magic's line, in quotes if it needs them; a magic does not read escapes."""
+    """Return *text* as an argument of a magic's line, in quotes if it needs them; a magic does not read escapes."""
     if text and text[0] not in "-'\"" and not any(letter.isspace() for letter in text):
         return text
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def build_copyable_html(text: str) -> str:
-    """*text* as code; with the Lab extension, a button that copies the code."""
+    """Return *text* as code; with the Lab extension, a button that copies the code."""
     safe = html.escape(text)
     return f'<code class="pd-k" title="Copy {safe}">{safe}</code>'
 
 
 def build_copyable_block_html(text: str) -> str:
-    """*text* of several lines as a block of code; with the Lab extension a click copies the code."""
+    """Return *text* of several lines as a block of code; with the Lab extension a click copies the code."""
     safe = html.escape(text)
     look = "display:block;padding:4px 8px;white-space:pre-wrap;background-color:rgba(127,127,127,0.1)"
     kind = 'class="pd-k pd-block"'
@@ -124,7 +124,7 @@ def build_copyable_block_html(text: str) -> str:
 
 
 def create_message() -> Any:
-    """A hidden widget for a message; `show_message` fills it."""
+    """Return a hidden widget for a message; `show_message` fills it."""
     return ipw.HTML(layout={"display": "none", **WIDE_LAYOUT})
 
 
@@ -287,7 +287,7 @@ def build_line_output(text: str, line: str, fields: Sequence[tuple[str, str]] = 
 
 
 def build_picture(fields: Sequence[tuple[str, str]]) -> str:
-    """Names and values of fields as a table, which the Lab extension hides beside a form that works; empty without a field."""
+    """Return the names and values of fields as a table, which the Lab extension hides beside a form that works; empty without a field."""
     rows = [
         tag(
             "tr",

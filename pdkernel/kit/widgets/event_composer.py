@@ -158,7 +158,7 @@ def _lines(name: str, example: str, tooltip: str, *, rows: int) -> Any:
 
 
 def build_notes_html(data: Mapping[str, JSON]) -> str:
-    """Notes about the parts of the event *data* that the fields hide or do not show."""
+    """Return the notes about the parts of the event *data* that the fields hide or do not show."""
     notes = []
     if masked := find_lost_headers(data):
         notes.append(

@@ -226,7 +226,7 @@ class LatestCall:
 
 
 def _describe_failure(what: str, fault: BaseException) -> str:
-    """The type and place of an internal error, without its message, which may contain secrets."""
+    """Return the type and place of an internal error, without its message, which may contain secrets."""
     frames = traceback.extract_tb(fault.__traceback__)
     place = f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     return f"{what} failed with an internal error of pdkernel: {type(fault).__name__}{place}."
@@ -309,7 +309,7 @@ class SessionForm(ipw.VBox):
         """Set every widget from the session."""
 
     def _build_saved_output(self) -> RichOutput:
-        """The current choice, for a reader without a kernel."""
+        """Return the current choice, for a reader without a kernel."""
         return RichOutput("", "")
 
     def _show_line(self, line: str) -> None:
@@ -335,7 +335,7 @@ class SessionForm(ipw.VBox):
         return self._filler == threading.get_ident()
 
     def _user_handler(self, act: Callable[[], None]) -> Callable[..., None]:
-        """*act* as a handler: ignores changes of `_update_widgets`, and shows errors in the form."""
+        """Return *act* as a handler: ignores changes of `_update_widgets`, and shows errors in the form."""
 
         @functools.wraps(act)
         def handle(*_: object) -> None:

@@ -63,7 +63,7 @@ _SHELL_VARIABLES = frozenset(
 
 
 def find_variables(source: str) -> VariableReferences:
-    """Environment variables that *source* reads and does not set; `${X:-default}` or a test makes X optional."""
+    """Return the environment variables that *source* reads and does not set; `${X:-default}` or a test makes X optional."""
     required: set[str] = set()
     optional: set[str] = set()
     for name, operator in _expansions(source):
@@ -81,7 +81,7 @@ def find_variables(source: str) -> VariableReferences:
 
 
 def is_variable_read(source: str, name: str) -> bool:
-    """Whether *source* expands the variable *name*."""
+    """Return whether *source* expands the variable *name*."""
     return any(found == name for found, _ in _expansions(source))
 
 
@@ -93,7 +93,7 @@ def _assigned(source: str) -> set[str]:
 
 
 def _expansions(source: str) -> Iterator[tuple[str, str | None]]:
-    """Every `$NAME` and `${NAME...}` that the shell would expand, with its operator."""
+    """Yield every `$NAME` and `${NAME...}` that the shell would expand, with its operator."""
     text = _strip_heredocs(source)
     open_marks: list[str] = []  # a stack of double quotes and parentheses
     position = 0
@@ -120,7 +120,7 @@ def _expansions(source: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _strip_heredocs(source: str) -> str:
-    """*source* without quoted here-documents; in other here-documents, quotes and hashes become blanks."""
+    """Return *source* without quoted here-documents; in other here-documents, quotes and hashes become blanks."""
     lines: list[str] = []
     waiting: list[tuple[str, bool]] = []
     for line in source.split("\n"):

@@ -101,14 +101,14 @@ class Contract(JsonStruct, frozen=True, dict=True):
         return tuple(each for each in self.fields if each.required)
 
     def readers_below(self, path: FieldPath) -> tuple[FieldReader, ...]:
-        """The readers of *path* and of the paths below it."""
+        """Return the readers of *path* and of the paths below it."""
         fields = {r for each in self.fields if each.segments[: len(path)] == path for r in each.readers}
         whole = {r for each in self.passed_on if each.segments[: len(path)] == path for r in each.readers}
         found = fields | whole
         return tuple(sorted(found, key=reader_sort_key)) or self.expectations[path].readers
 
     def json_form(self) -> object:
-        """`{"fields", "whole", "unknown", "unread"}`; paths are texts."""
+        """Return `{"fields", "whole", "unknown", "unread"}`; paths are texts."""
         return {
             "fields": [
                 {"path": each.path, "required": each.required, "types": each.types, "readers": each.readers}
@@ -121,7 +121,7 @@ class Contract(JsonStruct, frozen=True, dict=True):
 
 
 def derive_contract(workflow: Workflow) -> Contract:
-    """The contract of the enabled steps of *workflow*."""
+    """Return the contract of the enabled steps of *workflow*."""
     exports: dict[tuple[str, str], ValueSet] = {}
     found: dict[FieldPath, list[PathReads]] = {}
     unread: list[FieldReader] = []
@@ -208,12 +208,12 @@ def _build_object_uses(found: Mapping[FieldPath, list[set[FieldReader]]]) -> tup
 
 
 def reader_sort_key(reader: FieldReader) -> tuple[int, str, str, int]:
-    """The sort key of readers: by cell, then by line."""
+    """Return the sort key of readers: by cell, then by line."""
     return (reader.cell or 0, reader.step, reader.prop or "", reader.line or 0)
 
 
 def format_path(path: FieldPath) -> str:
-    """*path* as text: `body.labels[].name`, `headers["user-agent"]`."""
+    """Return *path* as text: `body.labels[].name`, `headers["user-agent"]`."""
     return "".join(_parts(path))
 
 
@@ -250,7 +250,7 @@ class ContractViolation(JsonStruct, frozen=True):
         return format_path(self.segments)
 
     def json_form(self) -> object:
-        """`{"kind", "path", "expected", "found", "readers"}`."""
+        """Return `{"kind", "path", "expected", "found", "readers"}`."""
         return {
             "kind": self.kind,
             "path": self.path,
@@ -261,7 +261,7 @@ class ContractViolation(JsonStruct, frozen=True):
 
 
 def check_event(contract: Contract, event: Mapping[str, JSON]) -> tuple[ContractViolation, ...]:
-    """The violations of *contract* by *event*, the data of an event; each path once."""
+    """Return the violations of *contract* by *event*, the data of an event; each path once."""
     found: dict[tuple[str, FieldPath], ContractViolation] = {}
     for finding in _check_children(contract, (), dict(event)):
         found.setdefault((finding.kind, finding.segments), finding)
@@ -297,7 +297,7 @@ def _check_value(contract: Contract, place: FieldPath, value: JSON) -> Iterator[
 
 
 def is_of_type(value: JSON, expected_type: str) -> bool:
-    """Whether *value* has the type *expected_type*."""
+    """Return whether *value* has the type *expected_type*."""
     kind = get_type_name(value)
     if expected_type == "numeric":
         return kind in {"integer", "number"} or (isinstance(value, str) and _is_numeric(value))
@@ -347,7 +347,7 @@ class Drift(JsonStruct, frozen=True):
         return format_path(self.segments)
 
     def json_form(self) -> object:
-        """`{"kind", "path", "at", "before", "after", "required", "readers"}`."""
+        """Return `{"kind", "path", "at", "before", "after", "required", "readers"}`."""
         return {
             "kind": self.kind,
             "path": self.path,
@@ -404,7 +404,7 @@ def detect_drift(contract: Contract, earlier_events: Sequence[EventData], new_ev
 def _build_missing_drift(
     field: Field, missing: FieldPath, types: frozenset[str], before: Sequence[EventData], after: EventData
 ) -> Drift:
-    """The drift of a missing field: the field is gone, or its container has another type."""
+    """Return the drift of a missing field: the field is gone, or its container has another type."""
     around = missing[:-1]
     held = frozenset().union(*(_collect_types(event, around).types for event in before))
     holds = _collect_types(after, around).types
@@ -416,12 +416,12 @@ def _build_missing_drift(
 
 
 def has_path(event: EventData, path: FieldPath) -> bool:
-    """Whether *event* has a value at *path*; an empty list counts as a value for the paths of its items."""
+    """Return whether *event* has a value at *path*; an empty list counts as a value for the paths of its items."""
     return _collect_types(event, path).missing is None
 
 
 def _collect_types(event: EventData, place: FieldPath) -> _PathTypes:
-    """The types at *place* in *event*, with the items of a list taken together."""
+    """Return the types at *place* in *event*, with the items of a list taken together."""
     values: list[Any] = [dict(event)]
     missing: FieldPath | None = None
     for depth, key in enumerate(place, start=1):
@@ -462,7 +462,7 @@ class EventComparison(JsonStruct, frozen=True):
         return not self.violations and not self.drifts
 
     def json_form(self) -> object:
-        """`{"event", "findings", "drift", "earlier"}`."""
+        """Return `{"event", "findings", "drift", "earlier"}`."""
         return {
             "event": self.name,
             "findings": [violation.json_form() for violation in self.violations],
@@ -526,7 +526,7 @@ def build_example_event(
 
 
 def _request(contract: Contract, saved: Mapping[str, Any]) -> dict[str, JSON]:
-    """The method, path, query and headers of a request, from *saved* and the fields that steps read."""
+    """Return the method, path, query and headers of a request, from *saved* and the fields that steps read."""
     base: dict[str, JSON] = {key: saved.get(key, value) for key, value in JSON_POST.items()}
     headers = base["headers"] if isinstance(base["headers"], dict) else {}
     # of the other headers only the content type matters
@@ -544,7 +544,7 @@ def build_example_body(
 
 
 def _required_of(contract: Contract) -> Contract:
-    """*contract* with its required fields only."""
+    """Return *contract* with its required fields only."""
     kept = {
         field.segments[:length] for field in contract.required_fields for length in range(1, len(field.segments) + 1)
     }
@@ -595,7 +595,7 @@ def _invent_value(place: FieldPath, types: tuple[str, ...]) -> JSON:
 
 
 def build_contract_schema(contract: Contract) -> dict[str, Any]:
-    """The JSON Schema of events that satisfy *contract*."""
+    """Return the JSON Schema of events that satisfy *contract*."""
     return {"$schema": JSON_SCHEMA_DIALECT, **_schema(contract, (), ("object",))}
 
 

@@ -47,7 +47,7 @@ class MissingResponse:
 
 
 def responds(step: Step) -> Responds:
-    """Whether *step* sends a custom response always, possibly, or never."""
+    """Return whether *step* sends a custom response always, possibly, or never."""
     if step.uses:
         key = step.uses.rpartition("@")[0]
         return "always" if key == _RESPOND_ACTION else "maybe" if key.startswith("@") else "never"
@@ -108,7 +108,7 @@ def _python_responds(source: str) -> Responds:
 
 
 def _python_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that always run, with those of `with` and `finally`."""
+    """Yield the statements that always run, with those of `with` and `finally`."""
     for statement in body:
         if isinstance(statement, ast.With | ast.AsyncWith):
             yield from _python_statements(statement.body)

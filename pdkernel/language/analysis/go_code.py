@@ -31,7 +31,7 @@ def _language() -> Language:
 
 @functools.lru_cache(maxsize=64)
 def parse_source(source: str) -> Node:
-    """The root node of the syntax tree of *source*; a syntax error becomes an `ERROR` node."""
+    """Return the root node of the syntax tree of *source*; a syntax error becomes an `ERROR` node."""
     return Parser(_language()).parse(source.encode("utf-8", "replace")).root_node
 
 
@@ -48,7 +48,7 @@ def _text(node: Node | None) -> str:
 
 
 def has_entry_point(source: str) -> bool:
-    """Whether *source* is `package main` with a `func main()`, or has a syntax error."""
+    """Return whether *source* is `package main` with a `func main()`, or has a syntax error."""
     tree = parse_source(source)
     if tree.has_error:
         return True
@@ -62,7 +62,7 @@ def has_entry_point(source: str) -> bool:
 
 
 def find_imports(source: str) -> dict[str, str]:
-    """Packages that *source* imports, each with its name in the code; `_` and `.` stay as written."""
+    """Return the packages that *source* imports, each with its name in the code; `_` and `.` stay as written."""
     found: dict[str, str] = {}
     for node in _walk(parse_source(source)):
         if node.type == "import_spec":
@@ -75,7 +75,7 @@ def find_imports(source: str) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def find_external_packages(source: str) -> tuple[str, ...]:
-    """Packages that *source* imports outside the standard library and the helper, sorted."""
+    """Return the packages that *source* imports outside the standard library and the helper, sorted."""
     # packages of the standard library have no dot in their first path segment
     return tuple(
         sorted(path for path in find_imports(source) if path != HELPER_IMPORT_PATH and "." in path.partition("/")[0])
@@ -83,7 +83,7 @@ def find_external_packages(source: str) -> tuple[str, ...]:
 
 
 def find_step_references(source: str) -> dict[str, int]:
-    """Steps that *source* reads by a literal name, each with the line of the first read."""
+    """Return the steps that *source* reads by a literal name, each with the line of the first read."""
     lines: dict[str, int] = {}
     for name, node in _indexed(source, "Steps"):
         lines.setdefault(name, node.start_point[0] + 1)
@@ -91,12 +91,12 @@ def find_step_references(source: str) -> dict[str, int]:
 
 
 def find_apps(source: str) -> tuple[str, ...]:
-    """Apps whose accounts *source* reads by a literal name, in order."""
+    """Return the apps whose accounts *source* reads by a literal name, in order."""
     return tuple(dict.fromkeys(name for name, _ in _indexed(source, "Accounts")))
 
 
 def has_response_call(source: str) -> bool:
-    """Whether *source* calls `pd.Respond`, or names the file that `pd.Respond` writes."""
+    """Return whether *source* calls `pd.Respond`, or names the file that `pd.Respond` writes."""
     call = f"{find_imports(source).get(HELPER_IMPORT_PATH, 'pd')}.Respond"
     return any(
         (node.type == "call_expression" and _text(node.child_by_field_name("function")) == call)
@@ -127,7 +127,7 @@ def find_variables(source: str) -> VariableReferences:
 
 
 def _is_compared(node: Node) -> bool:
-    """Whether *node* is compared with an empty text."""
+    """Return whether *node* is compared with an empty text."""
     around = node.parent
     if around is None or around.type != "binary_expression" or not any(c.type in {"==", "!="} for c in around.children):
         return False
@@ -135,7 +135,7 @@ def _is_compared(node: Node) -> bool:
 
 
 def _indexed(source: str, member: str) -> Iterator[tuple[str, Node]]:
-    """Every `pd.<member>["NAME"]`, with its node."""
+    """Yield every `pd.<member>["NAME"]`, with its node."""
     owner = f"{find_imports(source).get(HELPER_IMPORT_PATH, 'pd')}.{member}"
     for node in _walk(parse_source(source)):
         if node.type == "index_expression" and _text(node.child_by_field_name("operand")) == owner:
@@ -145,7 +145,7 @@ def _indexed(source: str, member: str) -> Iterator[tuple[str, Node]]:
 
 
 def _string(node: Node | None) -> str | None:
-    """The value of a string literal; None for other nodes."""
+    """Return the value of a string literal; None for other nodes."""
     if node is None or node.type not in ("interpreted_string_literal", "raw_string_literal"):
         return None
     text = _text(node)

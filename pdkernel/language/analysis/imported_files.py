@@ -120,7 +120,7 @@ def iter_sources(step: Step) -> Iterator[tuple[str, str]]:
 
 
 def _known_files(step: Step) -> _Files:
-    """The files that *step* has: no other file is read."""
+    """Return the files that *step* has: no other file is read."""
     return _Files(step, step.files.get, count_parents(step.files), "")
 
 
@@ -167,7 +167,7 @@ class _Files:
         self.texts = dict(sorted(self.texts.items()))
 
     def is_own_module(self, module: str) -> bool:
-        """Whether the top of a dotted *module* is a file or folder of the step."""
+        """Return whether the top of a dotted *module* is a file or folder of the step."""
         top = module.partition(".")[0]
         tops = [posixpath.join(root, top) for root in self._roots]
         return any(path.startswith((f"{each}.py", f"{each}/")) for each in tops for path, _ in iter_sources(self._step))

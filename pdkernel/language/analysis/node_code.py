@@ -63,7 +63,7 @@ class PackageImport:
 
 
 def has_entry_point(source: str) -> bool:
-    """Whether *source* has a default export, sets `module.exports`, or has a syntax error."""
+    """Return whether *source* has a default export, sets `module.exports`, or has a syntax error."""
     root = javascript.parse_source(source)
     return root.has_error or any(_exports(node) for node in javascript.iter_nodes(root))
 
@@ -91,7 +91,7 @@ def _exports(node: Node) -> bool:
 
 
 def find_step_references(source: str) -> dict[str, int]:
-    """Steps that *source* reads by a literal name, each with the line of the first read."""
+    """Return the steps that *source* reads by a literal name, each with the line of the first read."""
     return find_reference_lines(source)
 
 
@@ -133,7 +133,7 @@ def _is_target(node: Node) -> bool:
 
 
 def _has_fallback(node: Node) -> bool:
-    """Whether the code around *node* handles an undefined value."""
+    """Return whether the code around *node* handles an undefined value."""
     parent = node.parent
     while parent is not None and parent.type == "parenthesized_expression":
         node, parent = parent, parent.parent
@@ -153,7 +153,7 @@ def _has_fallback(node: Node) -> bool:
 
 
 def _get_destructured_names(pattern: Node | None) -> tuple[set[str], set[str]]:
-    """Names of `const { A, B = 1 } = process.env`: those without and those with a default."""
+    """Return the names of `const { A, B = 1 } = process.env`: those without and those with a default."""
     needed: set[str] = set()
     defaulted: set[str] = set()
     for child in pattern.named_children if pattern is not None and pattern.type == "object_pattern" else ():
@@ -168,7 +168,7 @@ def _get_destructured_names(pattern: Node | None) -> tuple[set[str], set[str]]:
 
 
 def find_apps(source: str) -> dict[str, str]:
-    """The app slugs of the app props that *source* declares with literals under `props`, by prop."""
+    """Return the app slugs of the app props that *source* declares with literals under `props`, by prop."""
     found: dict[str, str] = {}
     for node in javascript.iter_nodes(javascript.parse_source(source)):
         if node.type == "pair" and javascript.get_key(node) == "props":
@@ -249,7 +249,7 @@ def find_data_files(source: str) -> tuple[tuple[str, int, bool], ...]:
 
 
 def _get_short_text(node: Node) -> str | None:
-    """The text of a string literal that may be part of a path, else None."""
+    """Return the text of a string literal that may be part of a path, else None."""
     text = javascript.get_string_literal(node)
     return text if text is not None and 0 < len(text) <= _MAX_FILE_NAME and text.isprintable() else None
 
@@ -262,7 +262,7 @@ def _get_called_name(node: Node) -> str | None:
 
 
 def _is_url_beside(node: Node, arguments: Node) -> bool:
-    """Whether *node* is `new URL("NAME", import.meta.url)` with a relative name."""
+    """Return whether *node* is `new URL("NAME", import.meta.url)` with a relative name."""
     constructor, given = node.child_by_field_name("constructor"), arguments.named_children
     if constructor is None or javascript.get_source(constructor) != "URL" or len(given) != 2:
         return False
@@ -279,7 +279,7 @@ def _is_in_try(node: Node) -> bool:
 
 
 def parse_specifier(specifier: str) -> tuple[str, str | None] | None:
-    """The package and version of a specifier like `@scope/name@^1/sub/path`; None if it does not name a package."""
+    """Return the package and version of a specifier like `@scope/name@^1/sub/path`; None if it does not name a package."""
     if specifier in NODE_BUILTIN_MODULES or _NON_PACKAGE_SPECIFIER.match(specifier):
         return None
     found = _SPECIFIER.fullmatch(specifier)
@@ -287,7 +287,7 @@ def parse_specifier(specifier: str) -> tuple[str, str | None] | None:
 
 
 def package_fault(name: str, version: str | None) -> str | None:
-    """Why *name* and *version* are not valid for an npm package, as the end of a sentence; None if they are valid."""
+    """Return why *name* and *version* are not valid for an npm package, as the end of a sentence; None if they are valid."""
     if not _NAME.fullmatch(name) or len(name) > 214 or name.lower() in _RESERVED:
         return f"{_short(name)} is not the name of an npm package"
     if version is not None and (not _RANGE.fullmatch(version) or _ARCHIVE.search(version)):
@@ -296,7 +296,7 @@ def package_fault(name: str, version: str | None) -> str | None:
 
 
 def import_faults(source: str) -> Iterator[tuple[str, int]]:
-    """Imports of *source* by a literal name that names neither a package nor a file, each with the reason and the line."""
+    """Yield the imports of *source* by a literal name that names neither a package nor a file, each with the reason and the line."""
     for node in javascript.iter_nodes(javascript.parse_source(source)):
         specifier = _get_import_specifier(node)
         fault = None if specifier is None else _import_fault(specifier)
@@ -325,7 +325,7 @@ def _short(text: str) -> str:
 
 
 def _get_import_specifier(node: Node) -> str | None:
-    """The literal specifier that *node* imports, or None."""
+    """Return the literal specifier that *node* imports, or None."""
     if node.type in {"import_statement", "export_statement"}:
         return javascript.get_string_literal(node.child_by_field_name("source"))
     if node.type != "call_expression":

@@ -229,7 +229,7 @@ class NodeStepTracer(StepTracer):
     # ── expressions: names and keys ────────────────────────────────────────────────
 
     def evaluate(self, node: Node | None) -> ValueSet:
-        """The value set of *node*; its accesses are recorded."""
+        """Return the value set of *node*; its accesses are recorded."""
         if node is None:
             return UNTRACKED
         self.set_line(node)
@@ -328,7 +328,7 @@ class NodeStepTracer(StepTracer):
         return (ListValue(union(*self.evaluate_list(get_code_children(node)))),)
 
     def evaluate_list(self, nodes: Iterable[Node]) -> list[ValueSet]:
-        """The value set of each of *nodes*, with spread lists."""
+        """Return the value set of each of *nodes*, with spread lists."""
         found: list[ValueSet] = []
         for node in nodes:
             if node.type == "spread_element":
@@ -405,7 +405,7 @@ class NodeStepTracer(StepTracer):
         return union(self.expect_type(found, *infer_default_type(default)), self._evaluate_default(default))
 
     def _evaluate_default(self, node: Node | None) -> ValueSet:
-        """The value set of a default, which the code evaluates only if the value is missing."""
+        """Return the value set of a default, which the code evaluates only if the value is missing."""
         return self.trace_optional_branch(NO_PATHS, NO_PATHS, partial(self.evaluate, node))
 
     def _store(self, target: Node, value: ValueSet) -> None:
@@ -748,14 +748,14 @@ class NodeStepTracer(StepTracer):
 
 
 def trace_module(source: str, exports_above: KnownExports | None = None) -> NodeStepTracer:
-    """The trace of the module *source*."""
+    """Return the trace of the module *source*."""
     tracer = NodeStepTracer(exports_above)
     tracer.trace_step(javascript.parse_source(source))
     return tracer
 
 
 def trace_expression(source: str, exports_above: KnownExports | None = None) -> NodeStepTracer:
-    """The trace of the expression *source*, whose value the prop passes on."""
+    """Return the trace of the expression *source*, whose value the prop passes on."""
     tracer = NodeStepTracer(exports_above)
     tracer.bind("steps", (PathValue(()),), new=True)
     node = javascript.parse_expression(source)

@@ -54,7 +54,7 @@ class ModernCode:
 
 
 def find_old_uses(source: str) -> tuple[OldUse, ...]:
-    """The uses of v1 in *source*, a Node.js step, in the order of its lines; names that the code declares itself do not count."""
+    """Return the uses of v1 in *source*, a Node.js step, in the order of its lines; names that the code declares itself do not count."""
     if not any(name in source for name in ("event", *_OLD_NAMES)):
         return ()
     root = javascript.parse_source(source)
@@ -75,12 +75,12 @@ def find_old_uses(source: str) -> tuple[OldUse, ...]:
 
 
 def has_old_function(source: str) -> bool:
-    """Whether the step is a function of v1, whose arguments a run of today does not have."""
+    """Return whether the step is a function of v1, whose arguments a run of today does not have."""
     return "event" in source and _find_old_function(javascript.parse_source(source)) is not None
 
 
 def format_old_uses(uses: Iterable[OldUse]) -> str:
-    """The lines to write instead of *uses*."""
+    """Return the lines to write instead of *uses*."""
     return "\n".join(f"line {use.line}, instead of {use.name}: {use.instead}" for use in uses)
 
 
@@ -123,7 +123,7 @@ def _get_first_key(node: Node) -> str:
 
 
 def _iter_uses(root: Node, declared: frozenset[str]) -> Iterator[tuple[str, Node]]:
-    """The uses of names of v1: each name with the call or the member access."""
+    """Yield the uses of names of v1: each name with the call or the member access."""
     for node in javascript.iter_nodes(root):
         if node.type == "call_expression":
             called = node.child_by_field_name("function")
@@ -149,7 +149,7 @@ def _iter_uses(root: Node, declared: frozenset[str]) -> Iterator[tuple[str, Node
 
 
 def _find_old_function(root: Node) -> Node | None:
-    """The function of v1 that is the step: the default export, `module.exports`, or the only expression of the code."""
+    """Return the function of v1 that is the step: the default export, `module.exports`, or the only expression of the code."""
     for node in root.named_children:
         value = node.child_by_field_name("value") if node.type == "export_statement" else None
         if node.type == "export_statement" and value is None:
@@ -171,7 +171,7 @@ def _find_old_function(root: Node) -> Node | None:
 
 
 def _get_parameters(function: Node) -> list[str] | None:
-    """The parameters of *function*; None if it is not a function with plain names as parameters."""
+    """Return the parameters of *function*; None if it is not a function with plain names as parameters."""
     if function.type not in _FUNCTIONS:
         return None
     single = function.child_by_field_name("parameter")
@@ -182,7 +182,7 @@ def _get_parameters(function: Node) -> list[str] | None:
 
 
 def _reads_event(function: Node) -> bool:
-    """Whether *function* reads something of `event` that the argument of a component's `run` does not have."""
+    """Return whether *function* reads something of `event` that the argument of a component's `run` does not have."""
     for node in javascript.iter_nodes(function):
         owner = node.child_by_field_name("object") if node.type == "member_expression" else None
         if owner is not None and owner.type == "identifier" and javascript.get_source(owner) == "event":
@@ -191,7 +191,7 @@ def _reads_event(function: Node) -> bool:
 
 
 def _find_declared(root: Node, main: Node | None) -> frozenset[str]:
-    """The names that the code declares anywhere, without the parameters of *main*."""
+    """Return the names that the code declares anywhere, without the parameters of *main*."""
     found: set[str] = set()
     for node in javascript.iter_nodes(root):
         if main is not None and node == main:
@@ -363,7 +363,7 @@ class _Translation:
             self.edits.append((node.start_byte, node.end_byte, text))
 
     def _cut(self, start: int, end: int) -> str:
-        """The text from *start* to *end*, in bytes, with its edits; an edit inside of another one is left out."""
+        """Return the text from *start* to *end*, in bytes, with its edits; an edit inside of another one is left out."""
         text, at, parts = self._bytes, start, list[bytes]()
         for first, last, new in sorted(self.edits):
             if first < at or last > end:
@@ -382,10 +382,10 @@ class _Translation:
             above = above.parent
 
     def _is_in_step(self, node: Node) -> bool:
-        """Whether *node* belongs to the step's own function, and not to a function in it."""
+        """Return whether *node* belongs to the step's own function, and not to a function in it."""
         above = list(self._iter_functions_above(node))
         return not above or (self.is_component and len(above) == 1 and above[0].type == "method_definition")
 
     def _has_own_this(self, node: Node) -> bool:
-        """Whether `this` at *node* is the component."""
+        """Return whether `this` at *node* is the component."""
         return all(each.type == "arrow_function" for each in self._iter_functions_above(node))

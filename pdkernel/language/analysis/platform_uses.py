@@ -62,7 +62,7 @@ class PlatformUse(NamedTuple):
 
 
 def find_platform_uses(step: Step) -> tuple[PlatformUse, ...]:
-    """The uses of the platform by *step*, each kind and name once, in the order of the code."""
+    """Return the uses of the platform by *step*, each kind and name once, in the order of the code."""
     found: dict[tuple[str, str], PlatformUse] = {}
     for use in (*_code_uses(step), *_prop_uses(step)):
         found.setdefault((use.kind, use.name), use)
@@ -70,7 +70,7 @@ def find_platform_uses(step: Step) -> tuple[PlatformUse, ...]:
 
 
 def find_hosts(step: Step) -> dict[str, int | None]:
-    """Hosts of the URLs in the code and the props of *step*, each with the line of its first URL."""
+    """Return the hosts of the URLs in the code and the props of *step*, each with the line of its first URL."""
     found: dict[str, int | None] = {}
     for _, source in () if step.uses else iter_sources(step):
         for number, line in enumerate(source.split("\n"), start=1):
@@ -166,7 +166,7 @@ def _call_uses(node: Node, line: int) -> Iterator[PlatformUse]:
 
 
 def _definition_uses(node: Node, line: int) -> Iterator[PlatformUse]:
-    """The uses of a prop's definition: `NAME: "$.service.db"` or `NAME: {type: "data_store"}`."""
+    """Yield the uses of a prop's definition: `NAME: "$.service.db"` or `NAME: {type: "data_store"}`."""
     name, value = javascript.get_key(node), node.child_by_field_name("value")
     if name is None or value is None:
         return
@@ -226,7 +226,7 @@ class UnreadAnswer(NamedTuple):
 
 
 def find_answer_readers(workflow: Workflow, name: str) -> tuple[str, ...]:
-    """The enabled steps below the step *name* that read its answer, in order; empty if *name* is not a step."""
+    """Return the enabled steps below the step *name* that read its answer, in order; empty if *name* is not a step."""
     if workflow.position(name) is None:
         return ()
     names = frozenset(step.name for step in workflow.steps)
@@ -235,7 +235,7 @@ def find_answer_readers(workflow: Workflow, name: str) -> tuple[str, ...]:
 
 
 def find_unread_answers(workflow: Workflow) -> tuple[UnreadAnswer, ...]:
-    """The enabled steps that suspend the run and whose answers no later step reads."""
+    """Return the enabled steps that suspend the run and whose answers no later step reads."""
     found = []
     for step in workflow.steps:
         if step.disabled or step.problem is not None:
@@ -278,7 +278,7 @@ class _Lookups(Mapping[tuple[str, str], ValueSet]):
 
 
 def _list_code(step: Step) -> Iterator[tuple[str, str]]:
-    """The language and the text of the step's code and of the files that it imports."""
+    """Yield the language and the text of the step's code and of the files that it imports."""
     if step.uses is None:
         for _, source in iter_sources(step):
             yield step.language, source
@@ -291,7 +291,7 @@ def _list_named_answers(step: Step) -> Iterator[str]:
 
 
 def _has_answer_token(code: tuple[str, str]) -> bool:
-    """Whether the code has the name `$resume_data` outside of comments and of longer texts."""
+    """Return whether the code has the name `$resume_data` outside of comments and of longer texts."""
     language, source = code
     if language == "python":
         tree = python_code.parse_source(source)

@@ -49,7 +49,7 @@ _MAX_TRIES = 5
 
 
 def parse_source(source: str) -> ast.Module | None:
-    """The syntax tree of *source*, or None after a syntax error."""
+    """Return the syntax tree of *source*, or None after a syntax error."""
     tries = 0
     while True:
         try:
@@ -66,7 +66,7 @@ def parse_source(source: str) -> ast.Module | None:
 
 
 def has_entry_point(source: str) -> bool:
-    """Whether *source* binds `handler` at its top level, imports the old helper module, or has a syntax error."""
+    """Return whether *source* binds `handler` at its top level, imports the old helper module, or has a syntax error."""
     tree = parse_source(source)
     if tree is None or any(ENTRY_FUNCTION in _get_bound_names(node) for node in _top_level(tree.body)):
         return True
@@ -74,7 +74,7 @@ def has_entry_point(source: str) -> bool:
 
 
 def _imports_legacy_helpers(node: ast.AST) -> bool:
-    """Whether *node* imports the old helper module, in one of its three forms."""
+    """Return whether *node* imports the old helper module, in one of its three forms."""
     if isinstance(node, ast.Import):
         return any(alias.name == LEGACY_HELPER_MODULE for alias in node.names)
     package, _, module = LEGACY_HELPER_MODULE.partition(".")
@@ -85,7 +85,7 @@ def _imports_legacy_helpers(node: ast.AST) -> bool:
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of the module, with those in `if`, `try` and `with`."""
+    """Yield the statements of the module, with those in `if`, `try` and `with`."""
     for statement in body:
         yield statement
         for name in ("body", "orelse", "finalbody"):
@@ -109,7 +109,7 @@ def _get_bound_names(statement: ast.stmt) -> set[str]:
 
 
 def find_step_references(source: str) -> dict[str, int]:
-    """Steps that *source* reads by a literal name, each with the line of the first read."""
+    """Return the steps that *source* reads by a literal name, each with the line of the first read."""
     tree = parse_source(source)
     if tree is None:
         return {}
@@ -132,7 +132,7 @@ def _first_parameter(node: ast.AST) -> list[str]:
 
 
 def _aliases(node: ast.AST, pds: set[str]) -> Iterator[str]:
-    """Aliases of `pd.steps`: `steps = pd.steps`, or an import from the old helper module."""
+    """Yield the aliases of `pd.steps`: `steps = pd.steps`, or an import from the old helper module."""
     if isinstance(node, ast.Assign) and _is_steps(node.value, pds, set()):
         yield from (target.id for target in node.targets if isinstance(target, ast.Name))
     elif isinstance(node, ast.ImportFrom) and node.module == LEGACY_HELPER_MODULE:
@@ -155,7 +155,7 @@ def _step_name(node: ast.AST, pds: set[str], aliases: set[str]) -> str | None:
 
 
 def find_variables(source: str) -> VariableReferences:
-    """Environment variables that *source* reads; `os.environ["X"]` makes X required, `os.getenv("X")` optional."""
+    """Return the environment variables that *source* reads; `os.environ["X"]` makes X required, `os.getenv("X")` optional."""
     tree = parse_source(source)
     if tree is None:
         return VariableReferences()

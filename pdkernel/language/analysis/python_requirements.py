@@ -197,13 +197,13 @@ class UnreadableRequirement:
 
 
 def normalize_name(name: str) -> str:
-    """The normalized *name* of a distribution."""
+    """Return the normalized *name* of a distribution."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @lru_cache(maxsize=1000)
 def find_python_requirements(source: str) -> tuple[PythonRequirement, ...]:
-    """The requirements of *source*, those of comments first, each distribution once."""
+    """Return the requirements of *source*, those of comments first, each distribution once."""
     found: dict[str, PythonRequirement] = {}
     if "add-package" in source:
         for each in _find_comment_requirements(source):
@@ -218,7 +218,7 @@ def find_python_requirements(source: str) -> tuple[PythonRequirement, ...]:
 
 
 def find_unreadable_requirements(source: str) -> tuple[UnreadableRequirement, ...]:
-    """The `add-package` comments of *source* that do not name a package."""
+    """Return the `add-package` comments of *source* that do not name a package."""
     if "add-package" not in source:
         return ()
     return tuple(each for each in _find_comment_requirements(source) if isinstance(each, UnreadableRequirement))
@@ -242,7 +242,7 @@ def _find_comment_requirements(source: str) -> Iterator[PythonRequirement | Unre
 
 
 def _is_package(word: str) -> bool:
-    """Whether *word* is a package name with optional versions, which pip finds in a registry."""
+    """Return whether *word* is a package name with optional versions, which pip finds in a registry."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
@@ -270,7 +270,7 @@ def _find_import_requirements(source: str) -> Iterator[PythonRequirement]:
 
 
 def _imports(source: str) -> Iterator[tuple[str, bool, int]]:
-    """The dotted modules that *source* imports, whether each import is optional, and the line."""
+    """Yield the dotted modules that *source* imports, whether each import is optional, and the line."""
     tree = parse_source(source)
     for node, optional in iter_import_nodes(tree) if tree is not None else ():
         if isinstance(node, ast.Import):

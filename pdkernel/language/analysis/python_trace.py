@@ -202,7 +202,7 @@ class PythonStepTracer(StepTracer):
     # ── expressions: names and keys ────────────────────────────────────────────────
 
     def evaluate(self, node: ast.expr | None) -> ValueSet:
-        """The value set of *node*; its accesses are recorded."""
+        """Return the value set of *node*; its accesses are recorded."""
         if node is None:
             return UNTRACKED
         self.line = getattr(node, "lineno", self.line)
@@ -648,7 +648,7 @@ class PythonStepTracer(StepTracer):
 
 
 def _is_exit(body: Sequence[ast.stmt]) -> bool:
-    """Whether *body* always ends with a return, an error, or the end of its loop or process: the code below does not run."""
+    """Return whether *body* always ends with a return, an error, or the end of its loop or process: the code below does not run."""
     if not body:
         return False
     last = body[-1]
@@ -667,7 +667,7 @@ def _is_raise(body: Sequence[ast.stmt]) -> bool:
 
 
 def _handles_missing_key(handler: ast.ExceptHandler, body: Sequence[ast.stmt]) -> bool:
-    """Whether *handler* handles a missing key in *body*."""
+    """Return whether *handler* handles a missing key in *body*."""
     if _is_raise(handler.body):
         return False
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
@@ -686,14 +686,14 @@ def _value_types(patterns: Sequence[ast.pattern]) -> tuple[str, ...]:
 
 
 def _default_type(node: ast.expr) -> tuple[str, ...]:
-    """The types of a value that a default reveals; for a number also numeric text."""
+    """Return the types of a value that a default reveals; for a number also numeric text."""
     if isinstance(node, ast.Constant) and node.value == "":
         return ()
     return tuple("numeric" if name == "number" else name for name in _get_literal_types(node))
 
 
 def _is_calculation(node: ast.expr) -> bool:
-    """Whether *node* can only be a number: `i + 1`, `len(x) - 1`."""
+    """Return whether *node* can only be a number: `i + 1`, `len(x) - 1`."""
     return isinstance(node, ast.BinOp) and _is_number(node.right)
 
 
@@ -702,7 +702,7 @@ def _is_number(node: ast.expr) -> bool:
 
 
 def _get_literal_types(node: ast.expr) -> tuple[str, ...]:
-    """The types of the literal *node*; a value that is compared with it, or added to it, has these types."""
+    """Return the types of the literal *node*; a value that is compared with it, or added to it, has these types."""
     match node:
         case ast.JoinedStr():
             return ("string",)
@@ -720,7 +720,7 @@ def _get_literal_types(node: ast.expr) -> tuple[str, ...]:
 
 
 def _get_dotted_name(node: ast.expr) -> str:
-    """The dotted name `a.b.c` of *node*, else empty."""
+    """Return the dotted name `a.b.c` of *node*, else empty."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -731,7 +731,7 @@ def _get_dotted_name(node: ast.expr) -> str:
 
 
 def trace_module(source: str, exports_above: KnownExports | None = None) -> PythonStepTracer | None:
-    """The trace of *source*, or None after a syntax error."""
+    """Return the trace of *source*, or None after a syntax error."""
     tree = python_code.parse_source(source)
     if tree is None:
         return None

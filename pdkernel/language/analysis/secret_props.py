@@ -51,22 +51,22 @@ class SecretProp:
         return f"{self.name}#{hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARS]}"
 
     def find_value(self, variables: Mapping[str, str]) -> str | None:
-        """The given value among *variables*, or None."""
+        """Return the given value among *variables*, or None."""
         return variables.get(self.name, variables.get(self.key))
 
 
 def find_secret_props(workflow: Workflow) -> tuple[SecretProp, ...]:
-    """The secret props of the enabled steps of *workflow*, in order."""
+    """Return the secret props of the enabled steps of *workflow*, in order."""
     return tuple(prop for step in workflow.steps if not step.disabled for prop in iter_secret_props(step))
 
 
 def find_missing_secrets(workflow: Workflow, variables: Mapping[str, str]) -> tuple[SecretProp, ...]:
-    """The secret props of enabled steps without a value among *variables*."""
+    """Return the secret props of enabled steps without a value among *variables*."""
     return tuple(prop for prop in find_secret_props(workflow) if prop.find_value(variables) is None)
 
 
 def iter_secret_props(step: Step) -> Iterator[SecretProp]:
-    """The secret props of *step*, in order."""
+    """Yield the secret props of *step*, in order."""
     return (SecretProp(step.name, path, value) for path, value in _iter_encrypted((), step.props))
 
 

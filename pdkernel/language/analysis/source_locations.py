@@ -22,7 +22,7 @@ _MAX_LISTED_ERRORS = 10
 
 
 def describe_place(step: Step, line: int | None) -> str:
-    """The cell of *step* and *line* for a message: ` (cell [3], line 12)` or ` (work.py:12)`; empty if neither is known."""
+    """Return the cell of *step* and *line* for a message: ` (cell [3], line 12)` or ` (work.py:12)`; empty if neither is known."""
     if step.file is not None and step.file_line is not None and (line is not None or step.cell_index is not None):
         return f" ({step.file}:{step.file_line + (line or 1) - 1})"
     parts = [name_cell(step), f"line {line}" if line is not None else ""]
@@ -53,7 +53,7 @@ def describe_error_place(step: Step | None, name: str, line: int | None) -> str:
 
 
 def translate_places(step: Step, text: str) -> str:
-    """*text* of an error or stack of *step* with `cell [3]`, or lines of its file, for the places that the language reports."""
+    """Return *text* of an error or stack of *step* with `cell [3]`, or lines of its file, for the places that the language reports."""
     name, file = re.escape(step.name), step.file
     python, other = rf'File "<step {name}>", line (\d+)', rf"(?:<step {name}>|(?<![\w/]){name}\.go):(\d+)"
     if file is not None and (first := step.file_line) is not None:
@@ -66,7 +66,7 @@ def translate_places(step: Step, text: str) -> str:
 
 
 def with_message(error: DefinitionError, message: str, *, fix: str | None = None) -> DefinitionError:
-    """A copy of *error* with another message and fix."""
+    """Return a copy of *error* with another message and fix."""
     return type(error)(message, fix=error.fix if fix is None else fix, step=error.step, line=error.line)
 
 
@@ -93,7 +93,7 @@ def _on_one_line(problem: DefinitionError) -> str:
 
 
 def find_return_line(step: Step) -> int | None:
-    """The line of the only `return` with a value in the function that *step* runs; None if there are several."""
+    """Return the line of the only `return` with a value in the function that *step* runs; None if there are several."""
     if step.uses:
         return None
     if step.language == "python":
@@ -155,12 +155,12 @@ def _node_returns(source: str) -> Iterator[int]:
 
 
 def find_run_function(root: Node) -> Node | None:
-    """The first function called `run` that is a member of an object in the tree of *root*."""
+    """Return the first function called `run` that is a member of an object in the tree of *root*."""
     return next((function for node in javascript.iter_nodes(root) if (function := _run_of(node))), None)
 
 
 def _run_of(node: Node) -> Node | None:
-    """The function of *node*, a member of an object, if its name is `run`."""
+    """Return the function of *node*, a member of an object, if its name is `run`."""
     if node.type == "method_definition" and javascript.get_key(node) == "run":
         return node
     if node.type == "pair" and javascript.get_key(node) == "run":

@@ -93,7 +93,7 @@ class StepReads:
 
 
 def collect_step_reads(step: Step, exports_above: KnownExports) -> StepReads:
-    """The event fields that *step* reads; *exports_above* are the known exports of earlier steps."""
+    """Return the event fields that *step* reads; *exports_above* are the known exports of earlier steps."""
     accesses: list[tuple[PathAccess, FieldReader]] = []
     cell = step.cell_index + 1 if step.cell_index is not None else None
     try:
@@ -149,7 +149,7 @@ def suggest_key(step: Step, missing: str, values: Mapping[str, JSON]) -> str:
 
 
 def _trace_code(step: Step, known: KnownExports) -> tuple[StepTracer | None, bool]:
-    """The trace of the step's code, and whether the code can be parsed."""
+    """Return the trace of the step's code, and whether the code can be parsed."""
     if step.uses:
         return None, True
     match step.language:
@@ -186,7 +186,7 @@ def _trace_props(step: Step, known: KnownExports, cell: int | None) -> Iterator[
 
 
 def _line_of(step: Step, path: tuple[str | int, ...]) -> int | None:
-    """The line of the cell, or of the folder's file, that contains the prop at *path*."""
+    """Return the line of the cell, or of the folder's file, that contains the prop at *path*."""
     if step.props_file is None:
         return step.locate_prop(*path)[0]
     lines = (step.prop_lines.get(path[:length]) for length in range(len(path), 0, -1))

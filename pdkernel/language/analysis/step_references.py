@@ -40,7 +40,7 @@ def find_declared_apps(step: Step) -> tuple[AppBinding, ...]:
 
 
 def find_app_bindings(step: Step) -> tuple[AppBinding, ...]:
-    """All app props of *step*: those of the directive, then those that only the code declares."""
+    """Return all app props of *step*: those of the directive, then those that only the code declares."""
     return merge_app_bindings(step.apps, find_declared_apps(step))
 
 
@@ -93,7 +93,7 @@ def find_step_references(step: Step) -> dict[str, int | None]:
 
 
 def needs_step(step: Step, name: str) -> bool:
-    """Whether *step* may read `steps.NAME`: it names the step, or reads `steps` without a literal name."""
+    """Return whether *step* may read `steps.NAME`: it names the step, or reads `steps` without a literal name."""
     try:
         if name in find_step_references(step):
             return True

@@ -105,12 +105,12 @@ class Scope:
         self.parent = outer
 
     def find(self, name: str) -> ValueSet | None:
-        """The value set of *name* in this or an enclosing scope; None if the name is not bound."""
+        """Return the value set of *name* in this or an enclosing scope; None if the name is not bound."""
         scope = self.find_scope(name)
         return None if scope is None else scope.names[name]
 
     def find_scope(self, name: str) -> Scope | None:
-        """The nearest scope that binds *name*, or None."""
+        """Return the nearest scope that binds *name*, or None."""
         scope: Scope | None = self
         while scope is not None and name not in scope.names:
             scope = scope.parent
@@ -118,22 +118,22 @@ class Scope:
 
 
 def select(value: ValueSet, kind: type[_Kind]) -> tuple[_Kind, ...]:
-    """The values in *value* of the class *kind*."""
+    """Return the values in *value* of the class *kind*."""
     return tuple(atom for atom in value if isinstance(atom, kind))
 
 
 def exclude(value: ValueSet, *kinds: type) -> ValueSet:
-    """*value* without the values of the classes *kinds*."""
+    """Return *value* without the values of the classes *kinds*."""
     return tuple(atom for atom in value if not isinstance(atom, kinds))
 
 
 def get_paths(value: ValueSet) -> frozenset[FieldPath]:
-    """The paths in *value*."""
+    """Return the paths in *value*."""
     return frozenset(atom.path for atom in select(value, PathValue))
 
 
 def union(*values: ValueSet) -> ValueSet:
-    """The union of *values*."""
+    """Return the union of *values*."""
     return tuple(dict.fromkeys(atom for value in values for atom in value))
 
 
@@ -203,10 +203,10 @@ class StepTracer(ABC):
 
     @abstractmethod
     def evaluate(self, node: Any) -> ValueSet:
-        """The value set of *node*, a node of the language or None; its accesses are recorded."""
+        """Return the value set of *node*, a node of the language or None; its accesses are recorded."""
 
     def evaluate_silently(self, node: Any) -> ValueSet:
-        """The value set of *node*, without recording its accesses a second time."""
+        """Return the value set of *node*, without recording its accesses a second time."""
         count = len(self.accesses)
         value = self.evaluate(node)
         del self.accesses[count:]
@@ -309,7 +309,7 @@ class StepTracer(ABC):
             self.require_path(at.path)
 
     def get_dynamic_member(self, value: ValueSet) -> ValueSet:
-        """The value of a computed key in *value*."""
+        """Return the value of a computed key in *value*."""
         found: list[ValueSet] = []
         for atom in value:
             if isinstance(atom, PathValue):
@@ -329,7 +329,7 @@ class StepTracer(ABC):
         default: bool = False,
         chained: bool = False,
     ) -> ValueSet:
-        """The values in *value* of the possible *keys*; a key that is not a literal is a computed key."""
+        """Return the values in *value* of the possible *keys*; a key that is not a literal is a computed key."""
         literal = [atom.value for atom in keys if isinstance(atom, LiteralValue)]
         if len(literal) != len(keys) or not keys:
             self.add_use(keys)
@@ -348,11 +348,11 @@ class StepTracer(ABC):
         )
 
     def get_position(self, value: ValueSet, index: int) -> ValueSet:
-        """The item at *index* in a destructuring of *value*. The index counts for a list literal; another list has any item there."""
+        """Return the item at *index* in a destructuring of *value*. The index counts for a list literal; another list has any item there."""
         return union(self.get_member(select(value, ObjectValue), index), self.get_item(exclude(value, ObjectValue)))
 
     def get_item(self, value: ValueSet, *, is_optional: bool = False) -> ValueSet:
-        """An item of *value*, which the code uses as a list; with *is_optional* the code continues without an item."""
+        """Return an item of *value*, which the code uses as a list; with *is_optional* the code continues without an item."""
         found: list[ValueSet] = []
         for atom in value:
             if isinstance(atom, PathValue):
@@ -398,11 +398,11 @@ class StepTracer(ABC):
                 self.trace_call(atom, ())
 
     def with_default(self, value: ValueSet) -> ValueSet:
-        """*value* with a default for a missing value."""
+        """Return *value* with a default for a missing value."""
         return tuple(PathValue(atom.path, "default") if isinstance(atom, PathValue) else atom for atom in value)
 
     def maybe(self, value: ValueSet) -> ValueSet:
-        """*value* as one of several alternatives; paths with mixed types stay unchanged."""
+        """Return *value* as one of several alternatives; paths with mixed types stay unchanged."""
         return tuple(
             PathValue(atom.path, "maybe")
             if isinstance(atom, PathValue) and atom.path not in self.mixed_type_paths
@@ -411,7 +411,7 @@ class StepTracer(ABC):
         )
 
     def optional(self, value: ValueSet) -> ValueSet:
-        """*value* as an optional value."""
+        """Return *value* as an optional value."""
         return tuple(
             PathValue(atom.path, "optional") if isinstance(atom, PathValue) and atom.presence == "plain" else atom
             for atom in value
@@ -569,7 +569,7 @@ class StepTracer(ABC):
     def trace_call(
         self, function: FunctionValue, arguments: Sequence[ValueSet], named: Mapping[str, ValueSet] | None = None
     ) -> ValueSet:
-        """The return value of *function* for *arguments*; each call is traced once."""
+        """Return the return value of *function* for *arguments*; each call is traced once."""
         key = (id(function.node), tuple(arguments), tuple(sorted((named or {}).items(), key=lambda pair: pair[0])))
         if key in self._active or len(self._returned) >= MAX_CALL_DEPTH or self._calls >= MAX_TRACED_CALLS:
             for value in [*arguments, *(named or {}).values()]:
@@ -611,7 +611,7 @@ class StepTracer(ABC):
     def trace_calls(
         self, called: ValueSet, arguments: Sequence[ValueSet], named: Mapping[str, ValueSet] | None = None
     ) -> ValueSet:
-        """The return values of the functions of the step in *called*."""
+        """Return the return values of the functions of the step in *called*."""
         return union(*(self.trace_call(function, arguments, named) for function in select(called, FunctionValue)))
 
     def trace_entry_point(self, functions: ValueSet, argument: ValueSet) -> None:
@@ -620,7 +620,7 @@ class StepTracer(ABC):
             self.exports.setdefault(RETURN_VALUE, []).append(self.trace_call(function, [argument]))
 
     def parse_json(self, value: ValueSet) -> ValueSet:
-        """The value behind JSON text that the code has encoded; JSON text in the event is not followed."""
+        """Return the value behind JSON text that the code has encoded; JSON text in the event is not followed."""
         self.add_use(self.expect_type(select(value, PathValue), "string"))
         return union(*(text.parsed for text in select(value, JsonTextValue)))
 

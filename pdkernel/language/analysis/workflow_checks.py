@@ -167,7 +167,7 @@ def check_import_complete(workflow: Workflow) -> None:
 
 
 def find_rule_problem(step: Step) -> str | None:
-    """Why the rules of *step*, the builder's Filter step, cannot be evaluated, as the rest of a sentence; None for any other step."""
+    """Return why the rules of *step*, the builder's Filter step, cannot be evaluated, as the rest of a sentence; None for any other step."""
     if step.uses != RULE_FILTER:
         return None
     try:
@@ -224,7 +224,7 @@ def find_order_warnings(workflow: Workflow) -> tuple[str, ...]:
 
 
 def is_synced(workflow: Workflow) -> bool:
-    """Whether the workflow was read from a synced folder."""
+    """Return whether the workflow was read from a synced folder."""
     return "schema" in workflow.extra
 
 
@@ -296,7 +296,7 @@ def _package_problems(step: Step) -> Iterator[PackageNameError]:
 
 
 def format_instead(step: Step, uses: Sequence[old_code.OldUse]) -> str:
-    """What to write instead of *uses* of the platform's first version in *step*, a line for each, as lines of its cell or file."""
+    """Return what to write instead of *uses* of the platform's first version in *step*, a line for each, as lines of its cell or file."""
     return "Write instead:\n" + old_code.format_old_uses(
         [replace(use, line=use.line + step.line_offset) for use in uses]
     )

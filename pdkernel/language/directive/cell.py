@@ -18,7 +18,7 @@ from pdkernel.model import JSON, RESERVED_STEP_NAMES, STEP_NAME, Step
 
 
 def dump_cell_yaml(value: Mapping[str, JSON]) -> str:
-    """*value* as a cell's YAML, which `parse_yaml(..., allow_expressions=True)` reads back if a cell can hold it."""
+    """Return *value* as a cell's YAML, which `parse_yaml(..., allow_expressions=True)` reads back if a cell can hold it."""
     return "".join(_dump_item(key, item) for key, item in value.items()) or dump_yaml(value)
 
 
@@ -51,7 +51,7 @@ class _ExpressionTokens:
         self.all_hidden = True
 
     def tokenize(self, value: Any) -> Any:
-        """*value* with a token for each expression that can be written without quotes."""
+        """Return *value* with a token for each expression that can be written without quotes."""
         if isinstance(value, dict):
             return {key: self.tokenize(item) for key, item in value.items()}
         if isinstance(value, list):
@@ -63,7 +63,7 @@ class _ExpressionTokens:
         return value if bare is None else bare
 
     def restore(self, text: str) -> str:
-        """*text* with its expressions."""
+        """Return *text* with its expressions."""
         return re.sub(rf"x{self._mark}(\d+)x", lambda match: self._hidden[int(match[1])], text)
 
     def _bare(self, text: str) -> str | None:
@@ -109,7 +109,7 @@ class SplitCell:
 
 
 def split_cell(text: str, magic: re.Pattern[str]) -> SplitCell | None:
-    """*text* split at *magic* if only comments and blank lines precede the magic, else None."""
+    """Return *text* split at *magic* if only comments and blank lines precede the magic, else None."""
     position = 0
     for number, line in enumerate(text.split("\n"), start=1):
         position += len(line) + 1
@@ -121,17 +121,17 @@ def split_cell(text: str, magic: re.Pattern[str]) -> SplitCell | None:
 
 
 def is_step_cell(text: str) -> bool:
-    """Whether the cell is a step: its first line of content starts with `%%pdstep`."""
+    """Return whether the cell is a step: its first line of content starts with `%%pdstep`."""
     return split_cell(text, _STEP) is not None
 
 
 def is_workflow_cell(text: str) -> bool:
-    """Whether the cell is the workflow's header, `%%pdworkflow`."""
+    """Return whether the cell is the workflow's header, `%%pdworkflow`."""
     return split_cell(text, _WORKFLOW) is not None
 
 
 def split_workflow_cell(text: str) -> SplitCell | None:
-    """The header's cell, split; None if the cell is not a header."""
+    """Return the header's cell, split; None if the cell is not a header."""
     return split_cell(text, _WORKFLOW)
 
 
@@ -205,7 +205,7 @@ def build_unreadable_step(text: str, error: DefinitionError, *, cell: int) -> St
 
 
 def _with_body(props: Mapping[str, JSON], found: SplitCell, *, step: str) -> tuple[dict[str, JSON], LocatedYaml]:
-    """The props of the line and the body, without duplicates, and the lines of the body's props."""
+    """Return the props of the line and the body, without duplicates, and the lines of the body's props."""
     located = parse_yaml(found.body, allow_expressions=True, line_offset=found.body_offset, step=step)
     body = {} if located.value is None else located.value
     if not isinstance(body, dict):

@@ -93,7 +93,7 @@ class TokenizedYaml:
         return cls("".join(parts), hidden, faults, dropped, pattern)
 
     def original_line(self, line: int) -> int:
-        """The line number in the original text for *line* of the tokenized text."""
+        """Return the line number in the original text for *line* of the tokenized text."""
         return line + sum(breaks for at, breaks in self.dropped_breaks.items() if at < line)
 
     def restore(self, text: str, *, style: str | None, line: int) -> str | DefinitionError:
@@ -107,7 +107,7 @@ class TokenizedYaml:
         return self.token_pattern.sub(lambda match: _as_read(self.sources[match[0]], style, indent), text)
 
     def _block_indent(self, value: str, line: int) -> int:
-        """The indentation of the block whose `|` or `>` is in *line*, from its first line of content."""
+        """Return the indentation of the block whose `|` or `>` is in *line*, from its first line of content."""
         below = self.text.split("\n")[line:]
         raw = next((text for text in below if text.strip()), "")
         read = next((text for text in value.split("\n") if text.strip()), "")
@@ -124,7 +124,7 @@ def _as_read(source: str, style: str | None, indent: int) -> str:
 
 
 def _unquoted(source: str, quote: str) -> str:
-    """*source* as YAML reads it inside quotes; unchanged if it is invalid there."""
+    """Return *source* as YAML reads it inside quotes; unchanged if it is invalid there."""
     from ruamel.yaml import YAML  # imported on use: the import takes a third of the extension's load time
     from ruamel.yaml.error import YAMLError
 
@@ -145,7 +145,7 @@ def _find_end(text: str, start: int) -> int | None:
 
 
 def _in_comment(text: str, position: int) -> bool:
-    """Whether *position* is in a comment that fills its line."""
+    """Return whether *position* is in a comment that fills its line."""
     start = text.rfind("\n", 0, position) + 1
     return text[start:position].lstrip().startswith("#")
 
@@ -172,7 +172,7 @@ class LocatedYaml:
     ambiguous_paths: tuple[ValuePath, ...] = ()
 
     def get_line(self, path: ValuePath) -> int | None:
-        """The line of the value at *path*, or of its nearest existing parent."""
+        """Return the line of the value at *path*, or of its nearest existing parent."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.lines:
                 return self.lines[path[:length]]
@@ -269,7 +269,7 @@ def _build_limited_composer() -> type[Composer]:
         value_count = level = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            """The next node, or `_TooLargeError`."""
+            """Return the next node, or `_TooLargeError`."""
             is_key = parent is not None and index is None
             self.value_count += not is_key
             if self.value_count > _MAX_VALUES or self.level > _MAX_DEPTH:
@@ -304,7 +304,7 @@ class _Reader:
         self._unquoted: list[ValuePath] = []
 
     def read(self) -> LocatedYaml:
-        """The whole document."""
+        """Return the whole document."""
         from ruamel.yaml import YAML  # imported on use: the import takes a third of the extension's load time
         from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -386,7 +386,7 @@ class _Reader:
         return self._text(node, line)
 
     def _number(self, text: str, line: int) -> JSON:
-        """A number of YAML 1.2's core schema; a number of older YAML only (`1_000`) is text."""
+        """Return a number of YAML 1.2's core schema; a number of older YAML only (`1_000`) is text."""
         try:
             if _INT.match(text):
                 return int(text, 0) if text.startswith(("0o", "0x")) else int(text)

@@ -84,14 +84,14 @@ def format_scalar(text: str, *, column: int, indent: int, key: bool = False, can
 
 
 def format_flow_scalar(text: str) -> str:
-    """*text* as YAML inside brackets or braces, on one line."""
+    """Return *text* as YAML inside brackets or braces, on one line."""
     if _FLOW_SAFE.match(text) and is_string(text) and _plain_allowed(text):
         return text
     return _double(text, 0, 0, fold=False)
 
 
 def choose_style(text: str, *, key: bool = False, can_be_block: bool = True) -> ScalarStyle:
-    """The style that Psych chooses, or the next style that can hold *text*."""
+    """Return the style that Psych chooses, or the next style that can hold *text*."""
     style = _get_psych_style(text)
     if style is ScalarStyle.LITERAL and (key or not can_be_block or not _block_allowed(text)):
         return ScalarStyle.DOUBLE
@@ -118,7 +118,7 @@ def _get_psych_style(text: str) -> ScalarStyle:
 
 
 def is_string(text: str) -> bool:
-    """Whether Psych's scanner reads *text* back as text."""
+    """Return whether Psych's scanner reads *text* back as text."""
     if not text:
         return False
     if "\n" in text or _WORDS.match(text):
@@ -161,7 +161,7 @@ def _block_allowed(text: str) -> bool:
 
 
 def _format_plain(text: str, column: int, indent: int, *, fold: bool) -> str:
-    """*text* without quotes; a line ends at the first space after column 80."""
+    """Return *text* without quotes; a line ends at the first space after column 80."""
     out: list[str] = []
     spaces = False
     for index, char in enumerate(text):
@@ -176,7 +176,7 @@ def _format_plain(text: str, column: int, indent: int, *, fold: bool) -> str:
 
 
 def _single(text: str, column: int, indent: int, *, fold: bool) -> str:
-    """*text* in single quotes; line breaks are at its end only."""
+    """Return *text* in single quotes; line breaks are at its end only."""
     out = ["'"]
     column += 1
     spaces = breaks = False
@@ -241,7 +241,7 @@ _MAX_SIMPLE_KEY = 128
 
 
 def dump_yaml(value: Mapping[str, JSON]) -> str:
-    """*value* as a document without its `---`, ending in one line break."""
+    """Return *value* as a document without its `---`, ending in one line break."""
     if not value:
         return "{}\n"
     lines: list[str] = []
@@ -271,7 +271,7 @@ def dump_yaml_entry(
 
 
 def dump_flow_yaml(value: JSON) -> str:
-    """*value* on one line, with brackets and braces."""
+    """Return *value* on one line, with brackets and braces."""
     match value:
         case str():
             return format_flow_scalar(value)

@@ -49,7 +49,7 @@ def parse_app(text: str) -> AppBinding:
 
 
 def format_app(binding: AppBinding) -> str:
-    """The reverse of `parse_app`."""
+    """Return the reverse of `parse_app`."""
     prop = "" if binding.prop == binding.app else f"{binding.prop}:"
     account = "" if binding.account is None else f"={binding.account}"
     return f"{prop}{binding.app}{account}"
@@ -64,7 +64,7 @@ def parse_store(text: str) -> StoreBinding:
 
 
 def format_store(binding: StoreBinding) -> str:
-    """The reverse of `parse_store`."""
+    """Return the reverse of `parse_store`."""
     return binding.prop if binding.store is None else f"{binding.prop}={binding.store}"
 
 
@@ -89,7 +89,7 @@ def format_prop(name: str, value: JSON) -> str:
 
 
 def parse_value(text: str) -> JSON:
-    """The JSON value of *text*, or *text* itself."""
+    """Return the JSON value of *text*, or *text* itself."""
     try:
         value: JSON = json.loads(text, parse_constant=_reject_constant, parse_float=_finite)
     except (ValueError, RecursionError):
@@ -98,7 +98,7 @@ def parse_value(text: str) -> JSON:
 
 
 def format_value(value: JSON) -> str:
-    """The reverse of `parse_value`, on one line."""
+    """Return the reverse of `parse_value`, on one line."""
     if isinstance(value, str) and value.isprintable() and parse_value(value) == value:
         return value
     # Line separators and unpaired surrogates become \u escapes.
@@ -106,7 +106,7 @@ def format_value(value: JSON) -> str:
 
 
 def is_action_reference(text: str) -> bool:
-    """Whether *text* is `KEY@VERSION`, or `@WORKSPACE/KEY@VERSION`, or one of both without its version."""
+    """Return whether *text* is `KEY@VERSION`, or `@WORKSPACE/KEY@VERSION`, or one of both without its version."""
     return _USES.match(text) is not None
 
 
@@ -129,7 +129,7 @@ def parse_timeout(text: str) -> float:
 
 
 def format_timeout(seconds: float) -> str:
-    """The reverse of `parse_timeout`."""
+    """Return the reverse of `parse_timeout`."""
     return repr(float(seconds)).removesuffix(".0")
 
 
@@ -255,7 +255,7 @@ class TokenizedLine:
         return cls("".join(parts), expressions)
 
     def restore(self, word: str) -> str:
-        """*word* with its expressions."""
+        """Return *word* with its expressions."""
         return _TOKEN.sub(lambda match: self.expressions.get(match[0], match[0]), word)
 
 
@@ -429,7 +429,7 @@ def format_step_line(step: Step, *, props: bool = True, no_run: bool = False) ->
 
 
 def with_line(error: DefinitionError, line: int) -> DefinitionError:
-    """*error* with *line* of the cell, unless it has a line already."""
+    """Return *error* with *line* of the cell, unless it has a line already."""
     if error.line is None:
         error.line = line
     return error

@@ -27,7 +27,7 @@ class SettingRule:
 
 
 def integer_range(low: int, high: int, unit: str = "") -> SettingRule:
-    """A whole number from *low* to *high*."""
+    """Return a whole number from *low* to *high*."""
     return SettingRule(
         lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
         f"a whole number{' of ' + unit if unit else ''} from {low} to {high}",
@@ -90,13 +90,13 @@ class YamlChecker:
     document_name: str
 
     def build_error(self, path: ValuePath, problem: str, *, fix: str = "") -> DefinitionError:
-        """An error with *problem* and the line of *path*."""
+        """Return an error with *problem* and the line of *path*."""
         line = self.document.get_line(path)
         where = "" if line is None else f" (line {line})"
         return self.error_class(f"{self.document_name} {problem}{where}.", fix=fix, line=line)
 
     def get_value(self, path: ValuePath) -> JSON:
-        """The value at *path*, or None."""
+        """Return the value at *path*, or None."""
         value: Any = self.document.value
         for key in path:
             if isinstance(value, dict):
@@ -108,7 +108,7 @@ class YamlChecker:
         return value  # type: ignore[no-any-return]
 
     def require_mapping(self, path: ValuePath) -> dict[str, JSON]:
-        """The mapping at *path*, or an error."""
+        """Return the mapping at *path*, or an error."""
         value = self.get_value(path)
         if not isinstance(value, dict):
             raise self.build_error(
@@ -117,14 +117,14 @@ class YamlChecker:
         return value
 
     def require_list(self, path: ValuePath) -> list[JSON]:
-        """The list at *path*, or an error."""
+        """Return the list at *path*, or an error."""
         value = self.get_value(path)
         if not isinstance(value, list):
             raise self.build_error(path, f"has {self._where(path)}{self.format_value(value)}; expected a list")
         return value
 
     def require_text(self, path: ValuePath) -> str:
-        """The text at *path*, not blank, or an error."""
+        """Return the text at *path*, not blank, or an error."""
         value = self.get_value(path)
         if not isinstance(value, str) or not value.strip():
             raise self.build_error(path, f"has {self._where(path)}{self.format_value(value)}; expected text")
@@ -132,7 +132,7 @@ class YamlChecker:
 
     @staticmethod
     def format_value(value: JSON) -> str:
-        """*value* for a message, shortened to 60 characters."""
+        """Return *value* for a message, shortened to 60 characters."""
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -217,7 +217,7 @@ def build_trigger_mapping(trigger: Trigger, *, with_id: bool = True) -> dict[str
 
 
 def describe_emitters(trigger: Trigger) -> str:
-    """The workflows that fire *trigger*, of type `errors` or `emit`."""
+    """Return the workflows that fire *trigger*, of type `errors` or `emit`."""
     names = trigger.config.get("workflows")
     return ", ".join(map(str, names)) if isinstance(names, list) else "all workflows"
 
@@ -434,7 +434,7 @@ def parse_workflow_cell(text: str) -> WorkflowHeader:
 
 
 def names_protective_setting(text: str) -> bool:
-    """Whether *text*, a cell that cannot be read, may set the network or the sharing of workers, misspelt or not."""
+    """Return whether *text*, a cell that cannot be read, may set the network or the sharing of workers, misspelt or not."""
     words = re.findall(r"\w+", text.lower())
     return any(
         word.startswith("net_") or get_close_matches(word, _PROTECTIVE_SETTINGS, cutoff=_ALIKE) for word in words

@@ -125,7 +125,7 @@ class _Builder:
         raise UnsupportedYamlError(start)
 
     def _block_end(self, start: int, end: int) -> int:
-        """The position after a block's last line; blank lines below belong to the block only with `+`."""
+        """Return the position after a block's last line; blank lines below belong to the block only with `+`."""
         head = self._text[start : self._text.find("\n", start)].partition("#")[0]
         if "+" in head:
             return end - (2 if self._text.endswith("\r\n", start, end) else self._text.endswith("\n", start, end))
@@ -168,7 +168,7 @@ class _Builder:
         )
 
     def _before(self, position: int) -> str:
-        """The nearest character to the left that is not blank."""
+        """Return the nearest character to the left that is not blank."""
         while position > 0 and self._text[position - 1] in " \t":
             position -= 1
         return self._text[position - 1 : position]
@@ -179,7 +179,7 @@ Alignment = Sequence[int | None]
 
 
 def is_same_value(one: JSON, other: JSON) -> bool:
-    """Whether two values are equal: `1` and `1.0` are, `1` and `true` are not."""
+    """Return whether two values are equal: `1` and `1.0` are, `1` and `true` are not."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(is_same_value(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
@@ -245,7 +245,7 @@ class _Patcher:
         self._edits: list[_Edit] = []
 
     def patch(self, old: JSON, new: JSON) -> str:
-        """The text with all changes."""
+        """Return the text with all changes."""
         root = parse_spans(self._text)
         if root is None or root.kind not in {"mapping", "sequence"}:
             raise UnsupportedYamlError(0)
@@ -253,7 +253,7 @@ class _Patcher:
         return self._apply_edits(0, len(self._text), self._edits)
 
     def build_refusal(self, position: int | None) -> UnsupportedError:
-        """The error for a change that cannot be made at *position*."""
+        """Return the error for a change that cannot be made at *position*."""
         line = None if position is None else self._text.count("\n", 0, position) + 1
         where = "" if line is None else f" (line {line})"
         return UnsupportedError(
@@ -429,7 +429,7 @@ class _Patcher:
         return "".join([*made, self._text[position:end]])
 
     def _use_newline(self, text: str) -> str:
-        """*text* with the document's kind of line breaks."""
+        """Return *text* with the document's kind of line breaks."""
         return text.replace("\r\n", "\n").replace("\n", self._newline)
 
     def _column(self, position: int) -> int:
@@ -439,7 +439,7 @@ class _Patcher:
         return self._text.rfind("\n", 0, position) + 1
 
     def _comment_start(self, position: int) -> int:
-        """The start of the comment directly above the line at *position*, or of that line."""
+        """Return the start of the comment directly above the line at *position*, or of that line."""
         while position > 0:
             start = self._line_start(position - 1)
             if not self._text[start:position].lstrip().startswith("#"):
@@ -468,7 +468,7 @@ def _end(entry: YamlEntry) -> int:
 
 
 def _may_be_block(value: JSON) -> bool:
-    """Whether a block of lines can hold the texts of *value* at any position."""
+    """Return whether a block of lines can hold the texts of *value* at any position."""
     if isinstance(value, dict):
         return all(map(_may_be_block, value.values()))
     if isinstance(value, list):
@@ -477,7 +477,7 @@ def _may_be_block(value: JSON) -> bool:
 
 
 def _align_items(old: list[JSON], new: list[JSON]) -> list[int | None]:
-    """The old index of each new item: equal items, and between those the items at the same position."""
+    """Return the old index of each new item: equal items, and between those the items at the same position."""
     if len(old) == len(new):
         return list(range(len(old)))
     one, two = ([json.dumps(item, sort_keys=True) for item in items] for items in (old, new))

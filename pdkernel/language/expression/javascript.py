@@ -27,17 +27,17 @@ def _parser() -> Parser:
 
 
 def parse_source(source: str) -> Node:
-    """The root node of the syntax tree of *source*; a syntax error becomes an `ERROR` node."""
+    """Return the root node of the syntax tree of *source*; a syntax error becomes an `ERROR` node."""
     return _parser().parse(source.encode("utf-8", "surrogatepass")).root_node
 
 
 def get_source(node: Node | None) -> str:
-    """The source of *node*; empty for None."""
+    """Return the source of *node*; empty for None."""
     return "" if node is None or node.text is None else node.text.decode("utf-8", "replace")
 
 
 def iter_nodes(node: Node) -> Iterator[Node]:
-    """*node* and every named node under it, in source order, without recursion."""
+    """Yield *node* and every named node under it, in source order, without recursion."""
     stack = [node]
     while stack:
         current = stack.pop()
@@ -67,7 +67,7 @@ def parse_expression(source: str) -> Node | None:
 
 
 def has_await(node: Node) -> bool:
-    """Whether *node* has an `await` of its own, outside any function in it."""
+    """Return whether *node* has an `await` of its own, outside any function in it."""
     stack = [node]
     while stack:
         current = stack.pop()
@@ -78,7 +78,7 @@ def has_await(node: Node) -> bool:
 
 
 def get_string_literal(node: Node | None) -> str | None:
-    """The text of a string literal without escapes or substitutions, else None."""
+    """Return the text of a string literal without escapes or substitutions, else None."""
     if node is None or node.type not in {"string", "template_string"}:
         return None
     if any(child.type in {"escape_sequence", "template_substitution"} for child in node.named_children):
@@ -87,7 +87,7 @@ def get_string_literal(node: Node | None) -> str | None:
 
 
 def get_key(pair: Node) -> str | None:
-    """The literal key of an object's `pair` or `method_definition`, else None."""
+    """Return the literal key of an object's `pair` or `method_definition`, else None."""
     key = pair.child_by_field_name("key") or pair.child_by_field_name("name")
     if key is None:
         return None
@@ -114,17 +114,17 @@ SIMPLE_STATEMENTS = frozenset(
 
 
 def get_code_children(node: Node) -> list[Node]:
-    """The named children of *node* without comments."""
+    """Return the named children of *node* without comments."""
     return [child for child in node.named_children if child.type != "comment"]
 
 
 def get_field(node: Node, field: str) -> Node | None:
-    """The child of *node* in *field* of the grammar."""
+    """Return the child of *node* in *field* of the grammar."""
     return node.child_by_field_name(field)
 
 
 def get_last_statement(branch: Node | None) -> Node | None:
-    """The last statement of *branch*."""
+    """Return the last statement of *branch*."""
     while branch is not None and branch.type in {"statement_block", "else_clause"}:
         children = get_code_children(branch)
         branch = children[-1] if children else None
@@ -132,19 +132,19 @@ def get_last_statement(branch: Node | None) -> Node | None:
 
 
 def unwrap(node: Node) -> Node:
-    """*node* without parentheses and `await`."""
+    """Return *node* without parentheses and `await`."""
     while node.type in {"parenthesized_expression", "await_expression"} and get_code_children(node):
         node = get_code_children(node)[0]
     return node
 
 
 def get_member_object(node: Node) -> Node:
-    """The object of the member expression *node*."""
+    """Return the object of the member expression *node*."""
     return get_field(node, "object") or node
 
 
 def get_operands(node: Node) -> tuple[Node, Node]:
-    """The left and the right operand of the binary expression *node*."""
+    """Return the left and the right operand of the binary expression *node*."""
     left, right = get_field(node, "left"), get_field(node, "right")
     assert left is not None
     assert right is not None
@@ -152,12 +152,12 @@ def get_operands(node: Node) -> tuple[Node, Node]:
 
 
 def infer_default_type(node: Node | None) -> tuple[str, ...]:
-    """The types of a value that a default reveals; for a number also numeric text."""
+    """Return the types of a value that a default reveals; for a number also numeric text."""
     return tuple("numeric" if name == "number" else name for name in infer_literal_type(node))
 
 
 def infer_literal_type(node: Node | None) -> tuple[str, ...]:
-    """The types of a value that is compared with a literal or replaced by it."""
+    """Return the types of a value that is compared with a literal or replaced by it."""
     if node is None:
         return ()
     kind = unwrap(node).type
@@ -175,6 +175,6 @@ def infer_literal_type(node: Node | None) -> tuple[str, ...]:
 
 
 def get_arguments(node: Node) -> Sequence[Node]:
-    """The arguments of a call."""
+    """Return the arguments of a call."""
     given = get_field(node, "arguments")
     return [] if given is None else [given] if given.type == "template_string" else get_code_children(given)

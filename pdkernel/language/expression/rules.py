@@ -53,7 +53,7 @@ def _is_boolean(value: Any, wanted: bool) -> bool:
 
 
 def _parse_number(value: Any) -> float:
-    """*value* as a number, also from text; any other value is NaN, for which no comparison holds."""
+    """Return *value* as a number, also from text; any other value is NaN, for which no comparison holds."""
     if isinstance(value, bool | int | float):
         return float(value)
     return float(value) if isinstance(value, str) and _NUMBER.match(value := value.strip()) else float("nan")
@@ -131,7 +131,7 @@ def check_rules(rules: JSON, *, depth: int = 0) -> None:
 
 
 def do_rules_hold(rules: Mapping[str, Any]) -> bool:
-    """Whether *rules*, which `check_rules` accepts, hold with the evaluated operands that they have; a missing one is `undefined`."""
+    """Return whether *rules*, which `check_rules` accepts, hold with the evaluated operands that they have; a missing one is `undefined`."""
     if "r" in rules:
         combine = all if rules["t"] == "and" else any
         return combine(map(do_rules_hold, rules["r"]))
@@ -185,7 +185,7 @@ class RuleFilter:
         return tuple(dict.fromkeys(_iter_codes(self.rules)))
 
     def find_end_reason(self) -> str | None:
-        """Why the workflow ends at this step, whose operands are evaluated; None if it continues."""
+        """Return why the workflow ends at this step, whose operands are evaluated; None if it continues."""
         holds = do_rules_hold(self.rules)
         if holds == self.continues:
             return None
@@ -200,7 +200,7 @@ def _iter_codes(rules: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _get_code(rule: Mapping[str, Any]) -> str:
-    """The operator of *rule*; YAML reads the codes `true`, `false` and `null` without quotes as values."""
+    """Return the operator of *rule*; YAML reads the codes `true`, `false` and `null` without quotes as values."""
     code = rule.get("op", "")
     return code if isinstance(code, str) else json.dumps(code)
 

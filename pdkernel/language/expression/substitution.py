@@ -172,7 +172,7 @@ class _NeedsNodeError(Exception):
 
 
 def is_plain_path(source: str) -> bool:
-    """Whether *source*, an expression, is a plain path."""
+    """Return whether *source*, an expression, is a plain path."""
     return _parse(source) is not None
 
 

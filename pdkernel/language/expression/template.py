@@ -52,7 +52,7 @@ def _read_by(node: Node) -> Iterator[str]:
 
 
 def get_pattern_keys(pattern: Node) -> Iterator[str]:
-    """The keys that an object pattern takes without a default: `a` and `b` of `{ a, b: c, d = 1 }`."""
+    """Yield the keys that an object pattern takes without a default: `a` and `b` of `{ a, b: c, d = 1 }`."""
     for child in pattern.named_children:
         if child.type == "shorthand_property_identifier_pattern":
             yield javascript.get_source(child)
@@ -67,7 +67,7 @@ def _is_steps(node: Node | None) -> bool:
 
 
 def _declares_steps(node: Node) -> bool:
-    """Whether *node* binds the plain name `steps`. The parameter of `run({ steps })` is the platform's and does not count."""
+    """Return whether *node* binds the plain name `steps`. The parameter of `run({ steps })` is the platform's and does not count."""
     if node.type == "variable_declarator":
         return _is_steps(node.child_by_field_name("name"))
     if node.type == "formal_parameters":
@@ -165,7 +165,7 @@ def parse_template(text: str) -> Template:
 
 
 def build_template_error(text: str, start: int) -> ExpressionError:
-    """The error for the `{{` before *start* if `find_closing_braces` found no end."""
+    """Return the error for the `{{` before *start* if `find_closing_braces` found no end."""
     end = text.find(CLOSING_BRACES, start)
     if end == -1:
         return ExpressionError(

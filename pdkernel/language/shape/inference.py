@@ -119,14 +119,14 @@ class ShapeBuilder:
             _fold_wide(self._root, self._max_keys)
 
     def build(self) -> Shape:
-        """The merged shape. Nothing can be added afterwards."""
+        """Return the merged shape. Nothing can be added afterwards."""
         self._merge_batch()
         _fold_maps(self._root)
         return _shape(self._root, (), self._root.count, is_secret=False)
 
 
 def infer_shape(*values: JSON | Mapping[str, JSON]) -> Shape:
-    """The shape of *values*, merged."""
+    """Return the shape of *values*, merged."""
     builder = ShapeBuilder()
     for value in values:
         builder.add(value)
@@ -134,17 +134,17 @@ def infer_shape(*values: JSON | Mapping[str, JSON]) -> Shape:
 
 
 def to_json_value(value: JSON | Mapping[str, JSON]) -> JSON:
-    """*value* with a mapping converted to a dict: the data of an event is a mapping of any class."""
+    """Return *value* with a mapping converted to a dict: the data of an event is a mapping of any class."""
     return dict(value) if isinstance(value, Mapping) else value
 
 
 def get_type_name(value: JSON) -> str:
-    """The type of *value* as JSON Schema names it."""
+    """Return the type of *value* as JSON Schema names it."""
     return _TYPE_NAMES[type(value)]
 
 
 def format_sample(value: JSON, *, is_secret: bool = False) -> str:
-    """*value* as a short JSON text; masked if its field is secret or if it is a credential."""
+    """Return *value* as a short JSON text; masked if its field is secret or if it is a credential."""
     if is_secret or (isinstance(value, str) and find_credential_form(value) is not None):
         value = MASK
     if isinstance(value, str):
@@ -173,7 +173,7 @@ class _Node:
 
 
 def _infer(values: list[Any], max_keys: int) -> _Node:
-    """The node of *values*, level by level, so that a huge value is bounded before all of its paths exist."""
+    """Return the node of *values*, level by level, so that a huge value is bounded before all of its paths exist."""
     root = _Node()
     level, count = [(root, values)], 1
     for depth in range(MAX_SHAPE_DEPTH + 1):
@@ -311,7 +311,7 @@ def _shape(
 
 
 def _select_samples(values: list[Any], counts: Mapping[type, int]) -> Sequence[Any]:
-    """The shortest distinct scalars other than null, which do not depend on the order of *values*."""
+    """Return the shortest distinct scalars other than null, which do not depend on the order of *values*."""
     kinds = counts.keys() - {dict, list, type(None)}
     found: list[Any] = []
     for kind in kinds:
@@ -430,7 +430,7 @@ _MISSING = _Missing()
 
 
 def _compare(old: Any, new: Any) -> ChangeKind | Literal["same"] | None:
-    """The kind of the change, or None for two objects or two lists, whose parts are compared."""
+    """Return the kind of the change, or None for two objects or two lists, whose parts are compared."""
     if old is _MISSING:
         return "added"
     if new is _MISSING:
@@ -471,7 +471,7 @@ def _pair_parts(path: tuple[Segment, ...], old: Any, new: Any, is_secret: bool) 
 
 
 def _index_by_id(items: Sequence[Any]) -> dict[Any, int] | None:
-    """The place of each item by its id, or None if an item has no id of its own."""
+    """Return the place of each item by its id, or None if an item has no id of its own."""
     found = {
         (type(item[_ID]), item[_ID]): place
         for place, item in enumerate(items)
@@ -496,12 +496,12 @@ _SAMPLE_BY_TYPE: dict[str, JSON] = {"null": None, "boolean": True, "integer": 0,
 
 
 def infer_schema(value: JSON | Mapping[str, JSON]) -> dict[str, Any]:
-    """The JSON Schema of *value*, equal to the schema of `genson.SchemaBuilder` down to `MAX_SHAPE_DEPTH` levels."""
+    """Return the JSON Schema of *value*, equal to the schema of `genson.SchemaBuilder` down to `MAX_SHAPE_DEPTH` levels."""
     return build_schema(infer_shape(value))
 
 
 def build_schema(shape: Shape) -> dict[str, Any]:
-    """The JSON Schema of the values with the shape *shape*."""
+    """Return the JSON Schema of the values with the shape *shape*."""
     from genson import SchemaBuilder
 
     builder = SchemaBuilder()
@@ -512,7 +512,7 @@ def build_schema(shape: Shape) -> dict[str, Any]:
 
 
 def _with_maps(schema: Any) -> Any:
-    """*schema* with the property that stands for the keys of a map as `additionalProperties`."""
+    """Return *schema* with the property that stands for the keys of a map as `additionalProperties`."""
     if isinstance(schema, list):
         return [_with_maps(each) for each in schema]
     if not isinstance(schema, dict):
@@ -544,7 +544,7 @@ def _exemplars(shape: Shape) -> list[JSON]:
 
 
 def _objects(properties: list[Shape]) -> list[JSON]:
-    """The fewest objects that contain every exemplar of every property, with each optional property missing once."""
+    """Return the fewest objects that contain every exemplar of every property, with each optional property missing once."""
     columns = [
         (_MAP_PROPERTY if child.keys else str(child.path[-1]), _exemplars(child), child.is_optional)
         for child in properties

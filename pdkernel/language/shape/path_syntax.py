@@ -146,6 +146,6 @@ def _escaped(letter: str, escape: Callable[[str], str]) -> str:
 
 
 def _read_literal(literal: str) -> str:
-    """The value of a string literal of JavaScript or Python; a pair of surrogates becomes one character."""
+    """Return the value of a string literal of JavaScript or Python; a pair of surrogates becomes one character."""
     text = str(ast.literal_eval(literal))
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

@@ -77,7 +77,7 @@ class ImportResult(JsonStruct, frozen=True):
     rewrites: tuple[StepRewrite, ...] = ()
 
     def json_form(self) -> object:
-        """`{"folder", "notebook", "state", "kept", "report", "rewrites", "error"}`."""
+        """Return `{"folder", "notebook", "state", "kept", "report", "rewrites", "error"}`."""
         error = self.error
         return {
             "folder": self.folder,
@@ -266,7 +266,7 @@ def _rename_to_backup(path: Path) -> Path:
 
 
 def _has_same_content(texts: NotebookTexts, notebook: Path, sidecar: Path) -> bool:
-    """Whether the existing files hold the same workflow and answers; outputs and the import report may differ."""
+    """Return whether the existing files hold the same workflow and answers; outputs and the import report may differ."""
     try:
         existing = parse_sidecar(sidecar.read_text(encoding="utf-8"))
         cells = _cells(json.loads(notebook.read_text(encoding="utf-8")))
@@ -310,12 +310,12 @@ class StepRewrite(JsonStruct, frozen=True):
     left: str
 
     def json_form(self) -> object:
-        """`{"step", "difference", "left"}`."""
+        """Return `{"step", "difference", "left"}`."""
         return {"step": self.step, "difference": self.difference, "left": self.left.splitlines()}
 
 
 def modernize_steps(read: ImportSource) -> tuple[ImportSource, tuple[StepRewrite, ...]]:
-    """*read* with the code of its old steps rewritten, and what was rewritten."""
+    """Return *read* with the code of its old steps rewritten, and what was rewritten."""
     workflow = read.synced.workflow
     steps, rewrites = [], []
     for step in workflow.steps:

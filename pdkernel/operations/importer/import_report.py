@@ -224,7 +224,7 @@ def _line(words: str) -> str:
 
 
 def _code(words: str) -> str:
-    """*words* as inline code in Markdown, on one line."""
+    """Return *words* as inline code in Markdown, on one line."""
     line = " ".join(words.split())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
@@ -275,7 +275,7 @@ def build_import_report(
 
 
 def _describe_settings(workflow: Workflow) -> Iterator[str]:
-    """Sentences about what a workflow's triggers and settings mean outside of Pipedream."""
+    """Yield the sentences about what a workflow's triggers and settings mean outside of Pipedream."""
     if not workflow.triggers:
         yield "The workflow has no trigger, so it has no endpoint: other workflows start it with `$.flow.trigger`."
     network = workflow.settings.get("network")
@@ -290,7 +290,7 @@ def _describe_settings(workflow: Workflow) -> Iterator[str]:
 
 
 def _drop_unreadable_props(workflow: Workflow) -> tuple[Workflow, list[UnsupportedItem]]:
-    """*workflow* without the props of steps that have an unreadable expression; and these steps."""
+    """Return *workflow* without the props of steps that have an unreadable expression; and these steps."""
     faults: list[UnsupportedItem] = []
     steps: list[Step] = []
     for step in workflow.steps:

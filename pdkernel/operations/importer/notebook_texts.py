@@ -78,7 +78,7 @@ def _get_choice(sidecar: Sidecar | None, place: PropLocation) -> AccountChoice |
 
 
 def build_questions(synced: SyncedFolder, known: Mapping[PropLocation, AccountChoice]) -> tuple[AccountQuestion, ...]:
-    """One question for each app and id among the props that are not *known*."""
+    """Return one question for each app and id among the props that are not *known*."""
     locations: dict[tuple[str, str], list[PropLocation]] = {}
     for step, app in _bindings(synced.workflow):
         place = (step.name, app.prop)
@@ -111,7 +111,7 @@ def answer_questions(
 def build_choices(
     synced: SyncedFolder, known: Mapping[PropLocation, AccountChoice], answers: Mapping[tuple[str, str], AccountAnswer]
 ) -> dict[str, dict[str, AccountChoice]]:
-    """The choices by step and prop, with the id of the synced file; without an answer a choice is `unanswered`."""
+    """Return the choices by step and prop, with the id of the synced file; without an answer a choice is `unanswered`."""
     choices: dict[str, dict[str, AccountChoice]] = {}
     for step, app in _bindings(synced.workflow):
         place = (step.name, app.prop)
@@ -125,7 +125,7 @@ def build_choices(
 
 
 def apply_choices(workflow: Workflow, choices: Mapping[str, Mapping[str, AccountChoice]]) -> Workflow:
-    """*workflow* with the accounts of *choices*; an unanswered prop has no account."""
+    """Return *workflow* with the accounts of *choices*; an unanswered prop has no account."""
     return replace(workflow, steps=tuple(_apply_to_step(step, choices.get(step.name, {})) for step in workflow.steps))
 
 
@@ -259,14 +259,14 @@ def read_for_import(folder: Path, *, earlier_sidecar: Sidecar | None = None) -> 
 
 
 def _assumed(trigger: Trigger, workflow: Workflow) -> str | None:
-    """The id of *trigger* if only its type is known, else None."""
+    """Return the id of *trigger* if only its type is known, else None."""
     trigger_id = trigger.config.get("id")
     plain = replace(assume_trigger(trigger.type, workflow.steps), config={"id": trigger_id})
     return str(trigger_id) if trigger_id and trigger == plain else None
 
 
 def _with_triggers_of(workflow: Workflow, earlier: Sidecar | None) -> Workflow:
-    """*workflow* with the trigger settings of *earlier*, by position."""
+    """Return *workflow* with the trigger settings of *earlier*, by position."""
     earlier_triggers = earlier.triggers if earlier is not None else ()
     triggers = [
         replace(known, config={**({"id": trigger.config["id"]} if "id" in trigger.config else {}), **known.config})
@@ -334,7 +334,7 @@ def _sidecar(
 
 
 def _relocate_source(source: str, folder: Path, place: Path) -> str:
-    """A source of actions of *folder* for a notebook in *place*: a relative path is adapted."""
+    """Return a source of actions of *folder* for a notebook in *place*: a relative path is adapted."""
     if source in _ACTION_SOURCE_NAMES or Path(source).is_absolute():
         return source
     return os.path.relpath(folder / source, place).replace(os.sep, "/")

@@ -142,7 +142,7 @@ class DoctorReport(JsonStruct, frozen=True):
         )
 
     def json_form(self) -> object:
-        """`{"ready", "missing", "report", "findings"}`, with "lookup", "matrix", "shares_workers" and "not_served" where they apply."""
+        """Return `{"ready", "missing", "report", "findings"}`, with "lookup", "matrix", "shares_workers" and "not_served" where they apply."""
         return {
             "ready": not self.missing_requirements,
             "missing": self.missing_requirements,

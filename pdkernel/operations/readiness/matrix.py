@@ -198,7 +198,7 @@ class MatrixCell(JsonStruct, frozen=True):
     fix: str = ""
 
     def json_form(self) -> object:
-        """`{"step", "state", "accounts", "unhealthy", "error"}`; the error is null or `{"code", "message", "fix"}`."""
+        """Return `{"step", "state", "accounts", "unhealthy", "error"}`; the error is null or `{"code", "message", "fix"}`."""
         error = {"code": self.code, "message": self.message, "fix": self.fix} if self.state == "error" else None
         return {
             "step": self.step or None,
@@ -228,7 +228,7 @@ class MatrixRow(JsonStruct, frozen=True):
     cells: tuple[MatrixCell, ...]
 
     def json_form(self) -> object:
-        """`{"external_user", "workflow", "steps"}`."""
+        """Return `{"external_user", "workflow", "steps"}`."""
         return {
             "external_user": self.external_user_id,
             "workflow": self.workflow_cell.json_form(),
@@ -257,7 +257,7 @@ class ReadinessMatrix(JsonStruct, frozen=True):
         return sorted(self.rows, key=lambda row: row.workflow_cell.state != "error")[:MAX_SHOWN_ROWS]
 
     def json_form(self) -> object:
-        """`{"workflow", "environment", "steps", "counts", "users"}`, with all users."""
+        """Return `{"workflow", "environment", "steps", "counts", "users"}`, with all users."""
         return {
             "workflow": self.workflow,
             "environment": self.environment,
@@ -296,14 +296,14 @@ def render_html(matrix: ReadinessMatrix) -> str:
 
 
 def _head_lines(matrix: ReadinessMatrix) -> list[str]:
-    """The title, and for many users the number of users with each result."""
+    """Return the title, and for many users the number of users with each result."""
     if len(matrix.rows) <= _COUNTED_ROWS:
         return [_title(matrix)]
     return [_title(matrix), f"{', '.join(f'{number:,} {label}' for label, number in matrix.counts.items())}."]
 
 
 def _footnotes(matrix: ReadinessMatrix) -> Iterator[str]:
-    """Each error of a whole run once, with its fix, at most `_MAX_FOOTNOTES`; and a note about users that are not shown."""
+    """Yield each error of a whole run once, with its fix, at most `_MAX_FOOTNOTES`; and a note about users that are not shown."""
     failed = [row.workflow_cell for row in matrix.shown_rows if row.workflow_cell.state == "error"]
     texts = list(dict.fromkeys(f"{cell.message}\n{cell.fix}" for cell in failed))
     yield from texts[:_MAX_FOOTNOTES]

@@ -229,7 +229,7 @@ def _missing_interpreters(workflow: Workflow) -> list[MissingRequirement]:
 
 
 def _missing_actions(workflow: Workflow, catalog: Catalog) -> list[MissingRequirement]:
-    """Actions missing from the project's sources; npm and Pipedream are searched only at the first run."""
+    """Return the actions missing from the project's sources; npm and Pipedream are searched only at the first run."""
     found: list[MissingRequirement] = []
     for step in workflow.steps:
         if step.uses is None or step.disabled:
@@ -325,7 +325,7 @@ def _unknown_apps(workflow: Workflow, catalog: Catalog) -> list[MissingRequireme
 
 
 def _missing_of(lookup: Lookup, user: str, snapshot: DirectorySnapshot) -> list[MissingRequirement]:
-    """The missing user, else the missing accounts, of a failed lookup."""
+    """Return the missing user, else the missing accounts, of a failed lookup."""
     if not lookup.user_exists:
         return [
             MissingRequirement(
@@ -390,7 +390,7 @@ def _missing_secrets(workflow: Workflow, variables: Mapping[str, str]) -> list[M
 
 
 def find_unanswered_accounts(report: ImportReport, sidecar: Sidecar | None) -> list[MissingRequirement]:
-    """App props for which `pdkernel.yaml` does not name the owner of the account."""
+    """Return the app props for which `pdkernel.yaml` does not name the owner of the account."""
     where = sidecar.path if sidecar is not None and sidecar.path is not None else SIDECAR_FILE_NAME
     return [
         MissingRequirement(

@@ -113,7 +113,7 @@ def _row(row: view_model.StepRow, name_px: int) -> Html:
 
 
 def _mark(mark: str) -> Html:
-    """A badge of a step. The Lab extension makes the mark of a stale step a button, which runs the stale steps."""
+    """Return a badge of a step. The Lab extension makes the mark of a stale step a button, which runs the stale steps."""
     if mark not in (view_model.STALE_MARK, view_model.EDITED_MARK):
         return badge(mark)
     return tag("span", pill(mark, "warn"), title="Run the stale steps again: %pdrun --stale", class_="pd-stale")
@@ -156,7 +156,7 @@ def _labelled(label: str, content: Html) -> Html:
 
 
 def _collapsible(label: str, summary: Html, body: Html) -> Html:
-    """A collapsible part with the columns of `_labelled`: a long summary wraps in its own column, beside the arrow."""
+    """Return a collapsible part with the columns of `_labelled`: a long summary wraps in its own column, beside the arrow."""
     columns = [_label(label, width=_LABEL_PX - _MARKER_PX), _SPACE, tag("span", summary, style=_GROWING_STYLE)]
     return collapsible(tag("span", *columns, style="display:inline-flex;align-items:baseline;max-width:92%"), body)
 
@@ -167,7 +167,7 @@ def _label(label: str, *, width: int = _LABEL_PX) -> Html:
 
 
 def _value(label: str, name: str, value: JSON, format_path: FormatPath | None) -> Html:
-    """A prop or an export: in one line if it is short, else with a preview."""
+    """Return a prop or an export: in one line if it is short, else with a preview."""
     short = formatting.format_json_line(value)
     named = render_part(name, (), format_path)
     is_composite = isinstance(value, dict | list) and bool(value)
@@ -182,7 +182,7 @@ def _value(label: str, name: str, value: JSON, format_path: FormatPath | None) -
 
 
 def _export_path(row: view_model.StepRow, name: str) -> FormatPath:
-    """The function that formats a path of an export in the language of the step below."""
+    """Return the function that formats a path of an export in the language of the step below."""
     return lambda path: format_path(("steps", row.result.name, name, *path), row.reader)
 
 
@@ -269,5 +269,5 @@ def _response(response: Response | None, *, refused: bool) -> Html:
 
 
 def _spaced(parts: Sequence[Html]) -> list[Html]:
-    """*parts* with spaces between them, for output without styles."""
+    """Return *parts* with spaces between them, for output without styles."""
     return [piece for part in parts for piece in (part, _SPACE)][:-1]

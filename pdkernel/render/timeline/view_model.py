@@ -154,7 +154,7 @@ class StepRow:
 
 
 def format_hidden_exports(row: StepRow) -> str:
-    """How many exports of *row* are not shown."""
+    """Return how many exports of *row* are not shown."""
     return f"… {format_count(row.hidden_exports, 'more export')} not shown"
 
 
@@ -217,7 +217,7 @@ def build_error(
 
 
 def _remove_message(stack: str, error: ErrorRecord) -> str:
-    """*stack* without the message of *error*, at its end in Python and at its start in JavaScript; the message may have a fix."""
+    """Return *stack* without the message of *error*, at its end in Python and at its start in JavaScript; the message may have a fix."""
     lines = error.message.split("\n")
     for count in range(len(lines), 0, -1):
         whole = "\n".join([f"{error.name}: {lines[0]}".strip(), *lines[1:count]])
@@ -228,12 +228,12 @@ def _remove_message(stack: str, error: ErrorRecord) -> str:
 
 
 def belongs_to_no_row(error: ErrorRecord, execution: Execution) -> bool:
-    """Whether no step of *execution* shows *error*: the run was refused, or the step is not among those that are shown."""
+    """Return whether no step of *execution* shows *error*: the run was refused, or the step is not among those that are shown."""
     return all(step.error is None or step.name != error.step for step in execution.steps)
 
 
 def _find_reader(name: str, notes: TimelineContext) -> StepKind:
-    """The kind of the step below *name*; of the last step, its own kind."""
+    """Return the kind of the step below *name*; of the last step, its own kind."""
     step = notes.find_step(name)
     if step is None or notes.workflow is None:
         return "node"
@@ -281,12 +281,12 @@ def format_start(execution: Execution) -> str:
 
 
 def describe_policy(policy: OutboundPolicyRecord) -> str:
-    """The outbound policy and who chose it: `outbound policy stand-in=slack (--egress)`."""
+    """Return the outbound policy and who chose it: `outbound policy stand-in=slack (--egress)`."""
     return f"outbound policy {policy.policy}" + (f" ({policy.origin})" if policy.origin else "")
 
 
 def collect_warnings(execution: Execution, notes: TimelineContext) -> list[str]:
-    """The warnings above the steps: the caller's, and one if the outbound policy was not enforced for every program."""
+    """Return the warnings above the steps: the caller's, and one if the outbound policy was not enforced for every program."""
     policy = execution.outbound_policy
     if policy is None or policy.guard != "none":
         return list(notes.warnings)
@@ -295,7 +295,7 @@ def collect_warnings(execution: Execution, notes: TimelineContext) -> list[str]:
 
 
 def find_failed_lookup(execution: Execution) -> Lookup | None:
-    """The failed lookup of a refused run, or None."""
+    """Return the failed lookup of a refused run, or None."""
     return execution.lookup if execution.lookup and execution.lookup.failed else None
 
 
@@ -312,12 +312,12 @@ def should_show_response(execution: Execution, notes: TimelineContext) -> bool:
 
 
 def can_stop(execution: Execution, notes: TimelineContext) -> bool:
-    """Whether the run goes on and an interrupt of the kernel stops it."""
+    """Return whether the run goes on and an interrupt of the kernel stops it."""
     return notes.can_stop and execution.status in UNFINISHED_STATUSES
 
 
 def is_refused(execution: Execution) -> bool:
-    """Whether the run ended before any step started."""
+    """Return whether the run ended before any step started."""
     return execution.status == "error" and all(step.started_at is None for step in execution.steps)
 
 
@@ -326,7 +326,7 @@ def _is_end_user_error(execution: Execution) -> bool:
 
 
 def _label(step: StepResult, state: formatting.StepState) -> formatting.StatusLabel:
-    """The label of a step in *state*: not green if a call of the step was not sent again."""
+    """Return the label of a step in *state*: not green if a call of the step was not sent again."""
     label = formatting.STEP_LABELS[state]
     return label._replace(tone="warn") if label.tone == "good" and _count_unsent(step) else label
 
@@ -347,7 +347,7 @@ def _state(step: StepResult, execution: Execution, notes: TimelineContext) -> fo
 
 
 def _elapsed_ms(step: StepResult, execution: Execution, notes: TimelineContext) -> float:
-    """The milliseconds since the start of *step* if it runs, else 0."""
+    """Return the milliseconds since the start of *step* if it runs, else 0."""
     if notes.now is None or step.started_at is None or _state(step, execution, notes) != "running":
         return 0.0
     return (notes.now - datetime.fromisoformat(step.started_at)).total_seconds() * 1000
@@ -367,7 +367,7 @@ def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
 
 
 def _describe_language(step: Step | None) -> str:
-    """The language of *step*, or `action`; empty if it is not known."""
+    """Return the language of *step*, or `action`; empty if it is not known."""
     return "" if step is None or step.problem else "action" if step.uses else LANGUAGE_NAMES[step.language]
 
 
@@ -382,7 +382,7 @@ def _merge_logs(step: StepResult) -> tuple[LogBlock, ...]:
 
 
 def _keep_newest(blocks: Sequence[LogBlock]) -> tuple[LogBlock, ...]:
-    """The last `_LIVE_LINES` lines of *blocks*, below the number of hidden lines."""
+    """Return the last `_LIVE_LINES` lines of *blocks*, below the number of hidden lines."""
     kept: list[LogBlock] = []
     left = _LIVE_LINES
     hidden = sum(len(block.lines) for block in blocks) - left
@@ -406,7 +406,7 @@ def _build_log_block(label: Literal["stdout", "stderr", "note"], text: str) -> L
 
 
 def _resolve_carriage_returns(text: str) -> str:
-    """*text* as a terminal shows it: the last version of an overwritten line."""
+    """Return *text* as a terminal shows it: the last version of an overwritten line."""
     if "\r" not in text:
         return text
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

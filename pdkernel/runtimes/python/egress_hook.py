@@ -51,7 +51,7 @@ class _Route:
 
 
 def _is_local(host: str) -> bool:
-    """Whether *host* is this machine."""
+    """Return whether *host* is this machine."""
     name = host.strip("[]").rstrip(".").lower()
     if name in ("", "localhost") or name.endswith(".localhost"):
         return True

@@ -82,7 +82,7 @@ def import_ahead(name: str) -> dict[str, Any]:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether the module is in a folder of packages. Sources elsewhere, as of an editable package, may change before the run."""
+    """Return whether the module is in a folder of packages. Sources elsewhere, as of an editable package, may change before the run."""
     found = importlib.util.find_spec(name.partition(".")[0])
     if found is None:
         return False

@@ -122,7 +122,7 @@ async def find_account(call: ApiCall, account_id: str) -> Account:
 
 
 async def _list_account_ids(call: ApiCall, user: str | None, app: str | None) -> Sequence[str]:
-    """Ids of accounts, newest first. In a large project, loading all accounts instead of a page would take seconds."""
+    """Return the ids of accounts, newest first. In a large project, loading all accounts instead of a page would take seconds."""
     slug = None if app is None else await resolve_app_slug(call, app)
     directory = call.context.directory
     found = await run_blocking(

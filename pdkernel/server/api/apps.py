@@ -60,7 +60,7 @@ async def resolve_app_slug(call: ApiCall, text: str) -> str:
 
 
 def list_known_apps(context: AppContext) -> set[str]:
-    """Slugs of the apps in the list."""
+    """Return the slugs of the apps in the list."""
     catalog = context.engine.catalog
     return (
         {*context.directory.connected_apps(), *list_offered_apps(context)}

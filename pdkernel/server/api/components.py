@@ -257,7 +257,7 @@ _NOT_FOUND = frozenset({"action_not_found", "action_version"})
 
 
 def required_scopes(kind: ComponentKind | None, act: str) -> tuple[str, ...]:
-    """Scopes of which a token requires one for *act* on components of *kind*."""
+    """Return the scopes of which a token requires one for *act* on components of *kind*."""
     return tuple(f"connect:{name}:{act}" for each, name in _NAMES.items() if kind in (None, each))
 
 

@@ -194,7 +194,7 @@ _UNSUPPORTED_PATHS = (
 
 
 def routes() -> list[BaseRoute]:
-    """Routes of the API."""
+    """Return the routes of the API."""
     entries = (*_PROJECTS, *_APPS, *_ACCOUNTS, *_RUNS, *_DEPLOYED, *_COMPONENTS)
     preflight_routes = [
         Route(path, preflight, methods=["OPTIONS"])

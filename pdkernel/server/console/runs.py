@@ -248,7 +248,7 @@ def _run_changes(visit: Visit, run_id: str) -> Changes:
 
 
 def _describe_run(context: AppContext, execution: Execution, claimed: ClaimedRun) -> dict[str, object]:
-    """Values for the templates of a run's page."""
+    """Return the values for the templates of a run's page."""
     workflow = next(
         (
             served.source.workflow

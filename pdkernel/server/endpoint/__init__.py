@@ -21,7 +21,7 @@ from pdkernel.server.uploads import UPLOADS_PATH
 
 
 def routes() -> list[BaseRoute]:
-    """Routes of the package. They must come last: any path may name an endpoint."""
+    """Return the routes of the package. They must come last: any path may name an endpoint."""
     return [
         Route(f"{UPLOADS_PATH}/{{name}}", serve_upload, methods=["GET"]),
         # a browser sends the console's cookie with these paths, so steps must not read their requests

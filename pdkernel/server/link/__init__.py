@@ -15,7 +15,7 @@ from pdkernel.server.link import connect_page, token_routes, tokens
 
 
 def routes() -> list[BaseRoute]:
-    """Routes of the package; handlers require the application of `create_app`."""
+    """Return the routes of the package; handlers require the application of `create_app`."""
     return [
         *pages(),
         Route("/v1/connect/tokens/{token}/validate", token_routes.validate_token_route, methods=["GET"]),
@@ -25,7 +25,7 @@ def routes() -> list[BaseRoute]:
 
 
 def pages() -> list[BaseRoute]:
-    """Routes of the pages only; `create_link_app` serves them too."""
+    """Return the routes of the pages only; `create_link_app` serves them too."""
     return [
         Route(tokens.PAGE_PATH, connect_page.show, methods=["GET"]),
         Route(tokens.PAGE_PATH, connect_page.submit, methods=["POST"]),
