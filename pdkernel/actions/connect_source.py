@@ -15,7 +15,14 @@ from urllib.parse import urlsplit
 from pdkernel.actions.component import Component, ComponentHeader, build_component
 from pdkernel.errors import ActionNotFoundError, ActionSourceError, ConnectSettingsError, describe_fault
 from pdkernel.model import JSON, AppBinding
-from pdkernel.workers import ComponentDescription, PropDeclaration, PropOption, PropOptionsPage
+from pdkernel.workers import (
+    FIRST_PAGE,
+    ComponentDescription,
+    OptionsQuery,
+    PropDeclaration,
+    PropOption,
+    PropOptionsPage,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -205,9 +212,7 @@ class ConnectSource:
         props: Mapping[str, JSON],
         external_user_id: str,
         environment: str,
-        page: int = 0,
-        context: JSON = None,
-        query: str | None = None,
+        query: OptionsQuery = FIRST_PAGE,
         is_added_prop: bool = False,
     ) -> PropOptionsPage:
         """
@@ -219,9 +224,7 @@ class ConnectSource:
             props: Values of the props, accounts as in `run_action`.
             external_user_id: The external user whose account lists the options.
             environment: The environment of the external user.
-            page: The page, from 0.
-            context: The context of the previous page.
-            query: The search text.
+            query: The page, and the search text.
             is_added_prop: Whether the action adds the prop for these values, so that Pipedream must reload the props first.
 
         Raises:
@@ -232,7 +235,7 @@ class ConnectSource:
             reloaded = await self._reload_props(body, environment=environment)
             if reloaded.get("id"):
                 body["dynamic_props_id"] = reloaded["id"]
-        body |= {"prop_name": prop, "page": page, "prev_context": context or {}, "query": query}
+        body |= {"prop_name": prop, "page": query.page, "prev_context": query.context or {}, "query": query.text}
         answer = await self._request("POST", "actions/configure", json=body, environment=environment)
         data = _read_object(answer)
         errors = data.get("errors") or []

@@ -100,11 +100,7 @@ def doctor(
             }
         )
         return status
-    for key, value in machine.items():
-        print_text(f"{key}: {value}")
-    print_text("\nWalls on this machine (SECURITY.md explains them):")
-    for wall in isolation.list_walls():
-        print_text(f"  {'holds:   ' if wall.missing is None else 'MISSING: '}{wall.describe()}{_because(wall.missing)}")
+    _print_machine(machine, isolation)
     print_text(f"\nproject: {project.project_id} in {project.folder} (plan {project.plan})")
     if found is not None:
         click.echo(found.format_text(str(source)), nl=False)
@@ -145,6 +141,15 @@ def _as_json(place: Path, found: DoctorReport | PdkernelError) -> dict[str, Any]
             "error": {"code": found.code, "message": str(found)},
         }
     return found.to_json()
+
+
+def _print_machine(machine: dict[str, Any], isolation: Isolation) -> None:
+    """Print the programs of this machine, and the walls between runs that it permits."""
+    for key, value in machine.items():
+        print_text(f"{key}: {value}")
+    print_text("\nWalls on this machine (SECURITY.md explains them):")
+    for wall in isolation.list_walls():
+        print_text(f"  {'holds:   ' if wall.missing is None else 'MISSING: '}{wall.describe()}{_because(wall.missing)}")
 
 
 def _machine(isolation: Isolation) -> dict[str, Any]:

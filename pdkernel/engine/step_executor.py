@@ -332,8 +332,7 @@ class StepExecutor:
         self, run: RunState, step: Step, recorder: StepRecorder, accounts: StepAccounts, rerun_state: RerunState
     ) -> StepOutcome:
         timeout_s = run.request.workflow.timeout_s(step)
-        action = run.actions.find(step)
-        written = step
+        action, written = run.actions.find(step), step
         step = action.fitted_step.step if action and action.fitted_step else step
         if action and action.remote:
             props = await _evaluate_all_props(run, step, recorder, timeout_s)

@@ -106,9 +106,8 @@ class StepPackages:
         """
         steps = list(steps)
         ready = PreparedPackages()
-        missing = await self._compile_go_steps(
-            steps, ready, install=install, on_progress=on_progress, lock=locked.go if locked is not None else None
-        )
+        go_lock = locked.go if locked is not None else None
+        missing = await self._compile_go_steps(steps, ready, install=install, on_progress=on_progress, lock=go_lock)
         # the largest set first: an installed set also serves its subsets
         needs = sorted(_iter_npm_imports(steps, folder), key=lambda need: -len(need[1]))
         for step, imports in needs:
@@ -136,9 +135,7 @@ class StepPackages:
         names = {name for of_step in missing.values() for name in of_step}
         if names and locked is None:
             raise PackageMissingError(tuple(sorted(names)), command)
-        for step_name, of_step in missing.items():
-            if of_step:
-                ready.failures[step_name] = PackageMissingError(of_step, command)
+        ready.failures |= {name: PackageMissingError(lacking, command) for name, lacking in missing.items() if lacking}
         return ready
 
     async def finish(self) -> None:

@@ -32,8 +32,10 @@ from pdkernel.language.expression.template import OPENING_BRACES
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step, require_object
 from pdkernel.storage.settings import format_variable_ref, is_secret_prop_name
 from pdkernel.workers import (
+    FIRST_PAGE,
     ComponentDescription,
     ComponentFile,
+    OptionsQuery,
     PooledRun,
     PropDeclaration,
     PropOption,
@@ -122,9 +124,7 @@ class ActionForms:
         async with self._open_workers(FormRequest(Step("form"), _DENY_POLICY), component.file) as workers:
             return component, await describe_component(component, workers, catalog)
 
-    async def load_options(
-        self, request: FormRequest, prop: str, *, page: int = 0, context: JSON = None, query: str | None = None
-    ) -> PropOptionsPage:
+    async def load_options(self, request: FormRequest, prop: str, query: OptionsQuery = FIRST_PAGE) -> PropOptionsPage:
         """
         Load a page of the options of *prop* of an action step.
 
@@ -138,7 +138,7 @@ class ActionForms:
         component, description = await self.describe(uses, catalog=self._catalog_of(request))
         declared = next((each for each in description.props if each.name == prop), None)
         if declared is not None and not declared.definition.get(_DYNAMIC):
-            return _static(declared, query)
+            return _static(declared, query.text)
         if component.file is None:
             remote = await self._remote_props(request, description)
             if isinstance(remote, str):
@@ -150,8 +150,6 @@ class ActionForms:
                 props=remote,
                 external_user_id=request.external_user_id or "",
                 environment=request.environment,
-                page=page,
-                context=context,
                 query=query,
                 is_added_prop=declared is None,
             )
@@ -162,8 +160,6 @@ class ActionForms:
                 prop,
                 values=await self._values(request, description, workers),
                 account_fields=accounts.auth,
-                page=page,
-                context=context,
                 query=query,
                 call_context=_binding(request, accounts),
             )

@@ -138,15 +138,13 @@ async def prepare_fork(
 
     Raises:
         UnknownStepError: The workflow has no such step.
-        RequestError: As for `prepare_replay`; or the run has no exports of a step above *first*.
-        ProjectError: As for `prepare_replay`.
+        RequestError, ProjectError: As for `prepare_replay`; or the run has no exports of a step above *first*.
     """
     execution, claimed, request = await _load(engine, run_id)
     if source is not None:
         request = await run_blocking(_with_source, request, source)
-    workflow = request.workflow
+    workflow, state = request.workflow, engine.restore_state(claimed)
     pinned = pin_steps(workflow, pins or {})
-    state = engine.restore_state(claimed)
     # the new run restores pins, and these exports have no placeholders: their text that looks like one is escaped
     recorded = {
         name: require_object(get_redactor().redact_value(dict(step.exports)))
@@ -154,16 +152,16 @@ async def prepare_fork(
         if step.result.status in ("success", "pinned")
     }
     above = [step.name for step in workflow.steps_before(first) if not step.disabled]
-    for name in above:
-        if name not in recorded and name not in pinned:
-            raise RequestError(
-                f"The run {run_id} has no exports of the step {name}, which is above {first}.",
-                fix=f"Fork from {name}, or give its exports: --pin {name}=FILE",
-            )
+    if lacking := next((name for name in above if name not in recorded and name not in pinned), None):
+        raise RequestError(
+            f"The run {run_id} has no exports of the step {lacking}, which is above {first}.",
+            fix=f"Fork from {lacking}, or give its exports: --pin {lacking}=FILE",
+        )
     kept = {name: exports for name, exports in request.pinned_exports.items() if name != first}
+    kept |= {name: recorded[name] for name in above if name in recorded}
     request = replace(
         request,
-        pinned_exports={**kept, **{name: recorded[name] for name in above if name in recorded}, **pinned},
+        pinned_exports={**kept, **pinned},
         only_steps=None,
         previous_exports={},
         package_lock=None if source is not None else claimed.package_lock,

@@ -169,8 +169,7 @@ def build_run_request(
     Raises:
         RequestError: The `.env` beside the workflow cannot be read.
     """
-    folder = source.folder.resolve()
-    variables = variables or partial(load_variables, project)
+    folder, variables = source.folder.resolve(), variables or partial(load_variables, project)
     return RunRequest(
         workflow=source.workflow,
         event=event.with_identity(external_user_id, environment),

@@ -129,37 +129,23 @@ class Project:
         opened.ask = ask
         try:
             key = read_key(key_path)
-            # before the database, which is always ahead of its mark
-            mark = (
-                read_mark(key_path, opened.sqlite_path) if key is not None and opened.sqlite_path is not None else None
-            )
-            if mark is not None and opened.sqlite_path is not None:
-                check_mark(mark, key_path, opened.sqlite_path)
+            mark = None
+            if key is not None and opened.sqlite_path is not None:  # before the database, which is ahead of its mark
+                mark = read_mark(key_path, opened.sqlite_path)
+                if mark is not None:
+                    check_mark(mark, key_path, opened.sqlite_path)
             facts = opened.read_meta()
             if facts is not None:
                 PROJECT_SCHEMA.check(int(facts["schema_version"]), opened.location)
                 if settle_rotation(key_path, facts["project_id"], opened) or not fits_database(key, facts):
-                    key, facts = (
-                        read_key(key_path),
-                        opened.read_meta(),
-                    )  # another process has replaced the key meanwhile
+                    # another process has replaced the key meanwhile
+                    key, facts = read_key(key_path), opened.read_meta()
             if key is None:
                 key = create_key(key_path, opened)
             vault = Vault(key)
             created = False
             if facts is None:
-                fresh = {
-                    "project_id": ids.new("proj_", 7),
-                    "plan": DEFAULT_PLAN,
-                    "schema_version": str(PROJECT_SCHEMA.version),
-                    "key_fingerprint": vault.fingerprint,
-                }
-                created = opened.create(fresh)
-                facts = fresh if created else opened.read_meta()
-            if facts is None:
-                raise ProjectError(
-                    f"The project in {opened.location} was removed while it was opened.", fix="Run the command again."
-                )
+                facts, created = _create_tables(opened, ids.new("proj_", 7), vault)
             check_key(vault, facts["key_fingerprint"], key_path, opened.location)
             opened.migrate()
             opened.key_fingerprint = vault.fingerprint
@@ -479,3 +465,21 @@ def check_key(vault: Vault, fingerprint: str, path: Path, where: str) -> None:
             fix="Name the key file of this project in PDKERNEL_KEY_FILE, or choose the project of this key: --project FOLDER. "
             "If `pdkernel keys rotate` ran on another host, copy the key file of that host.",
         )
+
+
+def _create_tables(database: Database, project_id: str, vault: Vault) -> tuple[dict[str, str], bool]:
+    """Return the values of `meta`, and whether this process and not another one has created the tables."""
+    fresh = {
+        "project_id": project_id,
+        "plan": DEFAULT_PLAN,
+        "schema_version": str(PROJECT_SCHEMA.version),
+        "key_fingerprint": vault.fingerprint,
+    }
+    if database.create(fresh):
+        return fresh, True
+    facts = database.read_meta()
+    if facts is None:
+        raise ProjectError(
+            f"The project in {database.location} was removed while it was opened.", fix="Run the command again."
+        )
+    return facts, False

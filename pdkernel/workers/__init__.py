@@ -18,8 +18,10 @@ from pdkernel.workers.calls import (
     WorkerKey,
 )
 from pdkernel.workers.declarations import (
+    FIRST_PAGE,
     ComponentDescription,
     ComponentFile,
+    OptionsQuery,
     PropDeclaration,
     PropOption,
     PropOptionsPage,
@@ -47,6 +49,7 @@ from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.zygote import ZYGOTES
 
 __all__ = [
+    "FIRST_PAGE",
     "GO_LOCK_NAME",
     "MAX_RECORDED_CALLS_BYTES",
     "WARDEN",
@@ -59,6 +62,7 @@ __all__ = [
     "GoBuildCache",
     "GoLock",
     "Isolation",
+    "OptionsQuery",
     "OutboundGateway",
     "Pause",
     "PayloadLimitError",

@@ -17,7 +17,14 @@ import msgspec
 from pdkernel.errors import StepError
 from pdkernel.model import JSON, Step
 from pdkernel.workers.calls import RunSetup, SourceCall, SourceOutcome
-from pdkernel.workers.declarations import ComponentDescription, ComponentFile, PropDeclaration, PropOptionsPage
+from pdkernel.workers.declarations import (
+    FIRST_PAGE,
+    ComponentDescription,
+    ComponentFile,
+    OptionsQuery,
+    PropDeclaration,
+    PropOptionsPage,
+)
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done
 from pdkernel.workers.step_errors import parse_step_error
@@ -87,9 +94,7 @@ class ComponentClient:
         *,
         values: Mapping[str, JSON] = _EMPTY,
         account_fields: AccountFields = _EMPTY,
-        page: int = 0,
-        context: JSON = None,
-        query: str | None = None,
+        query: OptionsQuery = FIRST_PAGE,
         timeout_s: float = 30.0,
         call_context: Any = None,
     ) -> PropOptionsPage:
@@ -103,16 +108,15 @@ class ComponentClient:
             prop: The prop's name; it may be an additional prop.
             values: The values of the other props as written; expressions are not evaluated.
             account_fields: App prop name or slug to the fields of `$auth`; a missing app has no account yet.
-            page: The number of the page, counted from 0.
-            context: The context of the previous page.
-            query: The text that the user searches for.
+            query: The page, and the text that the user searches for.
             timeout_s: The time limit in seconds.
             call_context: The rules for its outbound calls.
 
         Raises:
             InterpreterMissingError: Node.js is not installed.
         """
-        request = {"op": "options", "prop": prop, "page": page, "context": context, "query": query}
+        request: dict[str, Any] = {"op": "options", "prop": prop}
+        request |= {"page": query.page, "context": query.context, "query": query.text}
         request |= {"values": dict(values), "auth": {app: dict(fields) for app, fields in account_fields.items()}}
         try:
             return await self._request(PropOptionsPage, request, target, timeout_s=timeout_s, call_context=call_context)

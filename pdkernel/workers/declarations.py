@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pdkernel.model import JSON, AppBinding
 
@@ -90,6 +90,25 @@ class PropOption:
 
     label: str
     value: JSON = None
+
+
+@dataclass(frozen=True)
+class OptionsQuery:
+    """
+    Which options of a prop are wanted.
+
+    Attributes:
+        page: The number of the page, counted from 0.
+        context: The context of the page before, or None.
+        text: The text that the user searches for, or None.
+    """
+
+    page: int = 0
+    context: JSON = None
+    text: str | None = None
+
+
+FIRST_PAGE: Final = OptionsQuery()
 
 
 @dataclass(frozen=True)

@@ -347,10 +347,7 @@ def plan_access(
     own = {TMP_FOLDER, _SHARED_MEMORY}
     if not isolation.namespaces:  # in a folder that steps may change, they could replace those of their slot
         own = {tmp, *(folder for folder in own if folder not in slots.parents)}
-    for path in (*access.read, *access.write):
-        if not access.hide.isdisjoint(path.parents) and not _exists(path):  # a later run may install something there
-            with contextlib.suppress(OSError):  # the project's folder is read-only: nothing will be there
-                path.mkdir(parents=True)
+    _create_hidden_folders(access)
     more = find_step_paths(os.environ.get(STEP_PATHS_VARIABLE, ""))
     read, write = _with_system(access), {path for path in (*access.write, *more) if _exists(path)}
     obstacle, blocked, closed = _check_user(isolation, _find_needed_rights(access, read, more))
@@ -366,9 +363,8 @@ def plan_access(
             _share_folder(path, isolation.first_uid)
     code = (path for path in access.read if access.hide.isdisjoint((path, *path.parents)))
     others = _find_other_projects(code, _resolve(more))
-    hide = {path for path in (*access.hide, *others, slots, _SERVICES, *blocked) if _exists(path)}
-    if not changes_user and os.geteuid() == 0:
-        hide |= {Path(path) for path in _SECRETS_OF_ROOT if _exists(path)}
+    of_root = map(Path, _SECRETS_OF_ROOT if not changes_user and os.geteuid() == 0 else ())
+    hide = {path for path in (*access.hide, *others, slots, _SERVICES, *blocked, *of_root) if _exists(path)}
     mounts: tuple[Mount, ...] = ()
     if isolation.namespaces:
         mounts = _plan_mounts(tmp, hide, read, write, copied)
@@ -376,7 +372,6 @@ def plan_access(
         read = {shown for path in read for shown in _without(path, hide)}
     # without mounts of their own, steps with the user of this process would read what is typed in this user's terminals
     terminals = _TERMINALS if isolation.namespaces or changes_user else ()
-    targets = [Path(each.target) for each in mounts]
     plan = IsolationPlan(
         namespaces=isolation.namespaces,
         landlock=isolation.landlock,
@@ -385,9 +380,17 @@ def plan_access(
         read=_as_texts(_outermost(read)),
         write=_as_texts({*write, *own, *map(Path, (*_SYSTEM_WRITE, *terminals))}),
         ports=access.ports,
-        tmp_names=frozenset(each.parts[2] for each in targets if TMP_FOLDER in each.parents),
+        tmp_names=frozenset(path.parts[2] for each in mounts if TMP_FOLDER in (path := Path(each.target)).parents),
     )
     return AccessPlan(plan, slots, obstacle if isolation.first_uid is not None else None)
+
+
+def _create_hidden_folders(access: StepAccess) -> None:
+    """Create the missing folders of *access* that are inside hidden ones: a later run may install something there."""
+    for path in (*access.read, *access.write):
+        if not access.hide.isdisjoint(path.parents) and not _exists(path):
+            with contextlib.suppress(OSError):  # the project's folder is read-only: nothing will be there
+                path.mkdir(parents=True)
 
 
 def _find_other_projects(folders: Iterable[Path], changeable: frozenset[Path]) -> set[Path]:

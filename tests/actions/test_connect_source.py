@@ -22,7 +22,7 @@ from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.operations.actions import ActionForms, FormRequest
 from pdkernel.storage import Login, Project
-from pdkernel.workers import StepRecorder
+from pdkernel.workers import OptionsQuery, StepRecorder
 from tests.actions.connect_server import ACTION, ACTION_PROPS, CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, an_event, python_step
@@ -193,7 +193,7 @@ async def test_options(runtime: WorkflowEngine, api: ConnectServer) -> None:
     """Options of a prop come from Connect, for the user and the values of the other props."""
     request = FormRequest(action(OPEN, "wide: true\n"), parse_policy("deny"), external_user_id="ada")
 
-    page = await ActionForms(runtime).load_options(request, "door", query="d")
+    page = await ActionForms(runtime).load_options(request, "door", OptionsQuery(text="d"))
 
     assert [(option.label, option.value) for option in page.options] == [("Door A", "a"), ("b", "b")]
     assert page.context == {"next": 2}
@@ -223,9 +223,7 @@ async def test_the_next_page_of_options(api: ConnectServer) -> None:
         props={},
         external_user_id="ada",
         environment="production",
-        page=1,
-        context={"next": 2},
-        query="d",
+        query=OptionsQuery(1, {"next": 2}, "d"),
     )
 
     (asked,) = api.bodies("/actions/configure")

@@ -12,7 +12,7 @@ import pytest
 
 from pdkernel.errors import StepError
 from pdkernel.model import JSON, AppBinding, Step
-from pdkernel.workers import ComponentFile, Emitted, PropOption, SourceCall, StepRecorder, WorkerPool
+from pdkernel.workers import ComponentFile, Emitted, OptionsQuery, PropOption, SourceCall, StepRecorder, WorkerPool
 from tests.workers.conftest import Bench, OpenRun
 from tests.workers.test_worker import GatewaySpy
 
@@ -433,7 +433,7 @@ async def test_context_of_a_page_of_options_reaches_the_next_page(bench: Bench, 
 
     first = await bench.workers.options(component, "queue", values=values, account_fields={"desk": {"token": "T"}})
     second = await bench.workers.options(
-        component, "queue", values=values, account_fields={"desk": {"token": "T"}}, page=1, context=first.context
+        component, "queue", values=values, account_fields={"desk": {"token": "T"}}, query=OptionsQuery(1, first.context)
     )
 
     assert first.options == (PropOption("home T 0 0", 0),)
@@ -555,7 +555,9 @@ async def test_found_options_are_filtered_by_the_query(
     options = "async options({ query }) { return ['one', 'two', query] }"
     props = f'x: {{ type: "string", useQuery: {str(uses_query).lower()}, {options} }}'
 
-    page = await bench.workers.options(write(action("", props)), "x", account_fields={"desk": {}}, query="w")
+    page = await bench.workers.options(
+        write(action("", props)), "x", account_fields={"desk": {}}, query=OptionsQuery(text="w")
+    )
 
     assert [option.value for option in page.options] == found
 
@@ -567,7 +569,7 @@ async def test_forms_of_options(bench: Bench, write: Write) -> None:
     component = write(action("", props))
 
     pages = [await bench.workers.options(component, name, account_fields={"desk": {}}) for name in ("x", "y")]
-    found = await bench.workers.options(component, "x", query="5")
+    found = await bench.workers.options(component, "x", query=OptionsQuery(text="5"))
 
     expected = (
         PropOption("a", "a"),
@@ -598,8 +600,8 @@ async def test_static_options_are_filtered_by_the_query(bench: Bench, write: Wri
     """A list of options is filtered without the code of the component, on one page."""
     component = write(ACTION)
 
-    found = await bench.workers.options(component, "color", query="GRE")
-    more = await bench.workers.options(component, "color", page=1)
+    found = await bench.workers.options(component, "color", query=OptionsQuery(text="GRE"))
+    more = await bench.workers.options(component, "color", query=OptionsQuery(1))
 
     assert found.options == (PropOption("green", "green"),)
     assert more.options == ()

@@ -291,6 +291,7 @@ class ActionMagics(Magics):
 
     def _options(self, step: str, prop: str, *, query: str | None, page: int) -> None:
         from pdkernel.kit.session import actions
+        from pdkernel.workers import OptionsQuery
 
         session = get_session(self.shell)
         if page < 0:
@@ -298,7 +299,7 @@ class ActionMagics(Magics):
         # a page may need the context of the page before: load all previous pages again
         context, found = None, None
         for number in range(page + 1):
-            found = actions.fetch_options(session, step, prop, query=query, page=number, context=context)
+            found = actions.fetch_options(session, step, prop, query=OptionsQuery(number, context, query))
             context = found.context
         assert found is not None
         lines = [f"{json.dumps(option.value, ensure_ascii=False)}  {option.label}" for option in found.options]

@@ -23,6 +23,7 @@ from pdkernel.operations.actions import (
     describe_action,
     search_actions,
 )
+from pdkernel.workers import FIRST_PAGE, OptionsQuery
 
 if TYPE_CHECKING:
     from pdkernel.actions import Component
@@ -64,9 +65,7 @@ def fetch_options(
     prop: str,
     *,
     values: Mapping[str, JSON] | None = None,
-    page: int = 0,
-    context: JSON = None,
-    query: str | None = None,
+    query: OptionsQuery = FIRST_PAGE,
 ) -> PropOptionsPage:
     """
     A page of options for *prop* of an action step, loaded with the chosen external user's account.
@@ -76,9 +75,7 @@ def fetch_options(
         step: The step, or its name.
         prop: The prop's name.
         values: Prop values that replace the step's own; None for the step's own.
-        page: The page number, from 0.
-        context: The context of the previous page.
-        query: The search text.
+        query: The page, and the search text.
 
     Raises:
         UnknownStepError: The workflow has no such step.
@@ -86,9 +83,7 @@ def fetch_options(
         ActionNotFoundError: No source has the step's action.
     """
     request = _build_form_request(session, step, values)
-    return session.call_engine(
-        lambda engine: ActionForms(engine).load_options(request, prop, page=page, context=context, query=query)
-    )
+    return session.call_engine(lambda engine: ActionForms(engine).load_options(request, prop, query))
 
 
 def fetch_additional_props(

@@ -40,7 +40,7 @@ from pdkernel.language.expression.template import OPENING_BRACES, add_missing_br
 from pdkernel.model import JSON, AppBinding, Step
 from pdkernel.render.actions import format_first_paragraph
 from pdkernel.render.apps import format_app_name
-from pdkernel.workers import ComponentDescription, PropDeclaration, PropOption, PropOptionsPage
+from pdkernel.workers import ComponentDescription, OptionsQuery, PropDeclaration, PropOption, PropOptionsPage
 
 TYPING_S = 0.3
 """Seconds without typing after which a form acts on the typed text."""
@@ -637,9 +637,7 @@ class ActionProps:
                 self._session,
                 replace(step, props=others),
                 field.prop.name,
-                page=field.page,
-                context=field.context,
-                query=field.query,
+                query=OptionsQuery(field.page, field.context, field.query),
             )
         except PdkernelError as fault:
             if is_latest() and field.position == position:

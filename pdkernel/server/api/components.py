@@ -28,7 +28,7 @@ from pdkernel.server.api.accounts import find_account
 from pdkernel.server.api.api_call import ApiCall, ApiError, ApiHandler, Page, public_message
 from pdkernel.server.run_registry import LOST_MESSAGE
 from pdkernel.storage import DEFAULT_DATA_STORE
-from pdkernel.workers import ComponentDescription, PropDeclaration
+from pdkernel.workers import ComponentDescription, OptionsQuery, PropDeclaration
 
 ACTION_STEP_NAME = "action"
 
@@ -319,9 +319,7 @@ def configure_handler(kind: ComponentKind | None) -> ApiHandler:
             lambda: load_options(
                 configured.to_form_request(call),
                 prop,
-                page=int(page or 0),
-                context=body.get("prev_context") or None,
-                query=query,
+                OptionsQuery(int(page or 0), body.get("prev_context") or None, query),
             )
         )
         if found is None:

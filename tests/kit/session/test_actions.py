@@ -11,6 +11,7 @@ import pytest
 from pdkernel.accounts.apps import register_app
 from pdkernel.errors import LicenceError, RequestError
 from pdkernel.kit.session import Session, actions
+from pdkernel.workers import OptionsQuery
 from tests.actions.checkout import write_checkout
 from tests.builders import an_event
 
@@ -48,8 +49,8 @@ def test_pages_and_search(session: Session) -> None:
     """A page is requested by its number, and a search by its words."""
     connect(session)
 
-    second = actions.fetch_options(session, "put", "shelf", page=1)
-    searched = actions.fetch_options(session, "put", "shelf", query="Shelf 02")
+    second = actions.fetch_options(session, "put", "shelf", query=OptionsQuery(1))
+    searched = actions.fetch_options(session, "put", "shelf", query=OptionsQuery(text="Shelf 02"))
 
     assert [option.value for option in second.options] == ["s10", "s11", "s12"]
     assert [option.value for option in searched.options] == ["s02"]
@@ -167,7 +168,7 @@ def test_options_have_the_choices_of_the_notebook(session: Session, tmp_path: Pa
     fetch = functools.partial(actions.fetch_options, session)
 
     first = fetch("list", "page")
-    second = fetch("list", "page", page=1, context=first.context)
+    second = fetch("list", "page", query=OptionsQuery(1, first.context))
 
     assert [option.value for page in (first, second) for option in page.options] == ["0", "1next"]
     assert [option.value for option in fetch("pick", "slot").options] == ["made-1", "made-2"]
