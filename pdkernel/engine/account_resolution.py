@@ -48,10 +48,10 @@ from pdkernel.storage.settings import format_variable_ref
 
 @dataclass(frozen=True)
 class StepAccounts:
-    """The accounts of one step: *uses* for the record, *auth* (`$auth` by prop) for the step."""
+    """The accounts of one step: *uses* for the record, *credentials* (`$auth` by prop) for the step."""
 
     uses: tuple[AccountUse, ...] = ()
-    auth: Mapping[str, Credentials] = field(default_factory=dict)
+    credentials: Mapping[str, Credentials] = field(default_factory=dict)
 
 
 _NO_ACCOUNTS = StepAccounts()
@@ -252,7 +252,7 @@ def _build_resolution(
     steps = {
         step: StepAccounts(
             uses=tuple(_build_use(b, accounts[b.app, b.account]) for b in group),
-            auth={b.prop: credentials[accounts[b.app, b.account].id] for b in group},
+            credentials={b.prop: credentials[accounts[b.app, b.account].id] for b in group},
         )
         for step, group in bindings.items()
         if group

@@ -266,7 +266,7 @@ class SourceRunner:
             else _received(request.event, description),
             endpoint=request.endpoint_url,
             props={name: value for name, value in step.props.items() if name not in bound},
-            account_fields=resolution.for_step(SOURCE_STEP_NAME).auth,
+            credentials=resolution.for_step(SOURCE_STEP_NAME).credentials,
             service_db=state.get("db", {}),
             timeout_s=request.timeout_s,
             call_context=_build_call_context(request, resolution, shown, recorder),

@@ -354,7 +354,7 @@ class StepExecutor:
             step=step,
             steps=run.exports,
             props=add_option_labels(written, await _evaluate_all_props(run, step, recorder, timeout_s)),
-            account_fields=accounts.auth,
+            credentials=accounts.credentials,
             context=build_step_context(
                 run.request,
                 self._clock,

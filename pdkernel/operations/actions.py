@@ -82,7 +82,7 @@ class FormRequest:
 class _FormAccounts:
     """The accounts of a form: `$auth` by prop, props without an account, redactor, and withheld secrets."""
 
-    auth: Mapping[str, Mapping[str, str]]
+    credentials: Mapping[str, Mapping[str, str]]
     missing: tuple[AppBinding, ...]
     redactor: Redactor
     proxied: Mapping[str, ProxyAccess]
@@ -159,7 +159,7 @@ class ActionForms:
                 component.file,
                 prop,
                 values=await self._values(request, description, workers),
-                account_fields=accounts.auth,
+                credentials=accounts.credentials,
                 query=query,
                 call_context=_binding(request, accounts),
             )
@@ -200,7 +200,7 @@ class ActionForms:
                 added = await workers.additional_props(
                     component.file,
                     values=await self._values(request, description, workers),
-                    account_fields=accounts.auth,
+                    credentials=accounts.credentials,
                     call_context=_binding(request, accounts),
                 )
         return tuple(_redacted_prop(each, accounts.redactor) for each in added)
@@ -228,7 +228,7 @@ class ActionForms:
         return props
 
     def _accounts(self, request: FormRequest, apps: tuple[AppBinding, ...]) -> _FormAccounts:
-        auth: dict[str, Mapping[str, str]] = {}
+        credentials: dict[str, Mapping[str, str]] = {}
         missing: list[AppBinding] = []
         proxied: dict[str, ProxyAccess] = {}
         secrets: list[Secret] = [Secret(format_variable_ref(name), value) for name, value in request.variables.items()]
@@ -242,12 +242,12 @@ class ActionForms:
             if account is None:
                 missing.append(binding)
                 continue
-            auth[binding.prop], refs = insert_placeholders(account, self._directory.credentials(account.id))
+            credentials[binding.prop], refs = insert_placeholders(account, self._directory.credentials(account.id))
             proxied.update(refs)
             secrets += (
-                Secret(format_credential_ref(account, name), value) for name, value in auth[binding.prop].items()
+                Secret(format_credential_ref(account, name), value) for name, value in credentials[binding.prop].items()
             )
-        return _FormAccounts(auth, tuple(missing), Redactor(secrets), proxied)
+        return _FormAccounts(credentials, tuple(missing), Redactor(secrets), proxied)
 
     def _why_missing(self, request: FormRequest, binding: AppBinding) -> str:
         if binding.account is not None:

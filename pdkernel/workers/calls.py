@@ -184,7 +184,7 @@ class StepCall(msgspec.Struct, frozen=True):
         step: The step.
         steps: The complete exports of the steps above. Each worker receives a value once, as long as the object is the same.
         props: Prop name to value; expressions are evaluated.
-        account_fields: App prop name to the fields of `$auth`.
+        credentials: App prop name to the fields of `$auth`.
         context: Additional fields of `$.context` and `pd.context`, besides `steps.trigger.context`.
         timeout_s: The time limit in seconds.
         memory_limit_mb: The memory limit in megabytes, or None.
@@ -201,7 +201,7 @@ class StepCall(msgspec.Struct, frozen=True):
     step: Step
     steps: Mapping[str, Mapping[str, JSON]] = {}
     props: Mapping[str, JSON] = {}
-    account_fields: Mapping[str, Mapping[str, str]] = {}
+    credentials: Mapping[str, Mapping[str, str]] = {}
     context: Mapping[str, JSON] = {}
     timeout_s: float = 30.0
     memory_limit_mb: int | None = None
@@ -258,7 +258,7 @@ class SourceCall:
         operation: `run`, or the name of a hook.
         event: For `run`: the event from its interface, such as `{"timestamp": ...}` from a timer.
         props: Prop name to value.
-        account_fields: App prop name to the fields of `$auth`.
+        credentials: App prop name to the fields of `$auth`.
         service_db: The content of its `$.service.db`.
         endpoint: The URL of its HTTP interface, or None.
         timeout_s: The time limit in seconds.
@@ -270,7 +270,7 @@ class SourceCall:
     operation: Literal["run", "deploy", "activate", "deactivate"] = "run"
     event: JSON = None
     props: Mapping[str, JSON] = field(default_factory=dict)
-    account_fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    credentials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     service_db: Mapping[str, JSON] = field(default_factory=dict)
     endpoint: str | None = None
     timeout_s: float = 60.0
@@ -303,7 +303,7 @@ def build_step_input(call: StepCall, setup: RunSetup) -> dict[str, Any]:
     """Build the input of a step's code, besides the exports of the steps above."""
     return {
         "props": dict(call.props),
-        "auth": {prop: dict(fields) for prop, fields in call.account_fields.items()},
+        "auth": {prop: dict(fields) for prop, fields in call.credentials.items()},
         "stores": dict(call.store_names),
         "context": {**cast("Mapping[str, JSON]", setup.trigger.get("context") or {}), **call.context},
         "flow": dict(call.flow_urls),

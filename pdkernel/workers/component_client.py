@@ -38,7 +38,7 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 T = TypeVar("T")
 ComponentTarget = Step | ComponentFile
-AccountFields = Mapping[str, Mapping[str, str]]
+CredentialsByProp = Mapping[str, Mapping[str, str]]
 
 
 class ComponentClient:
@@ -93,7 +93,7 @@ class ComponentClient:
         prop: str,
         *,
         values: Mapping[str, JSON] = _EMPTY,
-        account_fields: AccountFields = _EMPTY,
+        credentials: CredentialsByProp = _EMPTY,
         query: OptionsQuery = FIRST_PAGE,
         timeout_s: float = 30.0,
         call_context: Any = None,
@@ -107,7 +107,7 @@ class ComponentClient:
             target: The component.
             prop: The prop's name; it may be an additional prop.
             values: The values of the other props as written; expressions are not evaluated.
-            account_fields: App prop name or slug to the fields of `$auth`; a missing app has no account yet.
+            credentials: App prop name or slug to the fields of `$auth`; a missing app has no account yet.
             query: The page, and the text that the user searches for.
             timeout_s: The time limit in seconds.
             call_context: The rules for its outbound calls.
@@ -117,7 +117,7 @@ class ComponentClient:
         """
         request: dict[str, Any] = {"op": "options", "prop": prop}
         request |= {"page": query.page, "context": query.context, "query": query.text}
-        request |= {"values": dict(values), "auth": {app: dict(fields) for app, fields in account_fields.items()}}
+        request |= {"values": dict(values), "auth": {app: dict(fields) for app, fields in credentials.items()}}
         try:
             return await self._request(PropOptionsPage, request, target, timeout_s=timeout_s, call_context=call_context)
         except StepError as error:
@@ -128,7 +128,7 @@ class ComponentClient:
         target: ComponentTarget,
         *,
         values: Mapping[str, JSON] = _EMPTY,
-        account_fields: AccountFields = _EMPTY,
+        credentials: CredentialsByProp = _EMPTY,
         timeout_s: float = 30.0,
         call_context: Any = None,
     ) -> tuple[PropDeclaration, ...]:
@@ -142,7 +142,7 @@ class ComponentClient:
         request = {
             "op": "additional",
             "values": dict(values),
-            "auth": {app: dict(f) for app, f in account_fields.items()},
+            "auth": {app: dict(f) for app, f in credentials.items()},
         }
         added = tuple[PropDeclaration, ...]
         return await self._request(added, request, target, timeout_s=timeout_s, call_context=call_context)
@@ -157,7 +157,7 @@ class ComponentClient:
             "event": call.event,
             "endpoint": call.endpoint,
             "props": dict(call.props),
-            "auth": {app: dict(fields) for app, fields in call.account_fields.items()},
+            "auth": {app: dict(fields) for app, fields in call.credentials.items()},
             "stores": {},
             "db": dict(call.service_db),
         }

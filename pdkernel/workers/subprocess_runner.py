@@ -65,14 +65,14 @@ class SubprocessIO:
         environment: The environment variables with the paths of the files.
     """
 
-    def __init__(self, files: StepFiles, steps: bytes, account_fields: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, files: StepFiles, steps: bytes, credentials: Mapping[str, Mapping[str, str]]) -> None:
         """
         Write the input of the step.
 
         Args:
             files: The files of the step.
             steps: The JSON text of `steps`.
-            account_fields: App prop to the fields of its account.
+            credentials: App prop to the fields of its account.
         """
         self._files = files
         # parity[response-file]: on the platform Bash and Go steps cannot respond; in pdkernel they may write to this file
@@ -81,9 +81,9 @@ class SubprocessIO:
             "PIPEDREAM_EXPORTS": files.write(_EXPORTS),
             "PIPEDREAM_RESPONSE": files.write(_RESPONSE),
         }
-        if account_fields:
+        if credentials:
             # parity[accounts-file]: on the platform Bash and Go steps have no accounts; in pdkernel `--app` creates this file
-            text = json.dumps({prop: dict(fields) for prop, fields in account_fields.items()})
+            text = json.dumps({prop: dict(fields) for prop, fields in credentials.items()})
             self.environment["PIPEDREAM_ACCOUNTS"] = files.write("accounts.json", text.encode())
 
     def collect(self, recorder: StepRecorder) -> StepError | None:
@@ -420,7 +420,7 @@ class SubprocessRunner:
             try:
                 files = slot_folder.create_step_files()
                 opened.callback(files.remove)
-                results = SubprocessIO(files, steps, call.account_fields)
+                results = SubprocessIO(files, steps, call.credentials)
                 if program is not None:
                     create_step, command = partial(SubprocessStep, recorder, parse_panic), [str(program)]
                 else:

@@ -384,7 +384,7 @@ def test_an_account_that_is_removed_meanwhile(project: Project, removals: int, u
         assert not found.complete
     else:
         (use,) = found.for_step("say").uses
-        assert (use.id, use.name, dict(found.for_step("say").auth["slack"])) == (
+        assert (use.id, use.name, dict(found.for_step("say").credentials["slack"])) == (
             ids[used],
             "ada",
             {"token": f"of {used}"},

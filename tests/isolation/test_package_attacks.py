@@ -156,9 +156,7 @@ class Server:
             RunSetup(user, "demo", given, {}, self.project, python=self.python, external_user_id=user, **setup)
         )
         fields = {"slack": {"token": f"tok-of-{user}"}}
-        outcome = await run.run_step(
-            StepCall(Step("one", "python", source), account_fields=fields), StepRecorder("one")
-        )
+        outcome = await run.run_step(StepCall(Step("one", "python", source), credentials=fields), StepRecorder("one"))
         await run.release()
         assert outcome.error is None, outcome.error
         return outcome.exports["$return_value"]

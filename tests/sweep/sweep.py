@@ -139,13 +139,13 @@ async def _try(workers: RunWorkers, one: dict[str, Any], marks: Path, row: Row, 
     if described.additional:
         try:
             values |= values_for(
-                await workers.additional_props(file, values=values, account_fields=auth, timeout_s=step_s)
+                await workers.additional_props(file, values=values, credentials=auth, timeout_s=step_s)
             )
         except StepError as error:
             row.trouble.append(f"{file.key} adds no props: {error.message.splitlines()[0]}")
     marks.write_text("")
     step = Step("work", "node", uses=f"{file.key}@{file.version}")
-    call = StepCall(step, component=file, props=values, account_fields=auth, timeout_s=step_s)
+    call = StepCall(step, component=file, props=values, credentials=auth, timeout_s=step_s)
     outcome = await workers.run_step(call, StepRecorder())
     if was_entered(one["run"], marks):
         row.entered += 1

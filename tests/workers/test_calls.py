@@ -61,7 +61,7 @@ def test_the_input_of_a_step() -> None:
     call = StepCall(
         Step("work", props={"a": 1}),
         props={"b": 2},
-        account_fields={"slack": {"token": "x"}},
+        credentials={"slack": {"token": "x"}},
         context={"id": "own", "deadline": 2},
         store_names={"data": "orders"},
         flow_urls={"resume_url": "https://a"},

@@ -98,7 +98,7 @@ def action(body: str, props: str = "", extra: str = "") -> str:
 
 async def run(bench: Bench, component: ComponentFile, **call: Any) -> Any:
     """Run *component* as a step with an account of its app."""
-    call.setdefault("account_fields", {"desk": {"token": "tok-1"}})
+    call.setdefault("credentials", {"desk": {"token": "tok-1"}})
     return await bench.run("node", "", step=Step("work", "node", uses="desk-x@1"), component=component, **call)
 
 
@@ -384,7 +384,7 @@ async def test_two_accounts_of_one_app(bench: Bench, write: Write) -> None:
     text = 'import desk from "../../desk.app.mjs";\nexport default { props: { a: desk, b: desk, c: desk }, run() { return [this.a, this.b, this.c].map((one) => one.token()) } }'
 
     outcome = await run(
-        bench, write(text), account_fields={"a": {"token": "1"}, "desk": {"token": "3"}, "b": {"token": "2"}}
+        bench, write(text), credentials={"a": {"token": "1"}, "desk": {"token": "3"}, "b": {"token": "2"}}
     )
 
     assert outcome.error is None
@@ -395,9 +395,7 @@ async def test_additional_props_have_the_account(bench: Bench, write: Write) -> 
     """The code that adds props may call the app with the account of the form."""
     extra = 'async additionalProps() { return { added: { type: "string", label: this.desk.token() } } },'
 
-    (added,) = await bench.workers.additional_props(
-        write(action("", "", extra)), account_fields={"desk": {"token": "T"}}
-    )
+    (added,) = await bench.workers.additional_props(write(action("", "", extra)), credentials={"desk": {"token": "T"}})
 
     assert (added.name, added.definition["label"]) == ("added", "T")
 
@@ -420,7 +418,7 @@ async def test_own_options_replace_those_of_the_app(bench: Bench, write: Write) 
     props = 'site: "string", x: { propDefinition: [desk, "queue"], async options() { return [this.site] } }'
 
     page = await bench.workers.options(
-        write(action("", props)), "x", values={"site": "home"}, account_fields={"desk": {"token": "T"}}
+        write(action("", props)), "x", values={"site": "home"}, credentials={"desk": {"token": "T"}}
     )
 
     assert [option.value for option in page.options] == ["home"]
@@ -431,9 +429,9 @@ async def test_context_of_a_page_of_options_reaches_the_next_page(bench: Bench, 
     component = write(ACTION)
     values = {"site": {"__lv": {"label": "Home", "value": "home"}}}
 
-    first = await bench.workers.options(component, "queue", values=values, account_fields={"desk": {"token": "T"}})
+    first = await bench.workers.options(component, "queue", values=values, credentials={"desk": {"token": "T"}})
     second = await bench.workers.options(
-        component, "queue", values=values, account_fields={"desk": {"token": "T"}}, query=OptionsQuery(1, first.context)
+        component, "queue", values=values, credentials={"desk": {"token": "T"}}, query=OptionsQuery(1, first.context)
     )
 
     assert first.options == (PropOption("home T 0 0", 0),)
@@ -446,7 +444,7 @@ TEAM = '{ type: "string", label: "The team" }'
 
 
 @pytest.mark.parametrize(
-    ("options", "account_fields", "values", "reason"),
+    ("options", "credentials", "values", "reason"),
     [
         ("return [this.desk.token()]", {}, {}, "The desk account is only known at run time."),
         (
@@ -478,13 +476,13 @@ TEAM = '{ type: "string", label: "The team" }'
     ],
 )
 async def test_page_without_options_has_a_reason(
-    bench: Bench, write: Write, options: str, account_fields: Any, values: Any, reason: str
+    bench: Bench, write: Write, options: str, credentials: Any, values: Any, reason: str
 ) -> None:
     """A page without options has the reason: an unknown account, an error of the code, or an unknown value."""
     props = f'site: "string", team: {TEAM}, x: {{ type: "string", async options() {{ {options} }} }}'
     component = write(action("", props))
 
-    page = await bench.workers.options(component, "x", account_fields=account_fields, values=values)
+    page = await bench.workers.options(component, "x", credentials=credentials, values=values)
 
     assert (page.options, page.empty_reason) == ((), reason)
 
@@ -494,7 +492,7 @@ async def test_unread_expression_does_not_prevent_options(bench: Bench, write: W
     component = write(ACTION)
 
     page = await bench.workers.options(
-        component, "queue", account_fields={"desk": {"token": "T"}}, values={"color": "{{steps.a}}", "site": "s"}
+        component, "queue", credentials={"desk": {"token": "T"}}, values={"color": "{{steps.a}}", "site": "s"}
     )
 
     assert page.options == (PropOption("s T 0 0", 0),)
@@ -525,7 +523,7 @@ async def test_options_wait_for_a_required_prop_that_they_read(
     """
     values = {} if team is None else {"team": team}
 
-    page = await bench.workers.options(write(text), "seat", account_fields={"desk": {}}, values=values)
+    page = await bench.workers.options(write(text), "seat", credentials={"desk": {}}, values=values)
 
     assert (note.read_text().split() if note.exists() else []) == asked
     assert (page.empty_reason is None) == bool(asked)
@@ -533,7 +531,7 @@ async def test_options_wait_for_a_required_prop_that_they_read(
 
 async def test_empty_optional_prop_does_not_prevent_options(bench: Bench, write: Write) -> None:
     """A dropdown that filters by an optional prop lists all options without it."""
-    page = await bench.workers.options(write(ACTION), "queue", account_fields={"desk": {"token": "T"}})
+    page = await bench.workers.options(write(ACTION), "queue", credentials={"desk": {"token": "T"}})
 
     assert page.options == (PropOption("any T 0 0", 0),)
 
@@ -542,7 +540,7 @@ async def test_options_may_read_the_value_of_their_own_prop(bench: Bench, write:
     """The options of a prop may read its own current value."""
     props = 'x: { type: "string[]", async options() { return ["a", "b"].filter((one) => !this.x?.includes(one)) } }'
 
-    page = await bench.workers.options(write(action("", props)), "x", account_fields={"desk": {}})
+    page = await bench.workers.options(write(action("", props)), "x", credentials={"desk": {}})
 
     assert [option.value for option in page.options] == ["a", "b"]
 
@@ -556,7 +554,7 @@ async def test_found_options_are_filtered_by_the_query(
     props = f'x: {{ type: "string", useQuery: {str(uses_query).lower()}, {options} }}'
 
     page = await bench.workers.options(
-        write(action("", props)), "x", account_fields={"desk": {}}, query=OptionsQuery(text="w")
+        write(action("", props)), "x", credentials={"desk": {}}, query=OptionsQuery(text="w")
     )
 
     assert [option.value for option in page.options] == found
@@ -568,7 +566,7 @@ async def test_forms_of_options(bench: Bench, write: Write) -> None:
     props = f'x: {{ type: "string", options: {listed} }}, y: {{ type: "string", options() {{ return {{ options: {listed} }} }} }}'
     component = write(action("", props))
 
-    pages = [await bench.workers.options(component, name, account_fields={"desk": {}}) for name in ("x", "y")]
+    pages = [await bench.workers.options(component, name, credentials={"desk": {}}) for name in ("x", "y")]
     found = await bench.workers.options(component, "x", query=OptionsQuery(text="5"))
 
     expected = (
@@ -591,7 +589,7 @@ const desk = { type: "app", app: "desk", methods: { greet() { return `hello ${th
 const copy = { type: "app", app: "desk", propDefinitions: { x: { type: "string", options() { return [this.greet()] } } } };
 export default { props: { desk, x: { propDefinition: [copy, "x"] } }, run() {} };
 """
-    page = await bench.workers.options(write(text), "x", account_fields={"desk": {"token": "T"}})
+    page = await bench.workers.options(write(text), "x", credentials={"desk": {"token": "T"}})
 
     assert [option.value for option in page.options] == ["hello T"]
 
@@ -911,7 +909,7 @@ async def test_component_in_common_js(bench: Bench, write: Write, exported: str)
     path = written.path.with_suffix(".cjs")
     path.write_text(f"const made = {{ props: {{ n: 'integer' }}, run() {{ return this.n + 1 }} }};\n{exported};")
 
-    outcome = await run(bench, replace(written, path=path), props={"n": 1}, account_fields={})
+    outcome = await run(bench, replace(written, path=path), props={"n": 1}, credentials={})
 
     assert outcome.error is None
     assert outcome.exports["$return_value"] == 2
@@ -995,7 +993,7 @@ async def test_source_responds_and_emits(bench: Bench, write: Write) -> None:
             component,
             "dc_1",
             event={"body": {"id": 7}},
-            account_fields={"desk": {"token": "T"}},
+            credentials={"desk": {"token": "T"}},
             service_db={"seen": 3},
         ),
         bench.recorder,
@@ -1050,7 +1048,7 @@ async def test_failed_source_keeps_its_events_and_db(bench: Bench, write: Write)
     component = write(SOURCE, name="new-ticket", kind="source")
 
     outcome = await bench.workers.run_source(
-        SourceCall(component, "dc_1", event={"body": {"fail": True}}, account_fields={"desk": {"token": "T"}}),
+        SourceCall(component, "dc_1", event={"body": {"fail": True}}, credentials={"desk": {"token": "T"}}),
         bench.recorder,
     )
 

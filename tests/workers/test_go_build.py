@@ -302,7 +302,7 @@ async def test_accounts(bench: Bench) -> None:
     source = program('pd.Export("token", pd.Accounts["slack"]["oauth_access_token"])')
 
     without = await bench.run("go", source)
-    outcome = await bench.run("go", source, account_fields={"slack": {"oauth_access_token": "xoxb-1"}})
+    outcome = await bench.run("go", source, credentials={"slack": {"oauth_access_token": "xoxb-1"}})
 
     assert (without.exports, outcome.exports) == ({"token": ""}, {"token": "xoxb-1"})
 

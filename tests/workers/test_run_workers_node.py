@@ -102,7 +102,7 @@ async def test_this_has_methods_props_and_apps(bench: Bench) -> None:
         "methods: { shout(text) { return text + '!' + this.given } },",
     )
 
-    outcome = await bench.run("node", source, props={"given": "yes"}, account_fields={"my_api": {"key": "k1"}})
+    outcome = await bench.run("node", source, props={"given": "yes"}, credentials={"my_api": {"key": "k1"}})
 
     assert outcome.error is None
     assert outcome.exports["$return_value"] == ["a!yes", "yes", 5, "k1", ["key"]]
@@ -115,7 +115,7 @@ async def test_printed_or_returned_app_has_no_credential(bench: Bench) -> None:
         extra="props: { slack: { type: 'app', app: 'slack' } },",
     )
 
-    outcome = await bench.run("node", source, account_fields={"slack": {"oauth_access_token": "xoxb-very-secret"}})
+    outcome = await bench.run("node", source, credentials={"slack": {"oauth_access_token": "xoxb-very-secret"}})
 
     assert outcome.exports == {"$return_value": {}}
     assert "xoxb" not in bench.printed()
@@ -128,7 +128,7 @@ async def test_app_file_provides_its_methods(bench: Bench) -> None:
         "export default { props: { app }, run() { return this.app.token() } }"
     )
 
-    outcome = await bench.run("node", source, account_fields={"app": {"t": "T"}})
+    outcome = await bench.run("node", source, credentials={"app": {"t": "T"}})
 
     assert outcome.exports["$return_value"] == "T"
 

@@ -32,7 +32,7 @@ async def bench(shared_runs: OpenRun) -> AsyncIterator[Bench]:
 
 async def stack_of(bench: Bench, code: str, token: str = "xoxb-secret-token") -> str:
     """Return the stack of a step that fails."""
-    outcome = await bench.run("node", code, account_fields={"slack": {"oauth_access_token": token}})
+    outcome = await bench.run("node", code, credentials={"slack": {"oauth_access_token": token}})
     assert outcome.error is not None
     return outcome.error.stack or ""
 

@@ -124,7 +124,7 @@ async def test_inputs_have_props_and_apps(bench: Bench) -> None:
         "python",
         'def handler(pd):\n    return [pd.inputs["channel"], pd.inputs["slack"]["$auth"]["oauth_access_token"]]\n',
         props={"channel": "#general"},
-        account_fields={"slack": {"oauth_access_token": "xoxb-1"}},
+        credentials={"slack": {"oauth_access_token": "xoxb-1"}},
     )
 
     assert outcome.exports["$return_value"] == ["#general", "xoxb-1"]
@@ -151,7 +151,7 @@ async def test_locals_have_no_part_of_a_known_secret(bench: Bench) -> None:
     """A secret in a long local is replaced before the local is shortened."""
     source = 'def handler(pd):\n    text = "x" * 185 + pd.inputs["slack"]["$auth"]["token"]\n    return 1 / 0\n'
 
-    outcome = await bench.run("python", source, account_fields={"slack": {"token": "secret-secret-secret-secret"}})
+    outcome = await bench.run("python", source, credentials={"slack": {"token": "secret-secret-secret-secret"}})
 
     assert outcome.error is not None
     assert "secret-" not in str(outcome.error.stack)
@@ -184,7 +184,7 @@ async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, toke
         f'def handler(pd):\n    token = pd.inputs["slack"]["$auth"]["token"]\n    text = {value}\n    return 1 / 0\n'
     )
 
-    outcome = await bench.run("python", source, account_fields={"slack": {"token": token}})
+    outcome = await bench.run("python", source, credentials={"slack": {"token": token}})
 
     assert outcome.error is not None
     assert "text = " in str(outcome.error.stack)

@@ -219,7 +219,7 @@ async def test_accounts_and_a_response(bench: Bench) -> None:
         "bash",
         'jq "{status: 201, body: .slack.token}" $PIPEDREAM_ACCOUNTS > $PIPEDREAM_RESPONSE\n'
         "echo '{}' >> $PIPEDREAM_RESPONSE",
-        account_fields={"slack": {"token": "xoxb-1"}},
+        credentials={"slack": {"token": "xoxb-1"}},
     )
 
     assert outcome.response == {"status": 201, "headers": {}, "body": "xoxb-1"}

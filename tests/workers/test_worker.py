@@ -837,7 +837,7 @@ async def test_later_message_follows_a_large_one() -> None:
 async def test_command_line_has_no_secret(bench: Bench) -> None:
     """Variables and credentials reach a step by its private pipe only."""
     tasks = await run_until_up(
-        bench, "python", SOURCES["kept"]["python"], account_fields={"slack": {"token": "xoxb-secret"}}
+        bench, "python", SOURCES["kept"]["python"], credentials={"slack": {"token": "xoxb-secret"}}
     )
     lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in process_tree.find_processes([], marks_of(bench))]
     bench.workers.kill()

@@ -325,8 +325,8 @@ def handler(pd):
 
 async def test_secrets_do_not_reach_the_zygote(bench: Bench) -> None:
     """Neither a variable of the workflow nor an account's field is in the memory of the zygote's two processes."""
-    await bench.run("bash", "true", account_fields={"slack": {"token": "xoxb-of-the-step"}})
-    await bench.run("python", python("return 1"), name="other", account_fields={"slack": {"token": "xoxb-of-the-step"}})
+    await bench.run("bash", "true", credentials={"slack": {"token": "xoxb-of-the-step"}})
+    await bench.run("python", python("return 1"), name="other", credentials={"slack": {"token": "xoxb-of-the-step"}})
     first, *others = descendants(os.getpid(), str(ZYGOTE_PROGRAM))
     tag = first.environ()[process_tree.PROCESS_TAG_VARIABLE]  # other processes that it forked have other tags
     processes = [first.pid, *(each.pid for each in others if each.environ()[process_tree.PROCESS_TAG_VARIABLE] == tag)]
