@@ -26,6 +26,7 @@ from pdkernel.engine.account_resolution import (
     override_accounts,
     resolve_accounts,
 )
+from pdkernel.engine.child_runs import ExecutedRun
 from pdkernel.engine.limits import PayloadCounter, listen_ports
 from pdkernel.engine.preflight_checks import PreflightChecks
 from pdkernel.engine.props import select_named_variables
@@ -41,7 +42,6 @@ from pdkernel.engine.run_state import RunState, build_system_error, build_unexpe
 from pdkernel.engine.step_actions import StepActions, find_account_props, may_have_app_props
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
-from pdkernel.engine.workflow_trigger import ExecutedRun
 from pdkernel.errors import InternalError, PdkernelError, ProjectError, RequestError
 from pdkernel.execution import ErrorRecord, Execution, Status
 from pdkernel.journal import Begun, Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns, encode_output

@@ -22,6 +22,7 @@ from pdkernel.common.clock import Clock, format_iso
 from pdkernel.common.redaction import Secret
 from pdkernel.egress import CallContext
 from pdkernel.engine.account_resolution import StepAccounts
+from pdkernel.engine.child_runs import ChildRuns, ChildRunService, ExecutedRun
 from pdkernel.engine.data_store_service import DATA_STORE_PROP_TYPE, DataStoreService, resolve_data_stores
 from pdkernel.engine.deliveries import find_send_problem
 from pdkernel.engine.http_response import find_host_wide_headers
@@ -41,7 +42,6 @@ from pdkernel.engine.run_context import build_step_context
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.engine.run_state import RunState, build_system_error
 from pdkernel.engine.step_actions import StepAction
-from pdkernel.engine.workflow_trigger import ChildRuns, ExecutedRun, WorkflowTriggerService
 from pdkernel.errors import (
     DirectiveError,
     ExportNotJSONError,
@@ -130,7 +130,7 @@ class StepExecutor:
     Args:
         clock: For every time stamp and duration.
         stores: Data stores.
-        run_workflow: Runs a workflow that a step triggers, as for `WorkflowTriggerService`, with the place of the step's run as *parent*.
+        run_workflow: Runs a workflow that a step triggers, as for `ChildRunService`, with the place of the step's run as *parent*.
         load_children: Returns the requests of the runs that the run with the first id has triggered, and whose ids begin with the
             second text.
         count_paused: `RunJournal.count_paused`.
@@ -429,7 +429,7 @@ class StepExecutor:
         def build() -> Mapping[str, Service]:
             is_scratch = isinstance(data_stores, ScratchCopy)
             return {
-                "flow": WorkflowTriggerService(
+                "flow": ChildRunService(
                     replace_request(run.request, data_stores=data_stores) if is_scratch else run.request,
                     partial(self._run_other, parent=run.workers.place),
                     children=ChildRuns(

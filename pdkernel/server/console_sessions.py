@@ -81,7 +81,7 @@ def _estimate_bits(token: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ConsoleSession:
     """
     A person who is logged in.
 
@@ -223,19 +223,19 @@ class ConsoleSessions:
         """Return whether *text* is the admin token."""
         return self._admin_token_hash is not None and hmac.compare_digest(_digest(text.strip()), self._admin_token_hash)
 
-    def find(self, token: str) -> Session | None:
+    def find(self, token: str) -> ConsoleSession | None:
         """Return the session of a cookie's value in the database, or None if it has ended."""
         expires_at = self._logins.find_session(token) if token else None
         if expires_at is None:
             return None
         signature = self._vault.sign(f"console csrf\0{token}")
-        return Session(token, base64.urlsafe_b64encode(signature).decode(), expires_at)
+        return ConsoleSession(token, base64.urlsafe_b64encode(signature).decode(), expires_at)
 
-    def is_open(self, session: Session) -> bool:
+    def is_open(self, session: ConsoleSession) -> bool:
         """Return whether the session has not ended, from the database."""
         return self.find(session.token) is not None
 
-    def end(self, session: Session) -> None:
+    def end(self, session: ConsoleSession) -> None:
         """End the session, in the database."""
         self._logins.end_session(session.token)
 

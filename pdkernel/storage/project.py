@@ -467,7 +467,7 @@ def check_key(vault: Vault, fingerprint: str, path: Path, where: str) -> None:
         )
 
 
-def _create_tables(database: Database, project_id: str, vault: Vault) -> tuple[dict[str, str], bool]:
+def _create_tables(database: Database, project_id: str, vault: Vault) -> tuple[Mapping[str, str], bool]:
     """Return the values of `meta`, and whether this process and not another one has created the tables."""
     fresh = {
         "project_id": project_id,

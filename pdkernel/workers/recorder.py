@@ -34,8 +34,8 @@ from pdkernel.workers.replies import (
     Late,
     Pause,
     Respond,
-    Response,
     StepReply,
+    StepResponse,
     StoreWrite,
     Warn,
 )
@@ -236,7 +236,7 @@ class StepRecorder:
         self._unredacted.update(exports)
         self._publish()
 
-    def respond(self, response: Response) -> None:
+    def respond(self, response: StepResponse) -> None:
         """Record a response; the first response wins."""
         if self._response is not None:
             self.warn("The step responded more than once; the first response was sent.")

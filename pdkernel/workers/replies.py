@@ -75,7 +75,7 @@ class Export(Reply, frozen=True, tag="export"):
     value: JSON = msgspec.field(name="v")
 
 
-class Response(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StepResponse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An HTTP response. A list is a header with several values; a body of bytes is `{"$base64": TEXT}`."""
 
     status: Annotated[int, msgspec.Meta(ge=100, le=599)]
@@ -87,7 +87,7 @@ class Response(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Respond(Reply, frozen=True, tag="respond"):
     """`$.respond`."""
 
-    response: Response = msgspec.field(name="r")
+    response: StepResponse = msgspec.field(name="r")
 
 
 class Effect(Reply, frozen=True, eq=False, tag="effect"):

@@ -32,7 +32,7 @@ from pdkernel.workers.interpreters import find_bash
 from pdkernel.workers.process_memory import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.replies import Response, check_containers, describe_mismatch, parse_finite, refuse_constant
+from pdkernel.workers.replies import StepResponse, check_containers, describe_mismatch, parse_finite, refuse_constant
 from pdkernel.workers.slot_folder import SlotFolder, StepFileError, StepFiles
 from pdkernel.workers.step_errors import (
     MAX_EXPORT_LINE_BYTES,
@@ -192,7 +192,7 @@ def _parse_export(name: str, value: str, number: int) -> JSON:
         ) from None
 
 
-def _check_response(response: JSON) -> Response:
+def _check_response(response: JSON) -> StepResponse:
     """Validate *response*: `{"status": NUMBER, "headers": OBJECT, "body": ANYTHING}`, each part optional."""
     if not isinstance(response, dict):
         raise _bad_response("is not a JSON object")
@@ -201,7 +201,7 @@ def _check_response(response: JSON) -> Response:
         headers = {name: _header(value) for name, value in headers.items()}
     parts = {"status": response.get("status", 200), "headers": headers, "body": response.get("body")}
     try:
-        return msgspec.convert(parts, Response)
+        return msgspec.convert(parts, StepResponse)
     except msgspec.ValidationError as wrong:
         raise _bad_response(f"is wrong: {describe_mismatch(wrong)}") from None
 

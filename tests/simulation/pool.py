@@ -25,7 +25,7 @@ from pdkernel.workers import (
     StepOutcome,
     StepRecorder,
 )
-from pdkernel.workers.replies import Export, Pause, Respond, Response
+from pdkernel.workers.replies import Export, Pause, Respond, StepResponse
 from pdkernel.workers.run_places import RunPlace, RunPlaces
 from tests.simulation import deliveries, sources
 from tests.simulation.deliveries import Network
@@ -244,7 +244,7 @@ class SimRun:
                 recorder.add_reply(Pause("suspend", 3_600_000))
                 self._pool.resume_urls.append(call.flow_urls["resume_url"])
             case "respond":
-                recorder.add_reply(Respond(Response(201, {}, "early", immediate=True)))
+                recorder.add_reply(Respond(StepResponse(201, {}, "early", immediate=True)))
             case "send":
                 deliveries.send(self._setup, recorder)
             case "echo":

@@ -32,7 +32,7 @@ from pdkernel.workers import (
     SourceOutcome,
     StepRecorder,
 )
-from pdkernel.workers.replies import Emitted, Respond, Response, StoreWrite
+from pdkernel.workers.replies import Emitted, Respond, StepResponse, StoreWrite
 from tests.builders import a_workflow, python_step
 from tests.simulation.loop import EPOCH, SimLoop
 from tests.simulation.operations import STORY_S, Operation, Run
@@ -138,7 +138,7 @@ async def run(
     note("source begins", str(number))
     await asyncio.sleep(chance.expovariate(1 / (1.0 if number == TICK else 0.05)))
     if "responding" in call.component.key and number != TICK:
-        recorder.add_reply(Respond(Response(202, {}, "early", immediate=True)))
+        recorder.add_reply(Respond(StepResponse(202, {}, "early", immediate=True)))
         await asyncio.sleep(chance.expovariate(1 / 0.3))
     error: StepError | None = None
     if chance.random() < 0.1:

@@ -31,8 +31,8 @@ from pdkernel.workers.replies import (
     Export,
     Pause,
     Respond,
-    Response,
     StepReply,
+    StepResponse,
     StoreWrite,
     Warn,
 )
@@ -271,7 +271,7 @@ def test_bytes_of_a_response(content_type: str | None, body: JSON, shown: str | 
     """Bytes of a text type in UTF-8 are a text in the response; others stay as they are."""
     recorder = StepRecorder()
     headers: dict[str, str | list[str]] = {} if content_type is None else {"Content-TYPE": content_type}
-    recorder.respond(Response(200, headers, body))
+    recorder.respond(StepResponse(200, headers, body))
 
     response = recorder.outcome().response
     assert response is not None
@@ -307,7 +307,7 @@ def test_an_immediate_response_is_marked(is_immediate: bool) -> None:
     sent: list[dict[str, Any]] = []
     recorder = StepRecorder(on_respond=sent.append)
 
-    recorder.add_reply(Respond(Response(200, {}, "hi", immediate=is_immediate)))
+    recorder.add_reply(Respond(StepResponse(200, {}, "hi", immediate=is_immediate)))
 
     assert ("immediate" in sent[0]) == is_immediate
     assert recorder.outcome().response == sent[0]
@@ -319,7 +319,7 @@ def test_only_the_first_response_is_sent() -> None:
     recorder = StepRecorder(on_respond=sent.append)
 
     for status in (201, 500):
-        recorder.add_reply(Respond(Response(status, {}, None)))
+        recorder.add_reply(Respond(StepResponse(status, {}, None)))
     outcome = recorder.outcome()
 
     assert sent == [outcome.response] == [{"status": 201, "headers": {}, "body": None}]
@@ -389,7 +389,7 @@ LARGE = "x" * (MAX_PAYLOAD_BYTES + 1)
         Effect("emit", {"event": LARGE}),
         Emitted(LARGE),
         Pause("rerun", 0, LARGE),
-        Respond(Response(200, {}, LARGE)),
+        Respond(StepResponse(200, {}, LARGE)),
         StoreWrite("key", LARGE),
     ],
     ids=lambda reply: type(reply).__name__,
@@ -502,7 +502,7 @@ def test_large_headers_of_a_response_fail_the_step() -> None:
     responses: list[dict[str, Any]] = []
     recorder = StepRecorder(on_respond=responses.append)
 
-    recorder.respond(Response(200, {f"x-{number}": "a" for number in range(10_000)}, "body"))
+    recorder.respond(StepResponse(200, {f"x-{number}": "a" for number in range(10_000)}, "body"))
 
     error = recorder.outcome().error
     assert responses == []

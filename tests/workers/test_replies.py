@@ -34,8 +34,8 @@ from pdkernel.workers.replies import (
     Pause,
     ReplyError,
     Respond,
-    Response,
     ServiceCall,
+    StepResponse,
     StoreWrite,
     Warn,
     WorkerProtocolError,
@@ -57,7 +57,7 @@ GOOD: dict[str, object] = {
     DONE[:-1] + ',"value":[1]}': Done(None, False, False, False, [1]),
     '{"t":"export","n":"a","v":{"b":[1,-0.5,"é"]}}': Export("a", {"b": [1, -0.5, "é"]}),
     '{"t":"respond","r":{"status":201,"headers":{"a":"b","c":["d","e"]},"body":null}}': Respond(
-        Response(201, {"a": "b", "c": ["d", "e"]}, None)
+        StepResponse(201, {"a": "b", "c": ["d", "e"]}, None)
     ),
     '{"t":"effect","kind":"sse","payload":{"a":1},"line":3}': Effect("sse", {"a": 1}, 3),
     '{"t":"pause","kind":"rerun","ms":5,"context":{"n":1},"max":3}': Pause("rerun", 5, {"n": 1}, 3),
@@ -287,7 +287,7 @@ def test_any_response_is_recorded(status: int, headers: dict[str, str | list[str
     """Any response is recorded with its status and headers."""
     sent: list[dict[str, Any]] = []
 
-    StepRecorder(on_respond=sent.append).add_reply(Respond(Response(status, headers, body)))
+    StepRecorder(on_respond=sent.append).add_reply(Respond(StepResponse(status, headers, body)))
 
     assert [(response["status"], response["headers"]) for response in sent] == [(status, headers)]
 

@@ -97,7 +97,7 @@ def _steps(execution: Execution, notes: TimelineContext) -> Html:
     return tag("ol", join_lines(steps), style="margin:0;padding:0;list-style-type:none", class_="pd-steps")
 
 
-def _row(row: view_model.StepRow, name_px: int) -> Html:
+def _row(row: view_model.TimelineStep, name_px: int) -> Html:
     parts = [
         tag("span", pill(str(row.label), row.label.tone), style="display:inline-block;min-width:100px"),
         tag("strong", breakable(row.result.name), style=f"display:inline-block;margin-right:8px;min-width:{name_px}px"),
@@ -119,7 +119,7 @@ def _mark(mark: str) -> Html:
     return tag("span", pill(mark, "warn"), title="Run the stale steps again: %pdrun --stale", class_="pd-stale")
 
 
-def _bar(row: view_model.StepRow) -> Html:
+def _bar(row: view_model.TimelineStep) -> Html:
     start = min(99.0, row.bar_start * 100)
     width = max(1.0, min(100 - start, row.bar_width * 100))
     colour = "background-color:#0969da;background-color:var(--jp-brand-color1,#0969da)"
@@ -128,7 +128,7 @@ def _bar(row: view_model.StepRow) -> Html:
     return tag("span", filled, style=ground, aria_hidden="true")
 
 
-def _details(row: view_model.StepRow) -> Html:
+def _details(row: view_model.TimelineStep) -> Html:
     parts = [_error(row.error)] if row.error else []
     parts += [_labelled(Label.ACTION, tag("span", row.result.source))] if row.result.source else []
     parts += [
@@ -147,7 +147,7 @@ def _details(row: view_model.StepRow) -> Html:
     return tag("div", join_lines(parts), style=BODY_STYLE) if parts else Html("")
 
 
-def _lookup(row: view_model.StepRow) -> Html:
+def _lookup(row: view_model.TimelineStep) -> Html:
     return lookup.render_html(row.lookup, step=row.result.name) if row.lookup else Html("")
 
 
@@ -181,7 +181,7 @@ def _value(label: str, name: str, value: JSON, format_path: FormatPath | None) -
     return _collapsible(label, join([named, _SPACE, preview]), whole)
 
 
-def _export_path(row: view_model.StepRow, name: str) -> FormatPath:
+def _export_path(row: view_model.TimelineStep, name: str) -> FormatPath:
     """Return the function that formats a path of an export in the language of the step below."""
     return lambda path: format_path(("steps", row.result.name, name, *path), row.reader)
 

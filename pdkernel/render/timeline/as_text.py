@@ -66,13 +66,13 @@ def _steps(execution: Execution, notes: TimelineContext) -> Iterator[str]:
         yield from _details(row, explain=notes.explain_lookup)
 
 
-def _bar(row: view_model.StepRow) -> str:
+def _bar(row: view_model.TimelineStep) -> str:
     start = min(_BAR - 1, int(row.bar_start * _BAR))
     length = max(1, min(_BAR - start, round(row.bar_width * _BAR)))
     return f"|{' ' * start}{'█' * length}".ljust(_BAR + 1) + "|"
 
 
-def _details(row: view_model.StepRow, *, explain: bool) -> Iterator[str]:
+def _details(row: view_model.TimelineStep, *, explain: bool) -> Iterator[str]:
     if row.summary:
         yield from _labelled("summary", [formatting.truncate_line(row.summary, formatting.TEXT_COLUMNS - 16)])
     if row.result.source:

@@ -126,7 +126,7 @@ class LogBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class StepRow:
+class TimelineStep:
     """
     One step of a timeline.
 
@@ -153,15 +153,15 @@ class StepRow:
     reader: StepKind = "node"
 
 
-def format_hidden_exports(row: StepRow) -> str:
+def format_hidden_exports(row: TimelineStep) -> str:
     """Return how many exports of *row* are not shown."""
     return f"… {format_count(row.hidden_exports, 'more export')} not shown"
 
 
-def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
+def build_rows(execution: Execution, notes: TimelineContext) -> list[TimelineStep]:
     """Build a row for each step, in order."""
     total = sum(step.duration_ms or 0.0 for step in execution.steps) or 1.0
-    rows: list[StepRow] = []
+    rows: list[TimelineStep] = []
     start = 0.0
     for step in execution.steps:
         state = _state(step, execution, notes)
@@ -169,7 +169,7 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[StepRow]:
         summary = step.exports.get(SUMMARY)
         exports = [name for name in step.exports if name != SUMMARY]
         rows.append(
-            StepRow(
+            TimelineStep(
                 result=step,
                 label=_label(step, state),
                 language=_describe_language(notes.find_step(step.name)),

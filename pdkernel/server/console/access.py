@@ -25,7 +25,7 @@ from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.authorization import parse_bearer_token
 from pdkernel.server.client_address import resolve_client_ip, resolve_scheme
 from pdkernel.server.console import pages
-from pdkernel.server.console_sessions import SESSION_LIFETIME_S, Session, TooManyAttemptsError
+from pdkernel.server.console_sessions import SESSION_LIFETIME_S, ConsoleSession, TooManyAttemptsError
 from pdkernel.server.forms import is_from_this_server, read_form
 from pdkernel.server.host_names import build_console_url
 from pdkernel.server.step_connections import STEP_CALL_KEY
@@ -58,7 +58,7 @@ class Visit:
 
     request: Request
     state: AppState
-    session: Session | None
+    session: ConsoleSession | None
     form: Mapping[str, str]
 
     @property
@@ -115,7 +115,7 @@ def for_visitors(kind: Kind) -> Callable[[Handler], Callable[[Request], Awaitabl
     return decorate
 
 
-async def find_session(request: Request) -> Session | None:
+async def find_session(request: Request) -> ConsoleSession | None:
     """Return the session of the request's cookie, or None; at another host name than that of the console no cookie counts."""
     if not _is_at_console(request):
         return None

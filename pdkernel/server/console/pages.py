@@ -25,7 +25,7 @@ from pdkernel.render.apps import app_label
 from pdkernel.render.markup import escape_control_characters
 from pdkernel.render.runs import format_error
 from pdkernel.server.app_state import get_state
-from pdkernel.server.console_sessions import Session
+from pdkernel.server.console_sessions import ConsoleSession
 
 HEADERS = {
     "cache-control": "no-store",
@@ -41,7 +41,7 @@ _STATIC = Path(__file__).with_name("static")
 
 
 def render_page(
-    request: Request, template: str, session: Session | None, *, status: int = 200, **values: Any
+    request: Request, template: str, session: ConsoleSession | None, *, status: int = 200, **values: Any
 ) -> HTMLResponse:
     """Render the page of *template*. With a session, the page has the navigation, and the token that its forms carry."""
     nonce = secrets.token_urlsafe(16)

@@ -12,8 +12,8 @@ import pytest
 
 from pdkernel.common.clock import SYSTEM_CLOCK
 from pdkernel.egress import parse_policy
+from pdkernel.engine.child_runs import MAX_TRIGGER_DEPTH, ChildRuns, ChildRunService, ExecutedRun
 from pdkernel.engine.run_request import RunRequest
-from pdkernel.engine.workflow_trigger import MAX_TRIGGER_DEPTH, ChildRuns, ExecutedRun, WorkflowTriggerService
 from pdkernel.errors import DatabaseUnreachableError, RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.files.definition.sidecar import Sidecar
@@ -79,9 +79,7 @@ def other(folder: Path) -> WorkflowSource:
     return WorkflowSource(folder / "the other.ipynb", "notebook", OTHER, Sidecar(actions=("npm",)))
 
 
-def service(
-    request: RunRequest, runner: Runner, *, earlier: Sequence[RunRequest] | None = None
-) -> WorkflowTriggerService:
+def service(request: RunRequest, runner: Runner, *, earlier: Sequence[RunRequest] | None = None) -> ChildRunService:
     """The service of the second run of the step `call`; *earlier* are the runs of its interrupted attempts."""
 
     async def load(run_id: str, prefix: str) -> Sequence[RunRequest]:
@@ -89,7 +87,7 @@ def service(
         return earlier or ()
 
     children = ChildRuns("run_1", "call", 2, None if earlier is None else load)
-    return WorkflowTriggerService(
+    return ChildRunService(
         request,
         runner,
         children=children,

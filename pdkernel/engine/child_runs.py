@@ -125,7 +125,7 @@ def _is_equal(one: RunRequest, other: RunRequest) -> bool:
     return (one.external_user_id, one.event.digest()) == (other.external_user_id, other.event.digest())
 
 
-class WorkflowTriggerService:
+class ChildRunService:
     """
     Runs other workflows for the steps of a run.
 
