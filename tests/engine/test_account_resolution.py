@@ -119,30 +119,23 @@ async def test_workflow_without_accounts_needs_no_user(run: Run) -> None:
     assert execution.status == "success"
 
 
-async def test_newest_account_is_used(run: Run, connect: Connect) -> None:
-    """With several accounts of an app, the most recently connected account is used (platform rule)."""
-    connect("ada", "xoxb-old-account")
-    newest = connect("ada", "xoxb-new")
+@pytest.mark.parametrize("chosen", [None, 0], ids=["newest", "chosen"])
+async def test_newest_account_is_used_unless_another_is_chosen(run: Run, connect: Connect, chosen: int | None) -> None:
+    """With several accounts of an app, the account that the run names is used, or else the most recently connected one (platform rule)."""
+    tokens = ["xoxb-old-account", "xoxb-new"]
+    accounts = [connect("ada", token) for token in tokens]
+    overrides = {} if chosen is None else {"slack": accounts[chosen]}
 
-    execution = await run(python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id="ada")
+    step = (
+        await run(
+            python_step("say", TOKEN_LENGTH, options="--app slack"),
+            external_user_id="ada",
+            account_overrides=overrides,
+        )
+    ).step("say")
 
-    assert execution.step("say").accounts[0].id == newest
-    assert execution.step("say").return_value == len("xoxb-new")
-
-
-async def test_chosen_account_is_used(run: Run, connect: Connect) -> None:
-    """A run that names an account of an app uses this account, and not the newest one."""
-    chosen = connect("ada", "xoxb-old-account")
-    connect("ada", "xoxb-new")
-
-    execution = await run(
-        python_step("say", TOKEN_LENGTH, options="--app slack"),
-        external_user_id="ada",
-        account_overrides={"slack": chosen},
-    )
-
-    assert execution.step("say").accounts[0].id == chosen
-    assert execution.step("say").return_value == len("xoxb-old-account")
+    used = -1 if chosen is None else chosen
+    assert (step.accounts[0].id, step.return_value) == (accounts[used], len(tokens[used]))
 
 
 async def test_environments_are_separate(run: Run, connect: Connect) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,55 +48,39 @@ async def test_exports_pass_through_three_languages(shared_run: Run) -> None:
 
 
 async def test_process_serves_one_external_user(shared_run: Run) -> None:
-    """Two users, and runs without a user, have separate processes, although no step uses an account."""
+    """Two users, and runs without a user, have separate processes, although no step uses an account, unless the settings have `share_workers: always`."""
     step = python_step("one", "import os\nreturn os.getpid()")
-    pids = [
-        (await shared_run(step, external_user_id=user)).step("one").return_value
-        for user in ("ada", "grace", None, "ada")
-    ]
+    own = [(await shared_run(step, external_user_id=user)).step("one") for user in ("ada", "grace", None, "ada")]
+    workflow = a_workflow(step, share_workers="always")
+    shared = [(await shared_run(workflow, external_user_id=user)).step("one") for user in ("ada", "grace", None)]
 
-    assert len(set(pids)) == 3
-    assert pids[0] == pids[3]
-
-
-async def test_share_workers_always_lets_users_share_a_process(shared_run: Run) -> None:
-    """With `settings: share_workers: always`, the runs of a workflow for all external users share a process."""
-    workflow = a_workflow(python_step("one", "import os\nreturn os.getpid()"), share_workers="always")
-
-    steps = [(await shared_run(workflow, external_user_id=user)).step("one") for user in ("ada", "grace", None)]
-
-    assert len({step.return_value for step in steps}) == 1
+    assert len({each.return_value for each in own}) == 3
+    assert own[0].return_value == own[3].return_value
+    assert len({each.return_value for each in shared}) == 1
     note = "[pdkernel] share_workers: always. The processes of this run also serve other external users.\n"
-    assert ["".join(log.text for log in step.logs) for step in steps] == [note, note, ""]
+    assert ["".join(log.text for log in each.logs) for each in shared] == [note, note, ""]
 
 
-async def test_failure_ends_the_run(shared_run: Run) -> None:
-    """Steps after a failed step are skipped, and the run's error is the step's."""
-    execution = await shared_run(python_step("one", "1 / 0"), python_step("two"))
+@pytest.mark.parametrize(
+    ("step", "name", "line"),
+    [
+        (python_step("one", "count = 0\nreturn 7 / count"), "ZeroDivisionError", 4),
+        (node_step("one", "const x = null;\nreturn x.y;"), "TypeError", 5),
+    ],
+    ids=["python", "node"],
+)
+async def test_failure_ends_the_run(shared_run: Run, step: Step, name: str, line: int) -> None:
+    """Steps after a failed step are skipped, and the run's error is the step's, with the line of the cell and the locals of Python."""
+    execution = await shared_run(step, python_step("two"))
 
     assert statuses(execution) == {"one": "error", "two": "skipped"}
     assert execution.status == "error"
     assert execution.error is not None
-    assert (execution.error.name, execution.error.step, execution.error.line) == ("ZeroDivisionError", "one", 3)
-
-
-async def test_error_shows_the_locals_of_the_users_frames(shared_run: Run) -> None:
-    """A failed Python step's stack has the cell's line and the local variables."""
-    execution = await shared_run(python_step("one", "count = 0\nreturn 7 / count"))
-
+    assert (execution.error.name, execution.error.step, execution.error.line) == (name, "one", line)
     error = execution.step("one").error
     assert error is not None
-    assert error.line == 4
-    assert "count = 0" in (error.stack or "")
-
-
-async def test_node_error_has_the_line_of_the_cell(shared_run: Run) -> None:
-    """A failed Node.js step's error has the cell's line."""
-    execution = await shared_run(node_step("one", "const x = null;\nreturn x.y;"))
-
-    error = execution.step("one").error
-    assert error is not None
-    assert (error.name, error.line) == ("TypeError", 5)
+    assert error.line == line
+    assert ("count = 0\n" in (error.stack or "")) == (step.language == "python")
 
 
 @pytest.mark.parametrize(
@@ -273,14 +257,28 @@ async def test_workflow_continues_after_bash_exit(shared_run: Run) -> None:
     assert "exit" in "".join(log.text for log in execution.step("one").logs)
 
 
-async def test_missing_variable_is_named_before_any_step(shared_run: Run) -> None:
-    """A variable that a step reads and that is not set refuses the run, with the command that sets it."""
-    execution = await shared_run(python_step("one", 'import os\nreturn os.environ["API_KEY"]'))
+@pytest.mark.parametrize(
+    ("steps", "code", "text"),
+    [
+        ([python_step("one", 'import os\nreturn os.environ["API_KEY"]')], "variable_missing", "pdkernel env set API_KEY"),
+        ([a_step("%%pdstep one --lang bash --data-store store\ntrue\n")], "unsupported", "data store"),
+        ([a_step("%%pdstep one --lang go --data-store store\npackage main\nfunc main() {}\n")], "unsupported", "data store"),
+        ([a_step("%%pdstep one\nx = 1\n")], "entry_point", ""),
+        ([a_step("%%pdstep one --lang node\nconst x = 1;\n")], "entry_point", ""),
+        ([python_step("one", 'return pd.steps["two"]'), python_step("two")], "step_order", ""),
+    ],
+    ids=["a missing variable", "a data store in Bash", "a data store in Go", "no handler", "no default export", "reads a step below"],
+)  # fmt: skip
+async def test_invalid_workflow_is_refused_before_any_step(
+    shared_run: Run, steps: list[Step], code: str, text: str
+) -> None:
+    """An invalid workflow is refused with its own error code, and no step starts; the message names what to do instead."""
+    execution = await shared_run(*steps)
 
-    assert statuses(execution) == {"one": "not_run"}
     assert execution.error is not None
-    assert execution.error.code == "variable_missing"
-    assert "pdkernel env set API_KEY" in execution.error.message
+    assert execution.error.code == code
+    assert text in execution.error.message
+    assert set(statuses(execution).values()) == {"not_run"}
 
 
 @pytest.mark.parametrize(
@@ -311,64 +309,41 @@ async def test_step_gets_the_value_of_a_secret_prop(shared_run: Run, step: Any) 
 
 
 @pytest.mark.parametrize(
-    "step",
+    ("step", "defined"),
     [
-        python_step("one", 'import os\nreturn [os.environ["TOKEN"], os.environ.get("UNNA" + "MED")]'),
-        node_step("one", "return [process.env.TOKEN, process.env['UNNA' + 'MED'] ?? null]"),
+        (python_step("one", 'import os\nreturn [os.environ["TOKEN"], os.environ.get("UNNA" + "MED")]'), ()),
+        (node_step("one", "return [process.env.TOKEN, process.env['UNNA' + 'MED'] ?? null]"), ()),
+        (python_step("one", "import os\nreturn [os.environ.get(a + b) for a, b in (('TO', 'KEN'), ('UNNA', 'MED'))]"), ("TOKEN",)),
     ],
-    ids=["python", "node"],
-)
-async def test_step_gets_the_variables_that_the_workflow_names(shared_run: Run, step: Any) -> None:
-    """A workflow gets only the variables that it names; they are redacted in the record."""
-    execution = await shared_run(step, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
+    ids=["named by Python code", "named by Node.js code", "named by the definition"],
+)  # fmt: skip
+async def test_step_gets_the_variables_that_the_workflow_names(
+    shared_run: Run, step: Step, defined: tuple[str, ...]
+) -> None:
+    """A workflow gets only the variables that its code or `pdkernel.yaml` names; they are redacted in the record."""
+    workflow = replace(a_workflow(step), variables=defined)
+
+    execution = await shared_run(workflow, variables={"TOKEN": "tok-0123456789", "UNNAMED": "nobody-names-this"})
 
     assert execution.step("one").return_value == ["⟦secret:env/TOKEN⟧", None]
 
 
 async def test_expression_keeps_its_type(shared_run: Run) -> None:
-    """A prop that is one whole expression keeps the type of its value; inside other text the value becomes text."""
+    """A prop that is one whole expression keeps the type of its value; inside other text the value becomes text. The error of one that throws names prop and expression."""
     step = a_step("""
         %%pdstep one --prop n={{steps.trigger.event.body.n}} --prop text="n is {{steps.trigger.event.body.n + 1}}"
         def handler(pd):
             return [pd.inputs["n"], pd.inputs["text"]]
     """)
+    throwing = a_step("%%pdstep one --prop n={{event.nothing.x}}\ndef handler(pd):\n    return 1\n")
 
     execution = await shared_run(step, event=an_event({"n": 5}))
+    error = (await shared_run(throwing)).step("one").error
 
     assert execution.step("one").return_value == [5, "n is 6"]
-
-
-async def test_expression_that_fails_names_prop_and_expression(shared_run: Run) -> None:
-    """An expression that throws fails its step; the message names prop and expression."""
-    step = a_step("""
-        %%pdstep one --prop n={{event.nothing.x}}
-        def handler(pd):
-            return 1
-    """)
-
-    execution = await shared_run(step)
-
-    error = execution.step("one").error
     assert error is not None
     assert "prop n" in error.message
     assert "event.nothing.x" in error.message
-
-
-@pytest.mark.parametrize(
-    ("cell", "word"),
-    [
-        ("%%pdstep one --lang bash --data-store store\ntrue\n", "data store"),
-        ("%%pdstep one --lang go --data-store store\npackage main\nfunc main() {}\n", "data store"),
-    ],
-)
-async def test_unsupported_feature_refuses_the_run(shared_run: Run, cell: str, word: str) -> None:
-    """An unsupported feature refuses the run before its first step, with an alternative."""
-    execution = await shared_run(a_step(cell))
-
-    assert execution.error is not None
-    assert execution.error.code == "unsupported"
-    assert word in execution.error.message
-    assert statuses(execution) == {"one": "not_run"}
 
 
 async def test_record_in_the_journal_is_the_execution(run: Run, runtime: WorkflowEngine) -> None:
@@ -439,24 +414,6 @@ async def test_context_has_the_platforms_keys(shared_run: Run) -> None:
         "owner_id", "platform_version", "workflow_name", "resume", "emitter_id", "external_user_id",
         "external_user_environment", "trace_id", "project_id",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("steps", "code"),
-    [
-        ([a_step("%%pdstep one\nx = 1\n")], "entry_point"),
-        ([a_step("%%pdstep one --lang node\nconst x = 1;\n")], "entry_point"),
-        ([python_step("one", 'return pd.steps["two"]'), python_step("two")], "step_order"),
-    ],
-    ids=["no handler", "no default export", "reads a step below"],
-)
-async def test_invalid_workflow_is_refused_before_any_step(shared_run: Run, steps: Any, code: str) -> None:
-    """An invalid workflow is refused with its own error code, and no step starts."""
-    execution = await shared_run(*steps)
-
-    assert execution.error is not None
-    assert execution.error.code == code
-    assert set(statuses(execution).values()) == {"not_run"}
 
 
 async def test_secret_header_of_the_event_is_in_no_record(shared_run: Run) -> None:
@@ -537,14 +494,6 @@ async def test_forged_reply_fails_the_run(shared_run: Run) -> None:
     assert execution.step("two").status == "skipped"
 
 
-async def test_step_gets_the_variables_that_its_definition_names(shared_run: Run) -> None:
-    """A name in `pdkernel.yaml` reaches a step whose code composes the name."""
-    step = python_step("one", "import os\nreturn [os.environ.get('NAME' + 'D_' + part) for part in ('A', 'B')]")
-    workflow = replace(a_workflow(step), variables=("NAMED_A",))
-    execution = await shared_run(workflow, variables={"NAMED_A": "a-0123456789", "NAMED_B": "b-0123456789"})
-    assert execution.step("one").return_value == ["⟦secret:env/NAMED_A⟧", None]
-
-
 CALL = """
     import urllib.error, urllib.request
     token = pd.inputs["slack"]["$auth"]["oauth_access_token"]
@@ -557,51 +506,27 @@ CALL = """
 """
 
 
-@pytest.fixture
-def way_out() -> Iterator[str]:
-    """A proxy that answers 401 for every host."""
-    with serve(AnsweringServer(lambda _: (401, b""))) as server:
-        yield server.url
-
-
-@pytest.mark.parametrize("carried", [True, False])
+@pytest.mark.parametrize(
+    ("carried", "renews", "is_refused"),
+    [(True, False, True), (False, False, False), (True, True, False)],
+    ids=["the account's token", "another call", "a token that was renewed meanwhile"],
+)
 async def test_rejected_token_is_renewed_before_the_next_run(
-    run: Run, connect: Callable[..., str], project: Project, way_out: str, carried: bool
+    run: Run, connect: Callable[..., str], project: Project, carried: bool, renews: bool, is_refused: bool
 ) -> None:
-    """A 401 to a call with the account's token renews the token before the next run; another 401 does not."""
-    account = connect("ada")
-    now = datetime.now(UTC)
-    project.grants.set(account, Grant("refresh-0123456789", None, now))
-    event = an_event({"carried": carried})
-
-    done = await run(
-        python_step("call", CALL, options="--app slack"),
-        event=event,
-        egress=f"live via={way_out}",
-        external_user_id="ada",
-    )
-
-    grant = project.grants.find(account)
-    assert done.step("call").exports == {"$return_value": 401}
-    assert grant is not None
-    assert grant.is_refused == carried
-
-
-async def test_a_token_that_was_renewed_meanwhile_stays(
-    run: Run, connect: Callable[..., str], project: Project
-) -> None:
-    """A 401 to a token that another run has renewed since does not renew the new token."""
+    """A 401 to a call with the account's token renews the token before the next run; another 401, or one to a token that another run has renewed, does not."""
     account = connect("ada")
     project.grants.set(account, Grant("refresh-0123456789", None, datetime.now(UTC)))
 
-    def renew(_: SentRequest) -> Answer:
-        project.grants.set(account, Grant("refresh-9876543210", None, datetime.now(UTC)))
+    def reject(_: SentRequest) -> Answer:
+        if renews:
+            project.grants.set(account, Grant("refresh-9876543210", None, datetime.now(UTC)))
         return 401, b""
 
-    with serve(AnsweringServer(renew)) as server:
+    with serve(AnsweringServer(reject)) as server:
         done = await run(
             python_step("call", CALL, options="--app slack"),
-            event=an_event({"carried": True}),
+            event=an_event({"carried": carried}),
             egress=f"live via={server.url}",
             external_user_id="ada",
         )
@@ -609,4 +534,4 @@ async def test_a_token_that_was_renewed_meanwhile_stays(
     grant = project.grants.find(account)
     assert done.step("call").exports == {"$return_value": 401}
     assert grant is not None
-    assert not grant.is_refused
+    assert grant.is_refused == is_refused

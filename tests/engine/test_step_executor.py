@@ -42,78 +42,47 @@ def line_of(execution: Execution, step: str = "code") -> int | None:
     return execution.error.line
 
 
-async def test_missing_prop_of_code_has_the_line_of_the_directive(shared_run: Run) -> None:
-    """A missing prop of a code step is an error at the directive; lines above the directive count."""
-    step = a_step("// why\n\n%%pdstep code --lang node\n" + NEEDS_CHANNEL)
-
-    assert line_of(await shared_run(step)) == 3
-
-
-async def test_missing_prop_of_an_action_has_the_line_of_the_directive(shared_run: Run) -> None:
-    """A missing prop of an action is an error at the directive."""
-    step = a_step("%%pdstep code --uses data_stores-get-record@0.0.5\ndataStore: cache\n")
-
-    assert line_of(await shared_run(step)) == 1
-
-
-async def test_unknown_prop_of_a_built_in_action_has_its_line(shared_run: Run) -> None:
-    """A prop that a built-in action does not have is an error at its line of the body."""
-    step = a_step("%%pdstep code --uses http-custom-request@1.1.1\nhttpRequest:\n  url: x\nmethode: GET\n")
-
-    assert line_of(await shared_run(step)) == 4
-
-
-@pytest.mark.parametrize(
-    ("cell", "line"),
-    [
-        ("%%pdstep code --lang node --prop 'text={{ steps.x.y.z }}'\nexport default {run() {}}", 1),
-        ("# note\n%%pdstep code --prop text={{null.y}}\ndef handler(pd):\n    pass", 2),
-        (
-            "%%pdstep code --uses http-return-http-response@0.0.3\nresStatusCode: 200\nresBody:\n  a: 1\n  b: {{ null.x }}\n",
-            5,
-        ),
-    ],
-    ids=["node", "python", "action"],
-)
-async def test_throwing_expression_has_its_line(shared_run: Run, cell: str, line: int) -> None:
-    """An expression that throws is an error at its line: the directive's or the body's, at every depth."""
-    step = a_step(cell)
-
-    execution = await shared_run(python_step("x", "pass"), step)
-
-    assert line_of(execution) == line
-
-
-async def test_unclosed_expression_has_its_line(shared_run: Run) -> None:
-    """An unclosed expression is an error at its line when the run starts; for an action when the cell is read."""
-    step = a_step("# note\n%%pdstep code --prop 'text=a {{ b'\ndef handler(pd):\n    pass\n")
-
-    assert line_of(await shared_run(step)) == 2
-
-
-async def test_too_large_prop_has_its_line(shared_run: Run) -> None:
-    """A prop that is too large is an error at the first line of its value."""
-    step = a_step(
-        f"%%pdstep code --uses http-return-http-response@0.0.3\nresStatusCode: 200\nresBody: {'x' * 70_000}\n"
-    )
-
-    assert line_of(await shared_run(step)) == 3
+RESPONSE = "%%pdstep code --uses http-return-http-response@0.0.3\nresStatusCode: 200\n"
 
 
 @pytest.mark.parametrize(
     ("step", "line"),
     [
+        ("// why\n\n%%pdstep code --lang node\n" + NEEDS_CHANNEL, 3),
+        ("%%pdstep code --uses data_stores-get-record@0.0.5\ndataStore: cache\n", 1),
+        ("%%pdstep code --uses http-custom-request@1.1.1\nhttpRequest:\n  url: x\nmethode: GET\n", 4),
+        ("%%pdstep code --lang node --prop 'text={{ steps.x.y.z }}'\nexport default {run() {}}", 1),
+        ("# note\n%%pdstep code --prop text={{null.y}}\ndef handler(pd):\n    pass", 2),
+        (f"{RESPONSE}resBody:\n  a: 1\n  b: {{{{ null.x }}}}\n", 5),
+        ("# note\n%%pdstep code --prop 'text=a {{ b'\ndef handler(pd):\n    pass\n", 2),
+        (f"{RESPONSE}resBody: {'x' * 70_000}\n", 3),
         (python_step(body="def inner():\n    return 1\nif pd:\n    return {1, 2}"), 6),
         (node_step(body="const f = () => { return 1; };\nreturn 1n;"), 5),
-        (a_step("%%pdstep code --lang node\nexport default {\n  run: async () => 1n,\n};"), 3),
+        ("%%pdstep code --lang node\nexport default {\n  run: async () => 1n,\n};", 3),
         (python_step(body="pd.export('a', object())\nreturn {1}"), 3),
         (python_step(body="if pd is None:\n    return 1\nreturn {1}"), None),
     ],
-    ids=["python", "node", "node-arrow", "export", "several"],
+    ids=[
+        "a missing prop of code has the line of the directive",
+        "a missing prop of an action has the line of the directive",
+        "an unknown prop of an action has its line",
+        "an expression of a directive that throws has the line of the directive",
+        "lines above the directive count",
+        "an expression of an action that throws has its line at every depth",
+        "an unclosed expression",
+        "a prop that is too large has the first line of its value",
+        "the only return of a Python handler",
+        "the only return of a Node.js component",
+        "the return value of an arrow function",
+        "an export",
+        "several returns have no line",
+    ],
 )
-async def test_invalid_return_value_has_the_line_of_the_return(shared_run: Run, step: Step, line: int | None) -> None:
-    """A return value that is not JSON is an error at the handler's only `return`; with several there is no line."""
-    assert line_of(await shared_run(step)) == line
+async def test_error_has_its_line(shared_run: Run, step: Step | str, line: int | None) -> None:
+    """The error of a prop has the line of the directive or of the body, and that of a value that is not JSON the line of its return."""
+    execution = await shared_run(python_step("x", "pass"), a_step(step) if isinstance(step, str) else step)
+
+    assert line_of(execution) == line
 
 
 async def test_errors_of_a_synced_folder_name_its_files(run: Run, tmp_path: Path) -> None:
@@ -273,21 +242,26 @@ async def until_paused(engine: WorkflowEngine, first: Step) -> asyncio.Task[Exec
 class TestDelay:
     """`$.flow.delay` pauses the run after its step."""
 
-    async def test_wait_continues_after_the_delay(self, run: Run, clock: ManualClock) -> None:
-        """With `wait` the next step runs after the delay."""
-        before = clock.now()
-        execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pause_mode="wait")
-        assert execution.status == "success"
-        assert execution.step("b").status == "success"
-        assert (clock.now() - before).total_seconds() == 90
+    @pytest.mark.parametrize(
+        ("mode", "waited_s", "published", "note"),
+        [("wait", 90, ["paused", "resumed"], ""), ("skip", 0, [], "90 seconds: skipped")],
+    )
+    async def test_next_step_runs_after_the_delay(
+        self, run: Run, clock: ManualClock, mode: str, waited_s: float, published: list[str], note: str
+    ) -> None:
+        """With `wait` the next step runs after the delay, and watchers see the pause; with `skip` it runs at once, and the log names the skipped delay."""
+        before, seen = clock.now(), list[str]()
+        execution = await run(
+            node_step("a", "$.flow.delay(90_000)"),
+            python_step("b"),
+            pause_mode=mode,
+            on_change=lambda execution: seen.append(execution.status),
+        )
 
-    async def test_skip_continues_at_once_with_a_note(self, run: Run, clock: ManualClock) -> None:
-        """With `skip` the run does not wait, and the step's log names the skipped delay."""
-        before = clock.now()
-        execution = await run(node_step("a", "$.flow.delay(90_000)"), python_step("b"), pause_mode="skip")
-        assert execution.step("b").status == "success"
-        assert clock.now() == before
-        assert "90 seconds: skipped" in execution.step("a").logs[0].text
+        assert (execution.status, execution.step("b").status) == ("success", "success")
+        assert (clock.now() - before).total_seconds() == waited_s
+        assert [status for status in dict.fromkeys(seen) if status in ("paused", "resumed")] == published
+        assert note in "".join(log.text for log in execution.step("a").logs)
 
     async def test_park_ends_the_run_as_paused(self, run: Run, runtime: WorkflowEngine) -> None:
         """With `park` the run is paused, in the record too, and the steps below have not run."""
@@ -299,17 +273,6 @@ class TestDelay:
         assert kept is not None
         assert kept.status == "paused"
         assert kept.step("a").return_value == 1
-
-    async def test_pause_is_published(self, run: Run) -> None:
-        """`on_change` receives `paused`, then `resumed`."""
-        seen: list[str] = []
-        await run(
-            node_step("a", "$.flow.delay(1000)"),
-            pause_mode="wait",
-            on_change=lambda execution: seen.append(execution.status),
-        )
-        assert "paused" in seen
-        assert seen.index("resumed") > seen.index("paused")
 
     async def test_pause_can_be_cancelled(self, project: Project, directory: LocalDirectory) -> None:
         """A cancelled run does not wait for the end of its pause (with the system clock)."""
@@ -332,20 +295,31 @@ class TestSuspend:
         assert execution.step("b").status == "not_run"
         assert (clock.now() - before).total_seconds() == 60
 
-    async def test_step_gets_the_two_urls(self, run: Run) -> None:
-        """Without a server the URLs name a host that cannot exist."""
-        execution = await run(node_step("a", "return $.flow.suspend(1)"), pause_mode="skip")
-        returned = execution.step("a").return_value
-        assert isinstance(returned, dict)
-        assert returned["resume_url"] == f"https://not-served.invalid/resume/{execution.id}/a"
-        assert set(returned) == {"resume_url", "cancel_url"}
+    @pytest.mark.parametrize(
+        ("choices", "resume", "cancel"),
+        [
+            (
+                {"pause_mode": "skip"},
+                "https://not-served.invalid/resume/{}/a",
+                "https://not-served.invalid/cancel/{}/a",
+            ),
+            (
+                {"base_url": "https://flows.example.com"},
+                "https://flows.example.com/-/resume/{}/a/1.1.",
+                "https://flows.example.com/-/cancel/{}/a/1.1.",
+            ),
+        ],
+        ids=["not served", "served"],
+    )
+    async def test_step_gets_the_two_urls(self, run: Run, choices: dict[str, Any], resume: str, cancel: str) -> None:
+        """With a server the URLs lead to the endpoint; without one they name a host that cannot exist."""
+        execution = await run(node_step("a", "return $.flow.suspend(1)"), **choices)
 
-    async def test_urls_of_a_served_workflow(self, run: Run) -> None:
-        """With a server the URLs lead to the endpoint."""
-        execution = await run(node_step("a", "return $.flow.suspend(1)"), base_url="https://flows.example.com")
         returned = execution.step("a").return_value
         assert isinstance(returned, dict)
-        assert returned["cancel_url"].startswith(f"https://flows.example.com/-/cancel/{execution.id}/a/1.1.")
+        assert set(returned) == {"resume_url", "cancel_url"}
+        assert returned["resume_url"].startswith(resume.format(execution.id))
+        assert returned["cancel_url"].startswith(cancel.format(execution.id))
 
     async def test_another_process_resumes_a_waiting_run(
         self, runtime: WorkflowEngine, project: Project, directory: LocalDirectory
@@ -514,23 +488,27 @@ async def test_a_step_that_reads_a_secret_of_another_run_has_a_note(
 class TestTrigger:
     """`$.flow.trigger` runs another workflow and waits for it."""
 
-    async def test_result_is_the_return_value_of_the_other_workflow(self, run: Run, tmp_path: Path) -> None:
-        """The result is the last return value of the other workflow, which gets the payload as its event."""
+    async def test_result_is_the_return_value_of_the_other_workflow(
+        self, run: Run, runtime: WorkflowEngine, tmp_path: Path
+    ) -> None:
+        """The result is the last return value of the other workflow, which gets the payload as its event, or all exports; the journal has all runs."""
         other = a_workflow(
-            python_step("read", "return pd.steps['trigger']['event']['n']"),
+            python_step("read", "pd.export('x', 1)\nreturn pd.steps['trigger']['event']['n']"),
             node_step("double", "return steps.read.$return_value * 2"),
             name="Other",
         )
         caller = node_step("call", "return await $.flow.trigger('p_other', { n: 21 })")
-        execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
-        assert execution.step("call").return_value == 42
+        all_exports = python_step("all", "return pd.flow.trigger('p_other', {'n': 1}, {'result_type': 'all_exports'})")
+        execution = await run(caller, all_exports, find_workflow=beside(tmp_path, p_other=other))
+        kept = await runtime.journal.list_executions(limit=10)
 
-    async def test_result_type_all_exports(self, run: Run, tmp_path: Path) -> None:
-        """`result_type: all_exports` returns every step's exports and an empty context."""
-        other = a_workflow(python_step("one", "pd.export('x', 1)\nreturn 2"), name="Other")
-        caller = python_step("call", "return pd.flow.trigger('p_other', {}, {'result_type': 'all_exports'})")
-        execution = await run(caller, find_workflow=beside(tmp_path, p_other=other))
-        assert execution.step("call").return_value == {"one": {"x": 1, "$return_value": 2}, "$context": None}
+        assert execution.step("call").return_value == 42
+        assert execution.step("all").return_value == {
+            "read": {"x": 1, "$return_value": 1},
+            "double": {"$return_value": 2},
+            "$context": None,
+        }
+        assert sorted(each.workflow for each in kept) == ["Other", "Other", "Test"]
 
     async def test_choices_for_the_caller_do_not_count_for_the_other_workflow(self, run: Run, tmp_path: Path) -> None:
         """Pins of the caller and its choice of steps name its own steps; the other workflow may have steps of the same names."""
@@ -664,20 +642,27 @@ class TestTrigger:
         assert [each.url for each in call.requests] == [f"http://hooks.example.test/{hidden}"]
         assert execution.step("next").return_value == len("xoxb-0123456789")
 
-    async def test_triggered_run_has_its_own_record(self, run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
-        """The journal has both runs."""
-        other = a_workflow(python_step("one"), name="Other")
-        await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
-        kept = await runtime.journal.list_executions(limit=10)
-        assert {execution.workflow for execution in kept} == {"Test", "Other"}
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("fails", "'Fails' did not finish: broken"),
+            ("p_gone", "There is no workflow 'p_gone' that this workflow can start."),
+            ("me", "a chain of triggered workflows has at most 10"),
+        ],
+        ids=["the other workflow fails", "an unknown workflow", "a cycle"],
+    )
+    async def test_workflow_that_is_not_run_to_its_end_fails_the_step(
+        self, run: Run, tmp_path: Path, name: str, message: str
+    ) -> None:
+        """The step fails with the reason, also if workflows trigger each other without end."""
+        fails = a_workflow(python_step("one", "raise ValueError('broken')"), name="Fails")
+        me = a_workflow(python_step("call", "return pd.flow.trigger('me', {})"), name="Me")
+        caller = python_step("call", f"pd.flow.trigger({name!r})")
+        execution = await run(caller, find_workflow=beside(tmp_path, fails=fails, me=me))
 
-    async def test_failure_of_a_triggered_workflow_is_an_exception(self, run: Run, tmp_path: Path) -> None:
-        """If the other workflow fails, the step fails with its reason."""
-        other = a_workflow(python_step("one", "raise ValueError('broken')"), name="Other")
-        execution = await run(python_step("call", "pd.flow.trigger('o')"), find_workflow=beside(tmp_path, o=other))
-        error = execution.step("call").error
-        assert error is not None
-        assert "'Other' did not finish: broken" in error.message
+        assert execution.error is not None
+        assert execution.error.step == "call"
+        assert message in execution.error.message
 
     @pytest.mark.parametrize("mode", ["wait", "park"])
     async def test_the_caller_waits_for_a_paused_workflow(
@@ -700,20 +685,6 @@ class TestTrigger:
         execution = await run(caller, find_workflow=beside(tmp_path, o=other), interface="http", pause_mode="park")
 
         assert execution.step("call").return_value == 1
-
-    async def test_unknown_workflow_is_named(self, run: Run) -> None:
-        """The message for an unknown workflow has its name."""
-        execution = await run(python_step("call", "pd.flow.trigger('p_gone')"))
-        error = execution.step("call").error
-        assert error is not None
-        assert "There is no workflow 'p_gone' that this workflow can start." in error.message
-
-    async def test_cycle_of_triggers_ends(self, run: Run, tmp_path: Path) -> None:
-        """Workflows that trigger each other without end are stopped."""
-        me = a_workflow(python_step("call", "return pd.flow.trigger('me', {})"), name="Me")
-        execution = await run(replace(me), find_workflow=beside(tmp_path, me=me))
-        assert execution.error is not None
-        assert "a chain of triggered workflows has at most 10" in execution.error.message
 
 
 async def test_the_body_that_resumes_a_run_shows_no_secret(

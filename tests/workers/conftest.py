@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from pdkernel.errors import StepError
 from pdkernel.execution import Stream
 from pdkernel.model import JSON, Language, Step
 from pdkernel.packages import NpmTree
@@ -38,6 +39,18 @@ class Bench:
         outcome = await self.workers.run_step(StepCall(step, steps=dict(self.steps), **call), self.recorder)
         self.steps[step.name] = outcome.exports
         return outcome
+
+    async def value(self, language: Language, source: str, **call: Any) -> JSON:
+        """Return the return value of a step that is expected to succeed."""
+        outcome = await self.run(language, source, **call)
+        assert outcome.error is None, outcome.error
+        return outcome.exports["$return_value"]
+
+    async def fail(self, language: Language, source: str, **call: Any) -> StepError:
+        """Return the error of a step that is expected to fail."""
+        outcome = await self.run(language, source, **call)
+        assert outcome.error is not None
+        return outcome.error
 
     def printed(self, stream: Stream = "stdout") -> str:
         """Return the output of the last step on *stream*."""

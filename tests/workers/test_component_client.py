@@ -87,6 +87,12 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+@pytest.fixture
+def bench(warm_bench: Bench) -> Bench:
+    """A run whose processes earlier tests may have used."""
+    return warm_bench
+
+
 def action(body: str, props: str = "", extra: str = "") -> str:
     """An action whose run is *body*."""
     return (
@@ -121,14 +127,14 @@ async def test_description_of_a_component(bench: Bench, write: Write) -> None:
     assert props["notice"].definition["content"] == "Mind the gap"
 
 
-async def test_action_runs_with_its_methods_props_and_account(bench: Bench, write: Write) -> None:
-    """The action has its methods, defaults, the methods and account of its app, and values of added props; its result has no credential."""
-    outcome = await run(bench, write(ACTION), props={"count": "3", "fromSite": "a"})
+@pytest.mark.parametrize("site", ["a", {"__lv": {"label": "Site A", "value": "a"}}], ids=["plain", "with a label"])
+async def test_action_runs_with_its_methods_props_and_account(bench: Bench, write: Write, site: JSON) -> None:
+    """The action has its methods, defaults, the methods and account of its app, and values of undeclared props without their labels; its result has no credential."""
+    outcome = await run(bench, write(ACTION), props={"count": "3", "fromSite": site})
 
     assert outcome.error is None
     assert outcome.exports["$summary"] == "done!"
-    value = outcome.exports["$return_value"]
-    assert value == {
+    assert outcome.exports["$return_value"] == {
         "desk": {"_plain": "not a function"},
         "color": "green",
         "count": 3,
@@ -136,15 +142,6 @@ async def test_action_runs_with_its_methods_props_and_account(bench: Bench, writ
         "token": "tok-1",
         "fields": ["token"],
     }
-
-
-async def test_label_of_an_undeclared_value_is_removed(bench: Bench, write: Write) -> None:
-    """A value that was chosen with a label is plain in the code, though no declaration of its prop is known."""
-    outcome = await run(bench, write(ACTION), props={"fromSite": {"__lv": {"label": "Site A", "value": "a"}}})
-
-    value = outcome.exports["$return_value"]
-    assert isinstance(value, dict)
-    assert value["fromSite"] == "a"
 
 
 async def test_prop_definition_is_followed_through_several_levels(bench: Bench, write: Write) -> None:
@@ -202,23 +199,40 @@ async def test_missing_prop_is_reported_with_a_fix(bench: Bench, write: Write) -
     assert bench.printed() == ""
 
 
+REQUIRED = "The prop x is required, but its expression evaluates to null."
+LIMITS = "min: 2, max: 5 }"
+
+
 @pytest.mark.parametrize(
-    ("type_", "given", "warning"),
+    ("declared", "given", "value", "warnings"),
     [
-        ("integer", "abc", 'The prop n expects a whole number, but its value is "abc".'),
-        ("boolean", 1, "The prop n expects true or false, but its value is of type number."),
-        ("integer[]", ["1", "x"], 'The prop n expects a whole number, but its value is "x".'),
+        ('"integer"', {"x": "abc"}, "abc", ['The prop x expects a whole number, but its value is "abc".']),
+        ('"boolean"', {"x": 1}, 1, ["The prop x expects true or false, but its value is of type number."]),
+        ('"integer[]"', {"x": ["1", "x"]}, [1, "x"], ['The prop x expects a whole number, but its value is "x".']),
+        (f'{{ type: "integer", {LIMITS}', {"x": 9}, 9, ["The prop x is 9, but its maximum is 5."]),
+        (f'{{ type: "integer", {LIMITS}', {"x": 1}, 1, ["The prop x is 1, but its minimum is 2."]),
+        (f'{{ type: "integer[]", {LIMITS}', {"x": [2, 5, "6"]}, [2, 5, 6], ["The prop x is 6, but its maximum is 5."]),
+        ('{ type: "string", default: "d" }', {}, "d", []),
+        ('{ type: "string", default: "d" }', {"x": None}, None, []),
+        ('{ type: "string", default: false }', {}, False, []),
+        ('{ type: "string", optional: true }', {}, "absent", []),
+        ('{ type: "string", optional: true }', {"x": None}, None, []),
+        ('{ type: "string", hidden: true }', {}, "absent", []),
+        ('{ type: "string", disabled: true }', {}, "absent", []),
+        ('"string"', {"x": None}, None, [REQUIRED]),
     ],
 )
-async def test_value_of_the_wrong_type_is_a_warning(
-    bench: Bench, write: Write, type_: str, given: JSON, warning: str
+async def test_value_that_its_prop_does_not_accept(
+    bench: Bench, write: Write, declared: str, given: dict[str, JSON], value: JSON, warnings: list[str]
 ) -> None:
-    """The code gets the value unchanged, and a warning names the mismatch."""
-    component = write(action("return 1", f'n: "{type_}"'))
+    """The code gets a value of another type, outside its limits or null, and a warning names it; a default replaces only a missing value."""
+    component = write(action('return "x" in this ? this.x : "absent"', f"x: {declared}"))
 
-    outcome = await run(bench, component, props={"n": given})
+    outcome = await run(bench, component, props=given)
 
-    assert outcome.warnings == (warning,)
+    assert outcome.error is None
+    assert outcome.exports["$return_value"] == value
+    assert outcome.warnings == tuple(warnings)
 
 
 async def test_empty_expression_of_a_required_prop_is_a_warning(bench: Bench, write: Write) -> None:
@@ -287,63 +301,6 @@ async def test_value_is_converted_to_the_type_of_its_prop(
     assert outcome.exports["$return_value"] == expected
 
 
-@pytest.mark.parametrize(
-    ("count", "warnings"),
-    [
-        (9, ("The prop count is 9, but its maximum is 5.",)),
-        (1, ("The prop count is 1, but its minimum is 2.",)),
-        ([2, 5, "6"], ("The prop count is 6, but its maximum is 5.",)),
-    ],
-)
-async def test_number_outside_its_limits_is_a_warning(
-    bench: Bench, write: Write, count: Any, warnings: tuple[str, ...]
-) -> None:
-    """The component gets the value, and the user gets a warning; the limits themselves are valid."""
-    type_ = "integer[]" if isinstance(count, list) else "integer"
-    component = write(action("return this.count", f"count: {{ type: '{type_}', min: 2, max: 5 }}"))
-
-    outcome = await run(bench, component, props={"count": count})
-
-    assert outcome.error is None
-    assert outcome.exports["$return_value"] == ([2, 5, 6] if isinstance(count, list) else count)
-    assert outcome.warnings == warnings
-
-
-async def test_missing_optional_prop_is_undefined(bench: Bench, write: Write) -> None:
-    """A prop without a value is undefined, not null."""
-    component = write(action('return ["x" in this, this.x === undefined]', 'x: { type: "string", optional: true }'))
-
-    outcome = await run(bench, component)
-
-    assert outcome.exports["$return_value"] == [False, True]
-
-
-@pytest.mark.parametrize(
-    ("declared", "given", "value", "warns"),
-    [
-        ('{ type: "string", default: "d" }', {}, "d", False),
-        ('{ type: "string", default: "d" }', {"x": None}, None, False),
-        ('{ type: "string", default: false }', {}, False, False),
-        ('{ type: "string", optional: true }', {"x": None}, None, False),
-        ('{ type: "string", hidden: true }', {}, "undefined", False),
-        ('{ type: "string", disabled: true }', {}, "undefined", False),
-        ('"string"', {"x": None}, None, True),
-    ],
-)
-async def test_value_of_an_empty_prop(
-    bench: Bench, write: Write, declared: str, given: dict[str, JSON], value: JSON, warns: bool
-) -> None:
-    """A default replaces a missing value, and not null; a required prop may not be null."""
-    component = write(action("return this.x === undefined ? 'undefined' : this.x", f"x: {declared}"))
-
-    outcome = await run(bench, component, props=given)
-
-    assert outcome.error is None
-    assert outcome.exports["$return_value"] == value
-    expected = "The prop x is required, but its expression evaluates to null."
-    assert outcome.warnings == ((expected,) if warns else ())
-
-
 async def test_dir_prop_is_a_folder_of_the_run(bench: Bench, write: Write) -> None:
     """A `dir` prop is a path in which the component can write; a given path is used."""
     component = write(action("return [this.d === process.env.TMPDIR, this.d]", 'd: { type: "dir", sync: true }'))
@@ -370,25 +327,24 @@ async def test_changes_to_this_do_not_reach_the_next_run(bench: Bench, write: Wr
     assert outcome.exports["$return_value"] == [None, None, 0]
 
 
-async def test_account_is_found_by_the_slug_of_its_app(bench: Bench, write: Write) -> None:
-    """A prop `myDesk` of the app `desk` gets the account of `desk`."""
-    text = 'import desk from "../../desk.app.mjs";\nexport default { props: { myDesk: desk }, run() { return this.myDesk.token() } }'
-
-    outcome = await run(bench, write(text))
-
-    assert outcome.exports["$return_value"] == "tok-1"
-
-
-async def test_two_accounts_of_one_app(bench: Bench, write: Write) -> None:
+@pytest.mark.parametrize(
+    ("props", "tokens", "found"),
+    [("myDesk", {"desk": "1"}, ["1"]), ("a, b, c", {"a": "1", "desk": "3", "b": "2"}, ["1", "2", "3"])],
+    ids=["of the app's slug", "of the prop's name"],
+)
+async def test_account_of_an_app_prop(
+    bench: Bench, write: Write, props: str, tokens: dict[str, str], found: list[str]
+) -> None:
     """Each app prop has the account of its name; one without has that of its app."""
-    text = 'import desk from "../../desk.app.mjs";\nexport default { props: { a: desk, b: desk, c: desk }, run() { return [this.a, this.b, this.c].map((one) => one.token()) } }'
-
-    outcome = await run(
-        bench, write(text), credentials={"a": {"token": "1"}, "desk": {"token": "3"}, "b": {"token": "2"}}
+    declared = ", ".join(f"{name}: desk" for name in props.split(", "))
+    text = (
+        f'import desk from "../../desk.app.mjs";\nexport default {{ props: {{ {declared} }}, '
+        f"run() {{ return [{', '.join(f'this.{name}' for name in props.split(', '))}].map((one) => one.token()) }} }}"
     )
 
-    assert outcome.error is None
-    assert outcome.exports["$return_value"] == ["1", "2", "3"]
+    outcome = await run(bench, write(text), credentials={name: {"token": token} for name, token in tokens.items()})
+
+    assert (outcome.error, outcome.exports["$return_value"]) == (None, found)
 
 
 async def test_additional_props_have_the_account(bench: Bench, write: Write) -> None:
@@ -413,15 +369,68 @@ async def test_declared_prop_that_a_component_changes_is_still_required(bench: B
     assert (outcome.error, outcome.exports["$return_value"]) == (None, 1)
 
 
-async def test_own_options_replace_those_of_the_app(bench: Bench, write: Write) -> None:
-    """Options that the component writes beside a `propDefinition` have the component as `this`."""
-    props = 'site: "string", x: { propDefinition: [desk, "queue"], async options() { return [this.site] } }'
+DESK_QUEUE = 'x: { propDefinition: [desk, "queue", (c) => ({ site: c.site })] }'
+COPY = '{ type: "app", app: "desk", propDefinitions: { x: { type: "string", options() { return [this.token()] } } } }'
 
-    page = await bench.workers.options(
-        write(action("", props)), "x", values={"site": "home"}, credentials={"desk": {"token": "T"}}
-    )
 
-    assert [option.value for option in page.options] == ["home"]
+@pytest.mark.parametrize(
+    ("props", "call", "labels"),
+    [
+        pytest.param(
+            'site: "string", x: { propDefinition: [desk, "queue"], async options() { return [this.site] } }',
+            {"values": {"site": "home"}},
+            ["home"],
+            id="options beside a propDefinition have the component as this",
+        ),
+        pytest.param(
+            'x: { type: "string[]", async options() { return ["a", "b"].filter((one) => !this.x?.includes(one)) } }',
+            {},
+            ["a", "b"],
+            id="options may read their own prop",
+        ),
+        pytest.param(
+            "x: { type: 'string', useQuery: true, async options({ query }) { return ['one', 'two', query] } }",
+            {"query": OptionsQuery(text="w")},
+            ["one", "two", "w"],
+            id="a function with useQuery filters by itself",
+        ),
+        pytest.param(
+            "x: { type: 'string', async options({ query }) { return ['one', 'two', query] } }",
+            {"query": OptionsQuery(text="w")},
+            ["two", "w"],
+            id="options of other functions are filtered",
+        ),
+        pytest.param(
+            f'x: {{ propDefinition: [{COPY}, "x"] }}', {}, ["T"], id="options of a copy of the app use the own app"
+        ),
+        pytest.param(
+            'x: { propDefinition: [desk, "color"] }',
+            {"query": OptionsQuery(text="GRE")},
+            ["green"],
+            id="a list is filtered",
+        ),
+        pytest.param(
+            'x: { propDefinition: [desk, "color"] }', {"query": OptionsQuery(1)}, [], id="a list has one page"
+        ),
+        pytest.param(
+            f'site: "string", other: "string", {DESK_QUEUE}',
+            {"values": {"other": "{{steps.a}}", "site": "s"}},
+            ["s T 0 0"],
+            id="an expression that is not read does not matter",
+        ),
+        pytest.param(
+            f'site: {{ type: "string", optional: true }}, {DESK_QUEUE}',
+            {},
+            ["any T 0 0"],
+            id="an optional prop may be empty",
+        ),
+    ],
+)
+async def test_options_of_a_prop(bench: Bench, write: Write, props: str, call: Any, labels: list[str]) -> None:
+    """The options are those that the declaration lists or its function returns, and a query filters them."""
+    page = await bench.workers.options(write(action("", props)), "x", credentials={"desk": {"token": "T"}}, **call)
+
+    assert [option.label for option in page.options] == labels
 
 
 async def test_context_of_a_page_of_options_reaches_the_next_page(bench: Bench, write: Write) -> None:
@@ -487,17 +496,6 @@ async def test_page_without_options_has_a_reason(
     assert (page.options, page.empty_reason) == ((), reason)
 
 
-async def test_unread_expression_does_not_prevent_options(bench: Bench, write: Write) -> None:
-    """An expression in another prop does not matter if the options do not read that prop."""
-    component = write(ACTION)
-
-    page = await bench.workers.options(
-        component, "queue", credentials={"desk": {"token": "T"}}, values={"color": "{{steps.a}}", "site": "s"}
-    )
-
-    assert page.options == (PropOption("s T 0 0", 0),)
-
-
 @pytest.mark.parametrize(("team", "asked"), [(None, []), ("", []), ("{{steps.a.b}}", []), ("blue", ["blue"])])
 @pytest.mark.parametrize(
     "how",
@@ -529,37 +527,6 @@ async def test_options_wait_for_a_required_prop_that_they_read(
     assert (page.empty_reason is None) == bool(asked)
 
 
-async def test_empty_optional_prop_does_not_prevent_options(bench: Bench, write: Write) -> None:
-    """A dropdown that filters by an optional prop lists all options without it."""
-    page = await bench.workers.options(write(ACTION), "queue", credentials={"desk": {"token": "T"}})
-
-    assert page.options == (PropOption("any T 0 0", 0),)
-
-
-async def test_options_may_read_the_value_of_their_own_prop(bench: Bench, write: Write) -> None:
-    """The options of a prop may read its own current value."""
-    props = 'x: { type: "string[]", async options() { return ["a", "b"].filter((one) => !this.x?.includes(one)) } }'
-
-    page = await bench.workers.options(write(action("", props)), "x", credentials={"desk": {}})
-
-    assert [option.value for option in page.options] == ["a", "b"]
-
-
-@pytest.mark.parametrize(("uses_query", "found"), [(True, ["one", "two", "w"]), (False, ["two", "w"])])
-async def test_found_options_are_filtered_by_the_query(
-    bench: Bench, write: Write, uses_query: bool, found: list[str]
-) -> None:
-    """Options of a function are filtered, unless the function filters them itself (`useQuery`), for example by other fields."""
-    options = "async options({ query }) { return ['one', 'two', query] }"
-    props = f'x: {{ type: "string", useQuery: {str(uses_query).lower()}, {options} }}'
-
-    page = await bench.workers.options(
-        write(action("", props)), "x", credentials={"desk": {}}, query=OptionsQuery(text="w")
-    )
-
-    assert [option.value for option in page.options] == found
-
-
 async def test_forms_of_options(bench: Bench, write: Write) -> None:
     """An option is a value, or an object with a value, a label or both; the label of a value is its text."""
     listed = "['a', 5, null, { value: 6 }, { label: 'L' }, { label: 'M', value: { n: 1 } }, { value: { n: 2 } }]"
@@ -582,45 +549,25 @@ async def test_forms_of_options(bench: Bench, write: Write) -> None:
     assert found.options == (PropOption("5", 5),)
 
 
-async def test_options_of_a_copy_of_the_app(bench: Bench, write: Write) -> None:
-    """Options that another copy of the app defines have the account and the methods of the component's own app."""
-    text = """
-const desk = { type: "app", app: "desk", methods: { greet() { return `hello ${this.$auth.token}` } } };
-const copy = { type: "app", app: "desk", propDefinitions: { x: { type: "string", options() { return [this.greet()] } } } };
-export default { props: { desk, x: { propDefinition: [copy, "x"] } }, run() {} };
-"""
-    page = await bench.workers.options(write(text), "x", credentials={"desk": {"token": "T"}})
-
-    assert [option.value for option in page.options] == ["hello T"]
-
-
-async def test_static_options_are_filtered_by_the_query(bench: Bench, write: Write) -> None:
-    """A list of options is filtered without the code of the component, on one page."""
-    component = write(ACTION)
-
-    found = await bench.workers.options(component, "color", query=OptionsQuery(text="GRE"))
-    more = await bench.workers.options(component, "color", query=OptionsQuery(1))
-
-    assert found.options == (PropOption("green", "green"),)
-    assert more.options == ()
-
-
 async def test_additional_props_include_changed_and_returned_props(bench: Bench, write: Write) -> None:
-    """A component may change its argument or return new props; the declaration stays unchanged."""
+    """A component may change its argument or return new props, also with options; the declaration stays unchanged."""
     component = write(ACTION)
 
     changed = await bench.workers.additional_props(component, values={"detail": True, "site": "Home"})
+    page = await bench.workers.options(component, "fromSite", values={"site": "Home"})
     unchanged = await bench.workers.additional_props(component)
 
     assert [(prop.name, prop.optional, prop.definition.get("label")) for prop in changed] == [
         ("extra", False, None),
         ("fromSite", False, "Home"),
     ]
+    assert [option.value for option in page.options] == ["a", "b"]
     assert unchanged == ()
 
 
 ADDING = """
     wanted: { type: "string", optional: true, reloadProps: true },
+    also: { type: "string", optional: true, reloadProps: true },
     mode: { type: "string", hidden: true, default: "plain" },
 """
 ADDS = """
@@ -650,31 +597,11 @@ GIVES_BACK = "const { mode, how, tags, most } = this; return { mode, how, tags, 
     ],
 )
 async def test_run_has_the_defaults_of_additional_props(bench: Bench, write: Write, props: Any, value: Any) -> None:
-    """Props that the action adds or changes for the values of the run have their default and type; without a reload there are no additional props."""
+    """Props that the action adds or changes have their default and type; the action adds none without a value of a prop that reloads them."""
     outcome = await run(bench, write(action(GIVES_BACK, ADDING, ADDS)), props=props)
 
-    assert outcome.error is None
+    assert (outcome.error, outcome.warnings) == (None, ())
     assert outcome.exports["$return_value"] == value
-    assert outcome.warnings == ()
-
-
-async def test_one_of_several_props_that_reload_adds_props(bench: Bench, write: Write) -> None:
-    """Additional props of a run need a value of one prop that reloads them, not of all."""
-    second = 'also: { type: "string", optional: true, reloadProps: true },'
-
-    outcome = await run(bench, write(action(GIVES_BACK, ADDING + second, ADDS)), props={"wanted": "x"})
-
-    assert outcome.exports["$return_value"] == {"mode": "x mode", "how": "CONTAINS", "tags": ["a"]}
-
-
-async def test_change_of_a_default_does_not_reach_the_next_step(bench: Bench, write: Write) -> None:
-    """Each step of a component has its own copy of a default."""
-    component = write(action('this.tags.push("b"); return this.tags', 'tags: { type: "string[]", default: ["a"] }'))
-
-    first = await run(bench, component)
-    second = await run(bench, component)
-
-    assert [each.exports["$return_value"] for each in (first, second)] == [["a", "b"]] * 2
 
 
 async def test_additional_props_that_need_an_account_have_a_reason(bench: Bench, write: Write) -> None:
@@ -830,13 +757,6 @@ async def test_failed_additional_props_are_a_warning(bench: Bench, write: Write)
     )
 
 
-async def test_options_of_an_additional_prop(bench: Bench, write: Write) -> None:
-    """Options of an additional prop are found through the component's `additionalProps`."""
-    page = await bench.workers.options(write(ACTION), "fromSite", values={"site": "Home"})
-
-    assert [option.value for option in page.options] == ["a", "b"]
-
-
 async def test_error_of_a_component_that_cannot_be_loaded(bench: Bench, write: Write) -> None:
     """The error names a missing package; a syntax error has its location in the file."""
     with pytest.raises(StepError, match="The package 'not-there' is not installed"):
@@ -850,41 +770,37 @@ async def test_error_of_a_component_that_cannot_be_loaded(bench: Bench, write: W
     assert "^" in str(caught.value.stack)
 
 
-async def test_stack_of_a_component_error_has_frames_of_its_package(bench: Bench, write: Write) -> None:
+@pytest.mark.parametrize(
+    ("thrown", "name", "message", "stack"),
+    [
+        ("new TypeError('bad')", "TypeError", "bad", "make-ticket.mjs:4:"),
+        (
+            (
+                'Object.assign(new Error(\'{"error":"no such queue"}\'), '
+                "{ name: 'AxiosError - Request failed with status code 404', stack: null })"
+            ),
+            "AxiosError",
+            'Request failed with status code 404\n{\n  "error": "no such queue"\n}',
+            "",
+        ),
+        (
+            "Object.assign(new Error('Pick one'), { name: 'ConfigurationError', exposeStack: false })",
+            "ConfigurationError",
+            "Pick one",
+            None,
+        ),
+    ],
+    ids=["frames of its package", "status first of the platform's axios", "no stack of a configuration error"],
+)
+async def test_error_of_a_component(
+    bench: Bench, write: Write, thrown: str, name: str, message: str, stack: str | None
+) -> None:
     """An error in a component shows where in its package it was thrown, and has no line of the cell."""
-    outcome = await run(bench, write(action("throw new TypeError('bad')")))
+    outcome = await run(bench, write(action(f"throw {thrown}")))
 
     assert outcome.error is not None
-    assert outcome.error.line is None
-    assert "make-ticket.mjs:4:" in outcome.error.stack
-
-
-async def test_http_error_of_the_platform_begins_with_the_status(bench: Bench, write: Write) -> None:
-    """The error of the platform's axios is reported with its status text first, then its body."""
-    component = write(
-        action(
-            'throw Object.assign(new Error(\'{"error":"no such queue"}\'), '
-            "{ name: 'AxiosError - Request failed with status code 404', stack: null })"
-        )
-    )
-
-    outcome = await run(bench, component)
-
-    assert outcome.error is not None
-    assert outcome.error.name == "AxiosError"
-    assert outcome.error.message == 'Request failed with status code 404\n{\n  "error": "no such queue"\n}'
-
-
-async def test_configuration_error_has_no_stack(bench: Bench, write: Write) -> None:
-    """A `ConfigurationError` has no stack."""
-    component = write(
-        action("throw Object.assign(new Error('Pick one'), { name: 'ConfigurationError', exposeStack: false })")
-    )
-
-    outcome = await run(bench, component)
-
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.stack) == ("ConfigurationError", None)
+    assert (outcome.error.name, outcome.error.message, outcome.error.line) == (name, message, None)
+    assert outcome.error.stack is None if stack is None else stack in (outcome.error.stack or "")
 
 
 async def test_class_instance_is_exported_as_its_data(bench: Bench, write: Write) -> None:
@@ -1007,40 +923,26 @@ async def test_source_responds_and_emits(bench: Bench, write: Write) -> None:
     assert outcome.response == {"status": 200, "headers": {}, "body": "thanks"}
 
 
-async def test_metadata_that_is_not_text_is_converted_or_ignored(bench: Bench, write: Write) -> None:
-    """A component is accepted although its version or summary is not a text."""
-    source = (
-        "export default { key: 'odd', version: 1, type: 'source', description: {},\n"
-        "  run() { this.$emit(1, { id: { a: 1 }, name: 2, summary: [3], ts: 'now' }) } }"
-    )
-    component = write(source, name="odd", kind="source")
-
-    described = await bench.workers.describe(component)
-    outcome = await bench.workers.run_source(SourceCall(component, "dc_1"), StepRecorder())
-
-    assert (described.key, described.version, described.description) == ("odd", None, None)
-    assert outcome.error is None
-    assert outcome.emitted_events == (Emitted(1, '{"a":1}', "2", "[3]", None),)
-
-
 @pytest.mark.parametrize(
     ("meta", "emitted"),
     [
         ("{ id: 10, ts: new Date(7) }", Emitted(1, 10, None, None, 7)),
         ("{ id: 1.5, ts: 0 }", Emitted(1, 1.5, None, None, 0)),
         ("{ id: '10', name: null }", Emitted(1, "10")),
+        ("{ id: { a: 1 }, name: 2, summary: [3], ts: 'now' }", Emitted(1, '{"a":1}', "2", "[3]", None)),
         ("undefined", Emitted(1)),
     ],
 )
 async def test_metadata_of_an_event(bench: Bench, write: Write, meta: str, emitted: Emitted) -> None:
-    """A number stays a number, because a source with `dedupe: greatest` compares ids; a date is its milliseconds."""
-    source = f"export default {{ key: 'k', version: '1', type: 'source', run() {{ this.$emit(1, {meta}) }} }}"
+    """A number stays a number, because a source with `dedupe: greatest` compares ids; a date is its milliseconds; other values are converted or ignored."""
+    source = f"export default {{ key: 'k', version: 1, type: 'source', description: {{}}, run() {{ this.$emit(1, {meta}) }} }}"
     component = write(source, name="meta", kind="source")
 
+    described = await bench.workers.describe(component)
     outcome = await bench.workers.run_source(SourceCall(component, "dc_1"), StepRecorder())
 
-    assert outcome.error is None
-    assert outcome.emitted_events == (emitted,)
+    assert (described.key, described.version, described.description) == ("k", None, None)
+    assert (outcome.error, outcome.emitted_events) == (None, (emitted,))
 
 
 async def test_failed_source_keeps_its_events_and_db(bench: Bench, write: Write) -> None:

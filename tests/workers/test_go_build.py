@@ -109,12 +109,10 @@ async def test_exports_of_many_goroutines_are_complete(bench: Bench) -> None:
 
 
 async def test_exit_status_is_a_warning(bench: Bench) -> None:
-    """`os.Exit(2)` ends the step, and the workflow goes on."""
-    outcome = await bench.run("go", program('pd.Export("a", 1); println("bye"); os.Exit(2)', "os"))
+    """`os.Exit(2)` ends the step, and the workflow goes on, also after output that only looks like a panic of the Go runtime."""
+    outcome = await bench.run("go", program('pd.Export("a", 1); println("panic: no"); os.Exit(2)', "os"))
 
-    assert outcome.error is None
-    assert outcome.exports == {"a": 1}
-    assert outcome.warnings == ("exit status 2",)
+    assert (outcome.error, outcome.exports, outcome.warnings) == (None, {"a": 1}, ("exit status 2",))
 
 
 async def test_panic_is_an_error_at_the_line_of_the_cell(bench: Bench) -> None:
@@ -135,31 +133,16 @@ async def test_panic_is_an_error_at_the_line_of_the_cell(bench: Bench) -> None:
         ('panic(fmt.Sprintf("two\\nlines"))', "panic", "two\n\tlines"),
         ("var p *int; *p = 1", "panic", "runtime error: invalid memory address or nil pointer dereference"),
         ("select {}", "fatal error", "all goroutines are asleep - deadlock!"),
+        ('for i := 0; i < 2000; i++ { println(strings.Repeat("x", 99)) }; panic("at last")', "panic", "at last"),
     ],
 )
 async def test_kinds_of_panics(bench: Bench, body: str, name: str, message: str) -> None:
-    """Errors, texts, signals and deadlocks keep their messages."""
-    outcome = await bench.run("go", program(f"_ = fmt.Sprint; _ = errors.New\n{body}", "errors", "fmt"))
+    """Errors, texts, signals and deadlocks keep their messages, also after much output."""
+    used = f"_, _, _ = fmt.Sprint, errors.New, strings.Repeat\n{body}"
 
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.message, outcome.error.line) == (name, message, 5)
+    error = await bench.fail("go", program(used, "errors", "fmt", "strings"))
 
-
-async def test_panic_after_much_output_is_an_error(bench: Bench) -> None:
-    """The end of a long stderr has the panic."""
-    body = 'for i := 0; i < 2000; i++ { println(strings.Repeat("x", 99)) }\npanic("at last")'
-
-    outcome = await bench.run("go", program(body, "strings"))
-
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.message, outcome.error.line) == ("panic", "at last", 5)
-
-
-async def test_output_that_looks_like_a_panic_is_output(bench: Bench) -> None:
-    """Only a panic message of the Go runtime makes an exit a panic."""
-    outcome = await bench.run("go", program('println("panic: no"); os.Exit(2)', "os"))
-
-    assert outcome.error is None
+    assert (error.name, error.message, error.line) == (name, message, 5)
 
 
 async def test_compile_error_has_the_line_of_the_cell(bench: Bench) -> None:
@@ -189,11 +172,10 @@ async def test_syntax_error_and_unknown_package_are_compile_errors(bench: Bench,
 @pytest.mark.parametrize("value", ["math.NaN()", "math.Inf(1)", "func() {}", "make(chan int)"])
 async def test_export_that_is_not_json_is_an_error(bench: Bench, value: str) -> None:
     """NaN, infinity, functions and channels are refused at the export."""
-    outcome = await bench.run("go", program(f'_ = math.Pi\npd.Export("bad", {value})', "math"))
+    error = await bench.fail("go", program(f'_ = math.Pi\npd.Export("bad", {value})', "math"))
 
-    assert outcome.error is not None
-    assert (outcome.error.code, outcome.error.line) == ("export_not_json", 5)
-    assert outcome.error.message.startswith('pd.Export("bad"): json: unsupported')
+    assert (error.code, error.line) == ("export_not_json", 5)
+    assert error.message.startswith('pd.Export("bad"): json: unsupported')
 
 
 @pytest.mark.parametrize("name", ["", "a=b", "a\\nb", "a\\rb"])
@@ -344,36 +326,24 @@ async def test_compilation_is_reported_and_cached(open_run: OpenRun, tmp_path: P
     assert second.recorder.logs == ()
 
 
-async def test_processes_may_build_the_same_step_concurrently(go_cache: Path) -> None:
-    """Each of several builders of one cache gets the complete program."""
+@pytest.mark.parametrize(("caches", "compiled"), [(4, 4), (1, 1)], ids=["processes", "runs"])
+async def test_same_step_may_be_built_concurrently(go_cache: Path, caches: int, compiled: int) -> None:
+    """Each of several builders of one cache gets the complete program, and one builder compiles for all of its runs once."""
     step = Step("work", "go", program(f'println("{time.time_ns()}")'))
+    builders = [GoBuildCache(go_cache, lock=go_cache / "go.mod") for _ in range(caches)]
     reported: list[str] = []
 
     built = await asyncio.gather(
         *(
-            GoBuildCache(go_cache, lock=go_cache / "go.mod").build_program(
-                step, install=False, report_progress=reported.append
-            )
-            for _ in range(4)
+            builders[number % caches].build_program(step, install=False, report_progress=reported.append)
+            for number in range(4)
         )
     )
 
-    assert len(lasting(reported)) == 4
+    assert lasting(reported) == ["compiling work.go"] * compiled
     assert len(set(built)) == 1
     assert os.access(built[0], os.X_OK)
     assert not list(go_cache.glob("work-*"))
-
-
-async def test_concurrent_runs_compile_a_step_once(go_programs: GoBuildCache) -> None:
-    """A step that several runs need at once is compiled once."""
-    step = Step("work", "go", program(f'println("{time.time_ns()}")'))
-    reported: list[str] = []
-
-    await asyncio.gather(
-        *(go_programs.build_program(step, install=False, report_progress=reported.append) for _ in range(4))
-    )
-
-    assert lasting(reported) == ["compiling work.go"]
 
 
 async def test_step_is_compiled_for_this_machine(go_cache: Path) -> None:
@@ -432,33 +402,25 @@ async def compiler_of(go_cache: Path) -> psutil.Process:
     return psutil.Process(int(found[0].read_text()))
 
 
-async def test_cancelled_run_ends_the_compiler(open_run: OpenRun, go_cache: Path, endless: WorkerPool) -> None:
-    """After the cancellation no compiler runs, and no file of the build is left."""
+@pytest.mark.parametrize("end", ["cancel", "kill"])
+async def test_end_of_a_run_ends_the_compiler(open_run: OpenRun, go_cache: Path, endless: WorkerPool, end: str) -> None:
+    """After the cancellation or the `kill` of a run, no compiler runs, and no file of the build is left."""
     bench = await open_run(of=endless)
     task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
     compiler = await compiler_of(go_cache)
-    during = list(go_cache.glob("work-*"))
 
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    if end == "cancel":
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        bench.workers.kill()
+        outcome = await task
+        assert outcome.error is not None
+        assert outcome.error.code == "step_died"
 
-    assert during
     assert not compiler.is_running()
     assert not list(go_cache.glob("work-*"))
-
-
-async def test_kill_ends_the_compiler(open_run: OpenRun, go_cache: Path, endless: WorkerPool) -> None:
-    """`kill` during the compilation of a step makes the step return."""
-    bench = await open_run(of=endless)
-    task = asyncio.create_task(bench.run("go", program(f'println("{time.time_ns()}")')))
-    await compiler_of(go_cache)
-
-    bench.workers.kill()
-    outcome = await task
-
-    assert outcome.error is not None
-    assert outcome.error.code == "step_died"
 
 
 async def test_unwritable_cache_is_reported(tmp_path: Path) -> None:

@@ -47,10 +47,9 @@ async def run_good(bench: Bench, language: Language) -> None:
 )
 async def test_step_that_breaks_its_process_fails(bench: Bench, language: Language, source: str) -> None:
     """A step that closes the private descriptors or aborts ends itself; a Python step logs no traceback of the runtime."""
-    outcome = await bench.run(language, source)
+    error = await bench.fail(language, source)
 
-    assert outcome.error is not None
-    assert outcome.error.code == "step_died"
+    assert error.code == "step_died"
     assert "runtimes/python" not in bench.printed("stderr")
     await run_good(bench, language)
 
@@ -85,11 +84,10 @@ async def test_step_that_forges_a_reply_fails(bench: Bench, language: Language, 
         else f"import fs from 'fs';\nexport default {{ run() {{ fs.writeSync(4, {text}) }} }}"
     )
 
-    outcome = await bench.run(language, source)
+    error = await bench.fail(language, source)
 
-    assert outcome.error is not None
-    assert outcome.error.code == "protocol"
-    assert outcome.error.message.startswith("Step `work` sent a reply that pdkernel does not understand: ")
+    assert error.code == "protocol"
+    assert error.message.startswith("Step `work` sent a reply that pdkernel does not understand: ")
     await run_good(bench, language)
 
 
@@ -253,10 +251,9 @@ async def test_memory_of_a_step_is_in_megabytes(bench: Bench, language: Language
 @pytest.mark.parametrize("language", ["python", "node"])
 async def test_step_that_exceeds_its_memory_at_its_end_fails(bench: Bench, language: Language) -> None:
     """A step that ends before the first sample fails by the last one, with its exports."""
-    outcome = await bench.run(language, GOOD[language], memory_limit_mb=1)
+    error = await bench.fail(language, GOOD[language], memory_limit_mb=1)
 
-    assert outcome.error is not None
-    assert outcome.error.code == "memory"
+    assert error.code == "memory"
     await run_good(bench, language)
 
 
@@ -271,11 +268,10 @@ async def test_memory_that_was_released_counts(bench: Bench, language: Language,
     """A step whose process, or a program that it waited for, exceeds the limit between two samples fails at its end."""
     await bench.run("python", GOOD["python"], name="before")
 
-    outcome = await bench.run(language, source, memory_limit_mb=60)
+    error = await bench.fail(language, source, memory_limit_mb=60)
     after = await bench.run(language, source, name="after", memory_limit_mb=1000)
 
-    assert outcome.error is not None
-    assert outcome.error.code == "memory"
+    assert error.code == "memory"
     assert after.error is None
 
 
@@ -288,10 +284,9 @@ async def test_worker_that_is_intruded_before_its_request_runs_nothing(bench: Be
         assert worker.process.listener is not None
         worker.process.listener.on_line(b"1 {}")
 
-    outcome = await bench.run("python", "def handler(pd):\n    print('ran')\n", before_start=intrude)
+    error = await bench.fail("python", "def handler(pd):\n    print('ran')\n", before_start=intrude)
 
-    assert outcome.error is not None
-    assert outcome.error.code == "protocol"
+    assert error.code == "protocol"
     assert bench.printed() == ""
 
 
@@ -323,13 +318,12 @@ async def test_interpreter_that_does_not_start_is_named(open_run: OpenRun, tmp_p
 
 async def test_error_of_fetch_has_cause_and_line(bench: Bench) -> None:
     """The error of a failed `fetch` contains its cause."""
-    outcome = await bench.run(
+    error = await bench.fail(
         "node", "export default {\n  async run() {\n    await fetch('http://127.0.0.1:9/');\n  }\n}"
     )
 
-    assert outcome.error is not None
-    assert outcome.error.message.startswith("fetch failed: ")
-    assert outcome.error.line == 3
+    assert error.message.startswith("fetch failed: ")
+    assert error.line == 3
 
 
 async def test_cause_of_an_error_is_reported(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,40 +25,25 @@ def component(body: str, extra: str = "") -> str:
 
 
 @pytest.mark.parametrize(
-    "source",
+    ("source", "exports"),
     [
-        "export default defineComponent({ async run({ steps, $ }) { return steps.trigger.event.n } })",
-        "export default { run({ steps }) { return steps.trigger.event.n } }",
-        "export default ({ steps }) => steps.trigger.event.n",
-        "module.exports = defineComponent({ run({ steps }) { return steps.trigger.event.n } })",
-        "const os = require('os');\nmodule.exports = { async run({ steps }) { return steps.trigger.event.n } }",
-        "const c = { run({ steps }) { return steps.trigger.event.n } };\nexport { c as default }",
+        ("export default defineComponent({ async run({ steps }) { return steps.trigger.event.n } })", 7),
+        ("export default { run({ steps }) { return steps.trigger.event.n } }", 7),
+        ("export default ({ steps }) => steps.trigger.event.n", 7),
+        ("module.exports = defineComponent({ run({ steps }) { return steps.trigger.event.n } })", 7),
+        ("const os = require('os');\nmodule.exports = { async run({ steps }) { return steps.trigger.event.n } }", 7),
+        ("const c = { run({ steps }) { return steps.trigger.event.n } };\nexport { c as default }", 7),
+        (component("return null"), None),
+        (component("return"), {}),
+        (component("const a = [1]; $.export('a', a); a.push(2); $.export('$summary', 'x')"), {"a": [1], "$summary": "x"}),
     ],
-)
-async def test_forms_of_a_component(bench: Bench, source: str) -> None:
-    """`defineComponent`, a bare object, a function, and CommonJS are supported."""
+)  # fmt: skip
+async def test_forms_of_a_component(bench: Bench, source: str, exports: Any) -> None:
+    """`defineComponent`, a bare object, a function, and CommonJS are supported; null is exported, undefined is not, and an export is copied at once."""
     outcome = await bench.run("node", source)
 
     assert outcome.error is None
-    assert outcome.exports == {"$return_value": 7}
-
-
-async def test_exports_are_copied_immediately(bench: Bench) -> None:
-    """`$.export` stores the value at the time of the call."""
-    outcome = await bench.run(
-        "node", component("const a = [1]; $.export('a', a); a.push(2); $.export('$summary', 'done')")
-    )
-
-    assert outcome.exports == {"a": [1], "$summary": "done"}
-
-
-async def test_null_is_exported_and_undefined_is_not(bench: Bench) -> None:
-    """`return null` exports null."""
-    null = await bench.run("node", component("return null"))
-    nothing = await bench.run("node", component("return"))
-
-    assert null.exports == {"$return_value": None}
-    assert nothing.exports == {}
+    assert outcome.exports == (exports if isinstance(exports, dict) else {"$return_value": exports})
 
 
 async def test_packages_are_resolved_in_the_folder_of_the_project(open_run: OpenRun, tmp_path: Path) -> None:
@@ -82,32 +68,6 @@ async def test_packages_are_resolved_in_the_folder_of_the_project(open_run: Open
     assert cjs.exports["$return_value"] == "cjs"
 
 
-async def test_missing_package_is_named(bench: Bench) -> None:
-    """The error has the package, the line and a fix."""
-    outcome = await bench.run(
-        "node", "// one\nimport x from '@scope/pkg/sub';\nexport default { run() {} }", line_offset=1
-    )
-
-    assert outcome.error is not None
-    assert outcome.error.message == "The package '@scope/pkg' is not installed."
-    assert "literal name" in outcome.error.fix
-    assert outcome.error.line == 3
-
-
-async def test_this_has_methods_props_and_apps(bench: Bench) -> None:
-    """Methods are bound, defaults apply, and the `$auth` of an app is available by prop name or slug."""
-    source = component(
-        "const { shout } = this; return [shout('a'), this.given, this.absent, this.api.$auth.key, Object.keys(this.api.$auth)]",
-        extra="props: { api: { type: 'app', app: 'my_api' }, given: { type: 'string', default: 'no' }, absent: { type: 'integer', default: 5 } }, "
-        "methods: { shout(text) { return text + '!' + this.given } },",
-    )
-
-    outcome = await bench.run("node", source, props={"given": "yes"}, credentials={"my_api": {"key": "k1"}})
-
-    assert outcome.error is None
-    assert outcome.exports["$return_value"] == ["a!yes", "yes", 5, "k1", ["key"]]
-
-
 async def test_printed_or_returned_app_has_no_credential(bench: Bench) -> None:
     """`$auth` is not enumerable."""
     source = component(
@@ -121,16 +81,19 @@ async def test_printed_or_returned_app_has_no_credential(bench: Bench) -> None:
     assert "xoxb" not in bench.printed()
 
 
-async def test_app_file_provides_its_methods(bench: Bench) -> None:
-    """Methods of an app prop's definition see its `$auth`."""
-    source = (
-        "const app = { type: 'app', app: 'a', methods: { token() { return this.$auth.t } } };\n"
-        "export default { props: { app }, run() { return this.app.token() } }"
+async def test_this_has_methods_props_and_apps(bench: Bench) -> None:
+    """Methods are bound, defaults apply, the `$auth` of an app is available by prop name or slug, and the methods of an app see it."""
+    source = "const app = { type: 'app', app: 'a', methods: { token() { return this.$auth.t } } };\n" + component(
+        "const { shout } = this; return [shout('a'), this.given, this.absent, this.api.$auth.key, Object.keys(this.api.$auth), this.app.token()]",
+        extra="props: { app, api: { type: 'app', app: 'my_api' }, given: { type: 'string', default: 'no' }, absent: { type: 'integer', default: 5 } }, "
+        "methods: { shout(text) { return text + '!' + this.given } },",
     )
 
-    outcome = await bench.run("node", source, credentials={"app": {"t": "T"}})
+    value = await bench.value(
+        "node", source, props={"given": "yes"}, credentials={"my_api": {"key": "k1"}, "app": {"t": "T"}}
+    )
 
-    assert outcome.exports["$return_value"] == "T"
+    assert value == ["a!yes", "yes", 5, "k1", ["key"], "T"]
 
 
 async def test_error_has_the_line_of_the_cell(bench: Bench) -> None:
@@ -164,69 +127,52 @@ async def test_error_of_moved_code_has_its_new_line(bench: Bench) -> None:
     ]
 
 
+WAITS = "await new Promise((r) => setTimeout(r, 5000))"
+
+
 @pytest.mark.parametrize(
-    ("thrown", "message"),
+    ("source", "name", "message", "line", "stack"),
     [
-        ("'just text'", "just text"),
-        ("Object.assign(new Error('no stack'), { stack: null })", "no stack"),
-        ("{ code: 5 }", '{"code":5}'),
-        ("null", "null"),
-        ("undefined", "undefined"),
-    ],
-)
-async def test_thrown_value_of_any_type_is_reported(bench: Bench, thrown: str, message: str) -> None:
-    """A thrown value may be another type than Error."""
-    outcome = await bench.run("node", component(f"throw {thrown}"))
-
-    assert outcome.error is not None
-    assert outcome.error.message == message
-
-
-async def test_line_of_the_cause_is_the_line_of_the_error(bench: Bench) -> None:
-    """An error without a frame of the cell has the line of its cause."""
-    outcome = await bench.run(
-        "node",
-        component(
-            "const cause = new TypeError('inner');\nthrow Object.assign(new Error('outer', { cause }), { stack: 'Error: outer' })"
+        (component("throw 'just text'"), "Error", "just text", None, ""),
+        (component("throw Object.assign(new Error('no stack'), { stack: null })"), "Error", "no stack", None, ""),
+        (component("throw { code: 5 }"), "Error", '{"code":5}', None, ""),
+        (component("throw null"), "Error", "null", None, ""),
+        (component("throw undefined"), "Error", "undefined", None, ""),
+        (
+            component("const cause = new TypeError('in');\nthrow Object.assign(new Error('out', { cause }), { stack: 'Error: out' })"),
+            "Error", "out", 5, "",
         ),
-    )
-
-    assert outcome.error is not None
-    assert (outcome.error.message, outcome.error.line) == ("outer", 2)
-
-
-async def test_configuration_error_is_recognized_by_its_name(bench: Bench) -> None:
-    """Several copies of the platform's package exist, so only the name identifies the error."""
-    outcome = await bench.run(
-        "node", component("const e = new Error('Pick a channel'); e.name = 'ConfigurationError'; throw e")
-    )
-
-    assert outcome.error is not None
-    assert outcome.error.name == "ConfigurationError"
-
-
-@pytest.mark.parametrize(
-    ("source", "line"),
-    [
-        ("export default {\n  run() {\n    let = ;\n  }\n}\n", 6),
-        ("const x = require('os');\nmodule.exports = { run() {\n  return (;\n} }\n", 6),
+        (component("const e = new Error('Pick one'); e.name = 'ConfigurationError'; throw e"), "ConfigurationError", "Pick one", 5, ""),
+        ("export default {\n  run() {\n    let = ;\n  }\n}\n", "SyntaxError", None, 6, "^"),
+        ("const x = require('os');\nmodule.exports = { run() {\n  return (;\n} }\n", "SyntaxError", None, 6, "^"),
+        (component("\nJSON.parse('{')"), "SyntaxError", None, 6, ""),
+        (component(f"Promise.reject(new Error('forgotten'));\n{WAITS}"), "Error", "forgotten", 5, ""),
+        (component(f"setTimeout(() => {{ throw new Error('thrown') }}, 1);\n{WAITS}"), "Error", "thrown", 5, ""),
+        (component("await fetch('http://127.0.0.1:1/')"), "TypeError", "fetch failed: bad port", 5, "Caused by: Error: bad port"),
     ],
-)
-async def test_syntax_error_has_line_and_caret(bench: Bench, source: str, line: int) -> None:
-    """A syntax error is reported at the line of the cell."""
-    outcome = await bench.run("node", source, line_offset=3)
+    ids=[
+        "text", "without a stack", "object", "null", "undefined", "the line of the cause", "known by its name", "syntax of a module",
+        "syntax of CommonJS", "SyntaxError while it runs", "without await", "in a callback", "with the reason of a failed fetch",
+    ],
+)  # fmt: skip
+async def test_error_of_a_step(
+    bench: Bench, source: str, name: str, message: str | None, line: int | None, stack: str
+) -> None:
+    """Each thrown value and each failure of a step is reported with its message and its line in the cell."""
+    error = await bench.fail("node", source, line_offset=3)
 
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", line)
-    assert "^" in str(outcome.error.stack)
+    assert (error.name, error.line) == (name, line)
+    assert message is None or error.message == message
+    assert stack in str(error.stack)
 
 
-async def test_syntax_error_of_json_parse_has_the_line_of_the_call(bench: Bench) -> None:
-    """A SyntaxError that running code throws has the line of that code."""
-    outcome = await bench.run("node", component("\nJSON.parse('{')"))
+@pytest.mark.parametrize("call", ["$.flow.refreshTimeout()", "$.files.open('x')"])
+async def test_unsupported_feature_is_an_error(bench: Bench, call: str) -> None:
+    """Unsupported features of the platform are clear errors."""
+    error = await bench.fail("node", component(call))
 
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", 3)
+    assert (error.code, error.line) == ("unsupported", 2)
+    assert "is not supported by this version" in error.message
 
 
 @pytest.mark.parametrize(
@@ -234,36 +180,10 @@ async def test_syntax_error_of_json_parse_has_the_line_of_the_call(bench: Bench)
 )
 async def test_missing_default_export_is_an_entry_point_error(bench: Bench, source: str) -> None:
     """The error of a cell without a default export that can run has an example."""
-    outcome = await bench.run("node", source)
+    error = await bench.fail("node", source)
 
-    assert outcome.error is not None
-    assert outcome.error.code == "entry_point"
-    assert "export default defineComponent" in outcome.error.fix
-
-
-@pytest.mark.parametrize(
-    ("expression", "message"),
-    [
-        ("{ a: [0, { big: 10n }] }", "$return_value.a[1].big is a BigInt"),
-        (
-            "(() => { const o = { a: {} }; o.a['odd key'] = o; return o })()",
-            '$return_value.a["odd key"] contains itself',
-        ),
-        ("new (class Reply { constructor() { this.self = this } })()", "$return_value.self contains itself"),
-        (
-            "({ a: new (class { constructor() { this.self = this } })(), b: { big: 1n } })",
-            "$return_value.b.big is a BigInt",
-        ),
-    ],
-)
-async def test_error_of_a_value_that_is_not_json_has_its_path(bench: Bench, expression: str, message: str) -> None:
-    """The path inside the value is in the message, and earlier exports are kept."""
-    outcome = await bench.run("node", component(f"$.export('kept', 1); return {expression}"))
-
-    assert outcome.error is not None
-    assert outcome.error.code == "export_not_json"
-    assert message in outcome.error.message
-    assert outcome.exports == {"kept": 1}
+    assert error.code == "entry_point"
+    assert "export default defineComponent" in error.fix
 
 
 async def test_response_of_a_client_library_is_exported_without_its_request(bench: Bench) -> None:
@@ -343,39 +263,47 @@ async def test_asynchronous_code_and_built_in_modules(bench: Bench, body: str, v
     assert outcome.exports == {"$return_value": value}
 
 
-async def test_instance_that_keeps_its_content_elsewhere_is_a_warning(bench: Bench) -> None:
-    """A response of `fetch` has no properties of its own: its content is not exported."""
-    outcome = await bench.run("node", component("return { answer: new Response('text'), empty: {} }"))
-
-    assert outcome.exports["$return_value"] == {"answer": {}, "empty": {}}
-    assert outcome.warnings == ("$return_value.answer is a Response, so it is exported without its content.",)
+OWN_JSON = "const own = { a: 1n, toJSON() { return 'own' } }; own.self = own;"
 
 
-async def test_value_with_its_own_json_is_exported_without_a_warning(bench: Bench) -> None:
-    """Dates, URLs and other objects with `toJSON` are exported as that, whatever they hold."""
-    outcome = await bench.run(
-        "node",
-        component(
-            "const own = { a: 1n, toJSON() { return 'own' } }; own.self = own; return [new Date(0), new URL('https://a.test/'), own]"
+@pytest.mark.parametrize(
+    ("body", "value", "warnings"),
+    [
+        (
+            "return { answer: new Response('text'), empty: {} }",
+            {"answer": {}, "empty": {}},
+            [".answer is a Response, so it is exported without its content."],
         ),
-    )
+        ("return new Response('text')", {}, [" is a Response, so it is exported without its content."]),
+        (
+            f"{OWN_JSON} return [new Date(0), new URL('https://a.test/'), own, Buffer.from('hi'), -0]",
+            ["1970-01-01T00:00:00.000Z", "https://a.test/", "own", {"type": "Buffer", "data": [104, 105]}, 0],
+            [],
+        ),
+        (
+            "const o = {}; return { f() {}, n: [NaN, -Infinity], m: new Map(), u: undefined, again: [o, o] }",
+            {"n": [None, None], "m": {}, "again": [{}, {}]},
+            [
+                ".f is a function, so it is not exported.",
+                ".n[0] is NaN, which JSON does not support, so it is exported as null.",
+                ".n[1] is -Infinity, which JSON does not support, so it is exported as null.",
+                ".m is a Map, so it is exported without its content.",
+            ],
+        ),
+        (
+            "return { q: new URLSearchParams('b=1'), order: new (class Order { id = 1; total() {} })() }",
+            {"q": {}, "order": {"id": 1}},
+            [".q is a URLSearchParams, so it is exported without its content."],
+        ),
+    ],
+    ids=["content elsewhere", "no content", "toJSON", "as stringify drops it", "instances"],
+)
+async def test_value_is_exported_as_stringify_does(bench: Bench, body: str, value: JSON, warnings: list[str]) -> None:
+    """A value is exported as JSON.stringify writes it, and a warning has the path of what is lost."""
+    outcome = await bench.run("node", component(body))
 
-    assert outcome.exports["$return_value"] == ["1970-01-01T00:00:00.000Z", "https://a.test/", "own"]
-    assert outcome.warnings == ()
-
-
-async def test_value_that_stringify_drops_is_a_warning(bench: Bench) -> None:
-    """Functions, NaN and Maps are exported as JSON.stringify does, and a warning has the path."""
-    outcome = await bench.run(
-        "node", component("const o = {}; return { f() {}, n: [NaN], m: new Map(), u: undefined, again: [o, o] }")
-    )
-
-    assert outcome.exports["$return_value"] == {"n": [None], "m": {}, "again": [{}, {}]}
-    assert outcome.warnings == (
-        "$return_value.f is a function, so it is not exported.",
-        "$return_value.n[0] is NaN, which JSON does not support, so it is exported as null.",
-        "$return_value.m is a Map, so it is exported without its content.",
-    )
+    assert outcome.exports["$return_value"] == value
+    assert outcome.warnings == tuple(f"$return_value{warning}" for warning in warnings)
 
 
 async def test_flow_exit_with_and_without_return(bench: Bench) -> None:
@@ -388,43 +316,28 @@ async def test_flow_exit_with_and_without_return(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"),
-    [("'text'", "text"), ("{ a: 1 }", {"a": 1}), ("Buffer.from('hi')", {"$base64": "aGk="}), ("undefined", None)],
+    ("response", "expected"),
+    [
+        ("{ status: 200, headers: { 'x-n': 1 }, body: 'text' }", {"headers": {"x-n": "1"}, "body": "text"}),
+        ("{ status: 200, body: { a: 1 } }", {"body": {"a": 1}}),
+        ("{ status: 200, body: Buffer.from('hi') }", {"body": {"$base64": "aGk="}}),
+        ("{ status: 200, body: undefined }", {}),
+        (
+            "{ status: 200, headers: { a: true, b: [1, false, 'c'], d: [] } }",
+            {"headers": {"a": "true", "b": ["1", "false", "c"], "d": []}},
+        ),
+        ("{ status: 202, immediate: true }", {"status": 202, "immediate": True}),
+        ("{ status: 200, body: Readable.from(['a', 'b']) }", {"body": "ab"}),
+        ("{ status: 200, body: Readable.from([Buffer.from('a'), 'b']) }", {"body": {"$base64": "YWI="}}),
+    ],
 )
-async def test_bodies_of_a_response(bench: Bench, body: str, expected: object) -> None:
-    """The body of a response is a text, an object or bytes."""
-    outcome = await bench.run(
-        "node", component(f"await $.respond({{ status: 200, headers: {{ 'x-n': 1 }}, body: {body} }})")
-    )
+async def test_forms_of_a_response(bench: Bench, response: str, expected: dict[str, Any]) -> None:
+    """A body is a text, an object, bytes or a stream, which is read to its end; numbers and booleans in a header become text; an immediate response is marked."""
+    source = f"import {{ Readable }} from 'stream';\nexport default {{ async run({{ $ }}) {{ await $.respond({response}) }} }}"
 
-    assert outcome.response == {"status": 200, "headers": {"x-n": "1"}, "body": expected}
+    outcome = await bench.run("node", source)
 
-
-async def test_header_of_a_response_is_a_text_or_a_list_of_texts(bench: Bench) -> None:
-    """A number or boolean in a header becomes text, also in a list."""
-    outcome = await bench.run(
-        "node", component("await $.respond({ status: 200, headers: { a: true, b: [1, false, 'c'], d: [] } })")
-    )
-
-    assert outcome.response == {
-        "status": 200,
-        "headers": {"a": "true", "b": ["1", "false", "c"], "d": []},
-        "body": None,
-    }
-
-
-async def test_response_may_be_immediate_or_a_stream(bench: Bench) -> None:
-    """An immediate response is marked; a stream is read to its end."""
-    immediate = await bench.run("node", component("await $.respond({ status: 202, immediate: true })"))
-    source = "import { Readable } from 'stream';\nexport default { async run({ $ }) { await $.respond({ status: 200, body: Readable.from(BODY) }) } }"
-    stream = await bench.run("node", source.replace("BODY", "['a', 'b']"))
-    mixed = await bench.run("node", source.replace("BODY", "[Buffer.from('a'), 'b']"))
-
-    assert immediate.response == {"status": 202, "headers": {}, "body": None, "immediate": True}
-    assert stream.response is not None
-    assert stream.response["body"] == "ab"
-    assert mixed.response is not None
-    assert mixed.response["body"] == {"$base64": "YWI="}
+    assert outcome.response == {"status": 200, "headers": {}, "body": None} | expected
 
 
 @pytest.mark.parametrize(
@@ -453,49 +366,11 @@ async def test_bytes_of_a_text_type_become_text(bench: Bench, content_type: str,
     assert outcome.response["body"] == expected
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        "$.flow.refreshTimeout()",
-        "$.files.open('x')",
-    ],
-)
-async def test_unsupported_feature_is_an_error(bench: Bench, call: str) -> None:
-    """Unsupported features of the platform are clear errors."""
-    outcome = await bench.run("node", component(call))
-
-    assert outcome.error is not None
-    assert outcome.error.code == "unsupported"
-    assert "is not supported by this version" in outcome.error.message
-    assert outcome.error.line == 2
-
-
 async def test_context_is_a_plain_object(bench: Bench) -> None:
     """`$.context` has the trigger's context and more, and is writable."""
     outcome = await bench.run("node", component("$.context.mine = 1; return $.context"), context={"deadline": 5})
 
     assert outcome.exports["$return_value"] == {"id": "ctx1", "deadline": 5, "mine": 1}
-
-
-async def test_unhandled_rejection_fails_the_running_step(bench: Bench) -> None:
-    """A promise that fails without `await` fails the step."""
-    outcome = await bench.run(
-        "node", component("Promise.reject(new Error('forgotten'));\nawait new Promise((r) => setTimeout(r, 5000))")
-    )
-
-    assert outcome.error is not None
-    assert (outcome.error.message, outcome.error.line) == ("forgotten", 2)
-
-
-async def test_throw_in_a_callback_fails_the_running_step(bench: Bench) -> None:
-    """An exception outside of promises fails the step too."""
-    outcome = await bench.run(
-        "node",
-        component("setTimeout(() => { throw new Error('thrown') }, 1);\nawait new Promise((r) => setTimeout(r, 5000))"),
-    )
-
-    assert outcome.error is not None
-    assert outcome.error.message == "thrown"
 
 
 @pytest.mark.parametrize(
@@ -537,44 +412,31 @@ async def test_thread_that_does_not_keep_the_process_is_not_running_code(bench: 
     assert after.exports == outcome.exports
 
 
-async def test_code_of_an_earlier_step_has_no_effect_on_the_running_step(bench: Bench) -> None:
-    """Exports, responses and calls of a step that has ended are not those of the step that runs."""
-    first = component(
-        "const poll = setInterval(() => {\n"
-        "  if (!globalThis.isSecond) return;\n"
-        "  clearInterval(poll); $.export('late', 1); $.respond({ status: 500 }); $.flow.exit('late'); $.send.emit(1);\n"
-        "  $.flow.trigger('p_1').catch((error) => { globalThis.refused = error.message; globalThis.isSecond = false });\n"
-        "}, 1).unref()"
-    )
-    second = component(
-        "globalThis.isSecond = true; while (globalThis.isSecond) await new Promise((r) => setTimeout(r, 1)); return globalThis.refused"
+def in_the_next_step(code: str) -> str:
+    """A component that runs *code*, once, while the step after it runs."""
+    return component(
+        f"const poll = setInterval(() => {{ if (!globalThis.isSecond) return; clearInterval(poll); {code} }}, 1).unref()"
     )
 
-    await bench.run("node", first, name="first")
-    outcome = await bench.run("node", second, name="second")
+
+WAITS_FOR_THE_STEP_BEFORE = component(
+    "globalThis.isSecond = true; while (globalThis.isSecond) await new Promise((r) => setTimeout(r, 1)); return globalThis.refused"
+)
+
+
+async def test_code_of_an_earlier_step_has_no_effect_on_the_running_step(bench: Bench) -> None:
+    """Exports, responses and calls of a step that has ended are not those of the step that runs, and its failure is a warning."""
+    calls = "$.export('late', 1); $.respond({ status: 500 }); $.flow.exit('late'); $.send.emit(1);"
+    refused = "(error) => { globalThis.refused = error.message; globalThis.isSecond = false }"
+    await bench.run("node", in_the_next_step(f"{calls} $.flow.trigger('p_1').catch({refused})"), name="first")
+    outcome = await bench.run("node", WAITS_FOR_THE_STEP_BEFORE, name="second")
+    await bench.run("node", in_the_next_step("globalThis.isSecond = false; throw new Error('too late')"), name="third")
+    failed = await bench.run("node", WAITS_FOR_THE_STEP_BEFORE, name="fourth")
 
     assert outcome.error is None
     assert outcome.exports == {"$return_value": "The step has ended, so it cannot call flow.trigger."}
     assert (outcome.response, outcome.has_exited, outcome.queued_sends, outcome.warnings) == (None, False, (), ())
-
-
-async def test_failure_of_an_earlier_step_does_not_fail_the_running_step(bench: Bench) -> None:
-    """Code that a step left running fails while another step runs: the other step has a warning."""
-    first = component(
-        "const poll = setInterval(() => {\n"
-        "  if (!globalThis.isSecond) return;\n"
-        "  clearInterval(poll); globalThis.isSecond = false; throw new Error('too late')\n"
-        "}, 1).unref()"
-    )
-    second = component(
-        "globalThis.isSecond = true; while (globalThis.isSecond) await new Promise((r) => setTimeout(r, 1)); return 1"
-    )
-
-    await bench.run("node", first, name="first")
-    outcome = await bench.run("node", second, name="second")
-
-    assert (outcome.error, outcome.exports) == (None, {"$return_value": 1})
-    assert outcome.warnings == ("A step failed after it had ended: too late",)
+    assert (failed.error, failed.warnings) == (None, ("A step failed after it had ended: too late",))
 
 
 async def test_running_code_is_stopped_and_reported(bench: Bench) -> None:
@@ -588,26 +450,34 @@ async def test_running_code_is_stopped_and_reported(bench: Bench) -> None:
     assert second.warnings == ()
 
 
-async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
-    """Changes of a step to globals, console, environment and working folder do not reach the next step."""
-    await bench.run(
-        "node",
-        component(
-            "globalThis.leak = 1; delete globalThis.URL; console.log = null; process.env.LEAK = '1'; delete process.env.TOKEN; process.chdir('/')"
+@pytest.mark.parametrize(
+    ("changes", "look", "found"),
+    [
+        (
+            "globalThis.leak = 1; delete globalThis.URL; console.log = null; process.env.LEAK = '1'; delete process.env.TOKEN; process.chdir('/')",
+            "[typeof leak, typeof URL, process.env.LEAK ?? null, process.env.TOKEN, process.cwd() === process.env.TMPDIR]",
+            ["undefined", "function", None, "tok-123456", True],
         ),
-        name="first",
-    )
-
-    outcome = await bench.run(
-        "node",
-        component(
-            "console.log('listener'); return [typeof leak, typeof URL, process.env.LEAK ?? null, process.env.TOKEN, process.cwd() === process.env.TMPDIR]"
+        (
+            "process.exitCode = 3; Error.stackTraceLimit = 0",
+            "[process.exitCode ?? null, Error.stackTraceLimit]",
+            [None, 50],
         ),
-        name="second",
-    )
+        (
+            "globalThis.FormData = 1; delete globalThis.Response; new Headers()",
+            "[typeof FormData, new Response('x').status]",
+            ["function", 200],
+        ),
+    ],
+    ids=["globals and environment", "exit code and length of stacks", "globals that are loaded at the first access"],
+)
+async def test_step_does_not_affect_the_next_step(bench: Bench, changes: str, look: str, found: JSON) -> None:
+    """Changes of a step to its process do not reach the next step."""
+    await bench.run("node", component(changes), name="first")
 
-    assert outcome.error is None
-    assert outcome.exports["$return_value"] == ["undefined", "function", None, "tok-123456", True]
+    value = await bench.value("node", component(f"console.log('listener'); return {look}"), name="second")
+
+    assert value == found
     assert bench.printed() == "listener\n"
 
 
@@ -615,11 +485,10 @@ async def test_form_of_stacks_of_a_step_does_not_reach_the_next_step(bench: Benc
     """A step that replaces the form of stacks does not take the lines from the errors of the next step."""
     await bench.run("node", component("Error.prepareStackTrace = (_, frames) => frames"), name="first")
 
-    outcome = await bench.run("node", component("throw new Error('no')"), name="second")
+    error = await bench.fail("node", component("throw new Error('no')"), name="second")
 
-    assert outcome.error is not None
-    assert outcome.error.line is not None
-    assert "<step second>" in str(outcome.error.stack)
+    assert error.line is not None
+    assert "<step second>" in str(error.stack)
 
 
 @pytest.mark.parametrize("event", ["unhandledRejection", "uncaughtException"])
@@ -645,46 +514,13 @@ async def test_listeners_of_a_step_do_not_get_errors_of_the_next_step(bench: Ben
     assert (outcome.error.message, bench.printed()) == ("late", "")
 
 
-async def test_failed_fetch_has_its_reason(bench: Bench) -> None:
-    """The message of a failed `fetch` has the reason, which Node.js has in the error's cause only."""
-    outcome = await bench.run(
-        "node", component("await fetch('http://127.0.0.1:1/')")
-    )  # a port that `fetch` never calls
-
-    assert outcome.error is not None
-    assert outcome.error.message == "fetch failed: bad port"
-    assert "Caused by: Error: bad port" in str(outcome.error.stack)
-
-
 async def test_line_of_a_syntax_error_with_options_of_node(open_run: OpenRun) -> None:
     """A variable `NODE_OPTIONS` of the workflow does not hide the line of a syntax error."""
     bench = await open_run(variables={"NODE_OPTIONS": "--no-such-option"})
 
-    outcome = await bench.run("node", "export default {\n  run() {\n    const = 1;\n  },\n};\n")
+    error = await bench.fail("node", "export default {\n  run() {\n    const = 1;\n  },\n};\n")
 
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", 3)
-
-
-async def test_exit_code_and_stack_limit_of_a_step_do_not_reach_the_next_step(bench: Bench) -> None:
-    """A step that sets the exit code of its process, or shortens stacks, changes neither for the next step."""
-    setting = "return [process.exitCode ?? null, Error.stackTraceLimit]"
-    await bench.run("node", component("process.exitCode = 3; Error.stackTraceLimit = 0"), name="first")
-
-    outcome = await bench.run("node", component(setting), name="second")
-
-    assert outcome.exports["$return_value"] == [None, 50]
-
-
-async def test_lazy_globals_of_a_step_do_not_reach_the_next_step(bench: Bench) -> None:
-    """A step that replaces or deletes a global that Node.js loads at the first access does not affect the next step."""
-    await bench.run(
-        "node", component("globalThis.FormData = 1; delete globalThis.Response; new Headers()"), name="first"
-    )
-
-    outcome = await bench.run("node", component("return [typeof FormData, new Response('x').status]"), name="second")
-
-    assert outcome.exports["$return_value"] == ["function", 200]
+    assert (error.name, error.line) == ("SyntaxError", 3)
 
 
 async def test_worker_loads_no_expensive_module_before_a_step_needs_it(open_run: OpenRun) -> None:

@@ -201,10 +201,9 @@ async def test_given_values_override_the_declared_default(bench: Bench, server: 
 
 async def test_request_without_a_url_is_an_error(bench: Bench) -> None:
     """A request without a URL fails before a call."""
-    outcome = await bench.run("node", STEP, props={"r": {"method": "GET"}})
+    error = await bench.fail("node", STEP, props={"r": {"method": "GET"}})
 
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.message) == (
+    assert (error.name, error.message) == (
         "ConfigurationError",
         "The HTTP request has no URL. Set the field url.",
     )

@@ -87,11 +87,43 @@ async def test_handler_returns_exports_and_reads_steps(bench: Bench) -> None:
     assert list(outcome.exports.items()) == [("twice", 14), ("$return_value", {"id": "ctx1"})]
 
 
-async def test_source_may_begin_with_a_byte_order_mark(bench: Bench) -> None:
-    """Code of a file that an editor saved with a byte order mark runs."""
-    outcome = await bench.run("python", "\ufeffdef handler(pd):\n    return 1\n")
+HELPERS_LINE = 'export("n", steps["trigger"]["event"]["n"] + 1)\n'
 
-    assert (outcome.error, outcome.exports) == (None, {"$return_value": 1})
+
+@pytest.mark.parametrize(
+    ("source", "exports"),
+    [
+        ("\ufeffdef handler(pd):\n    return 1\n", {"$return_value": 1}),
+        ("import asyncio\nasync def handler(pd):\n    await asyncio.sleep(0)\n    return 5\n", {"$return_value": 5}),
+        ("def handler(pd):\n    pass\n", {}),
+        ('def handler(pd):\n    a = [1]\n    pd.export("a", a)\n    a.append(2)\n', {"a": [1]}),
+        (
+            (
+                "from __future__ import annotations\nfrom dataclasses import dataclass, asdict\nimport pickle\n"
+                "@dataclass\nclass P:\n    x: int\ndef handler(pd):\n    return asdict(pickle.loads(pickle.dumps(P(1))))\n"
+            ),
+            {"$return_value": {"x": 1}},
+        ),
+        (f"from pipedream.script_helpers import (steps, export)\n{HELPERS_LINE}", {"n": 8}),
+        ('import pipedream.script_helpers as h\nh.export("n", h.steps["trigger"]["event"]["n"] + 1)\n', {"n": 8}),
+        ('from pipedream import script_helpers as h\nh.export("n", h.steps["trigger"]["event"]["n"] + 1)\n', {"n": 8}),
+    ],
+    ids=[
+        "a byte order mark, as an editor saves it",
+        "a coroutine",
+        "None is not exported",
+        "an export is copied at once",
+        "dataclasses and pickle look up the module",
+        "script helpers need no handler",
+        "script helpers by another name",
+        "script helpers of the package",
+    ],
+)
+async def test_exports_of_a_step(bench: Bench, source: str, exports: dict[str, JSON]) -> None:
+    """Code runs in each of the forms that Pipedream supports."""
+    outcome = await bench.run("python", source)
+
+    assert (outcome.error, outcome.exports) == (None, exports)
 
 
 async def test_print_escapes_a_lone_surrogate(bench: Bench) -> None:
@@ -100,22 +132,6 @@ async def test_print_escapes_a_lone_surrogate(bench: Bench) -> None:
 
     assert outcome.error is None
     assert bench.printed() == "half \\ud83d\n"
-
-
-async def test_coroutine_is_awaited(bench: Bench) -> None:
-    """`async def handler(pd)` works."""
-    outcome = await bench.run(
-        "python", "import asyncio\nasync def handler(pd):\n    await asyncio.sleep(0)\n    return 5\n"
-    )
-
-    assert outcome.exports == {"$return_value": 5}
-
-
-async def test_returning_none_exports_nothing(bench: Bench) -> None:
-    """A step that returns nothing has no `$return_value`."""
-    outcome = await bench.run("python", "def handler(pd):\n    pass\n")
-
-    assert outcome.exports == {}
 
 
 async def test_inputs_have_props_and_apps(bench: Bench) -> None:
@@ -147,25 +163,19 @@ async def test_error_has_the_line_of_the_cell_and_locals(bench: Bench) -> None:
     assert "runtimes" not in error.stack
 
 
-async def test_locals_have_no_part_of_a_known_secret(bench: Bench) -> None:
-    """A secret in a long local is replaced before the local is shortened."""
-    source = 'def handler(pd):\n    text = "x" * 185 + pd.inputs["slack"]["$auth"]["token"]\n    return 1 / 0\n'
+async def test_secret_in_a_local_is_replaced(bench: Bench) -> None:
+    """A credential in a long local is replaced before the local is shortened; the value of an environment variable is replaced, too."""
+    source = (
+        "import os\ndef handler(pd):\n    token = os.environ['TOKEN']\n"
+        '    text = "x" * 185 + pd.inputs["slack"]["$auth"]["token"]\n    return 1 / 0\n'
+    )
 
-    outcome = await bench.run("python", source, credentials={"slack": {"token": "secret-secret-secret-secret"}})
+    error = await bench.fail("python", source, credentials={"slack": {"token": "secret-secret-secret-secret"}})
 
-    assert outcome.error is not None
-    assert "secret-" not in str(outcome.error.stack)
-    assert "text = 'xxx" in str(outcome.error.stack)
-
-
-async def test_locals_have_no_value_of_a_variable(bench: Bench) -> None:
-    """The value of an environment variable of the project is replaced in locals, as a credential is."""
-    source = "import os\n\ndef handler(pd):\n    token = os.environ['TOKEN']\n    raise ValueError('no')"
-
-    outcome = await bench.run("python", source)
-
-    assert outcome.error is not None
-    assert "token = '***'" in str(outcome.error.stack)
+    assert "secret-" not in str(error.stack)
+    assert "tok-123456" not in str(error.stack)
+    assert "text = 'xxx" in str(error.stack)
+    assert "token = '***'" in str(error.stack)
 
 
 @pytest.mark.parametrize(
@@ -184,12 +194,11 @@ async def test_shortened_local_ends_before_a_part_of_a_secret(bench: Bench, toke
         f'def handler(pd):\n    token = pd.inputs["slack"]["$auth"]["token"]\n    text = {value}\n    return 1 / 0\n'
     )
 
-    outcome = await bench.run("python", source, credentials={"slack": {"token": token}})
+    error = await bench.fail("python", source, credentials={"slack": {"token": token}})
 
-    assert outcome.error is not None
-    assert "text = " in str(outcome.error.stack)
-    assert "…\n" in str(outcome.error.stack)
-    assert "secr" not in str(outcome.error.stack)
+    assert "text = " in str(error.stack)
+    assert "…\n" in str(error.stack)
+    assert "secr" not in str(error.stack)
 
 
 async def test_error_of_moved_code_has_its_new_line(bench: Bench) -> None:
@@ -207,97 +216,45 @@ async def test_error_of_moved_code_has_its_new_line(bench: Bench) -> None:
     ]
 
 
-async def test_failing_repr_does_not_hide_the_error(bench: Bench) -> None:
-    """The stack marks a local whose `repr` raises an exception."""
-    source = "class Odd:\n    def __repr__(self):\n        raise KeyError\ndef handler(pd):\n    odd = Odd()\n    return 1 / 0\n"
-
-    outcome = await bench.run("python", source)
-
-    assert outcome.error is not None
-    assert outcome.error.name == "ZeroDivisionError"
-    assert "odd = <Odd instance at" in str(outcome.error.stack)
-
-
-async def test_syntax_error_has_line_and_caret(bench: Bench) -> None:
-    """A syntax error is reported at the line of the cell."""
-    outcome = await bench.run("python", "def handler(pd):\n    return (1 +\n", line_offset=2)
-
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.line) == ("SyntaxError", 4)
-    assert "^" in str(outcome.error.stack)
-
-
-async def test_name_error_mentions_plain_cells(bench: Bench) -> None:
-    """The message for an undefined name reports that names of plain cells are not visible."""
-    outcome = await bench.run("python", "def handler(pd):\n    return df.head()\n")
-
-    assert outcome.error is not None
-    assert "'df' is not defined" in outcome.error.message
-    assert "plain cells" in outcome.error.fix
-
-
-async def test_missing_package_is_named_with_a_fix(bench: Bench) -> None:
-    """ModuleNotFoundError names the package and the command."""
-    outcome = await bench.run("python", "import no_such_pkg.sub\ndef handler(pd):\n    pass\n")
-
-    assert outcome.error is not None
-    assert outcome.error.name == "ModuleNotFoundError"
-    assert outcome.error.line == 1
-    assert "# pipedream add-package no_such_pkg" in outcome.error.fix
-
-
-@pytest.mark.parametrize("source", ["x = 1\n", "handler = 3\n", ""])
-async def test_missing_handler_is_an_entry_point_error(bench: Bench, source: str) -> None:
-    """The error of a cell without `handler` has an example."""
-    outcome = await bench.run("python", source)
-
-    assert outcome.error is not None
-    assert outcome.error.code == "entry_point"
-    assert "def handler(pd" in outcome.error.message
-
-
 @pytest.mark.parametrize(
-    ("expression", "message"),
+    ("source", "expected", "text"),
     [
         (
-            '{"items": [1, 2, {"when": __import__("datetime").datetime(2026, 1, 1)}]}',
-            "$return_value.items[2].when is a datetime",
+            "class Odd:\n    def __repr__(self):\n        raise KeyError\ndef handler(pd):\n    odd = Odd()\n    return 1 / 0\n",
+            {"name": "ZeroDivisionError"},
+            "odd = <Odd instance at",
         ),
-        ('{"n": float("nan")}', "$return_value.n is nan"),
-        ('[float("inf")]', "$return_value[0] is inf"),
-        ("{1.5: 2}", "$return_value has the key 1.5, a float"),
-        ('{"odd key": {3}}', '$return_value["odd key"] is a set'),
-        ("b'x'", "$return_value is a bytes"),
-        ("(lambda a: (a.append(a), a)[1])([])", "$return_value[0] contains itself"),
-        ("__import__('functools').reduce(lambda a, _: [a], range(5000), 1)", "nested more than 256 deep"),
+        ("def handler(pd):\n    return (1 +\n", {"name": "SyntaxError", "line": 4}, "^"),
+        ("def handler(pd):\n    return df.head()\n", {"message": "name 'df' is not defined"}, "plain cells"),
+        (
+            "import no_such_pkg.sub\ndef handler(pd):\n    pass\n",
+            {"name": "ModuleNotFoundError", "line": 3},
+            "# pipedream add-package no_such_pkg",
+        ),
+        ("x = 1\n", {"code": "entry_point"}, "def handler(pd"),
+        ("handler = 3\n", {"code": "entry_point"}, "def handler(pd"),
+        ("", {"code": "entry_point"}, "def handler(pd"),
+        ('def handler(pd):\n    return pd.steps["nope"]\n', {"fix": "Known: trigger."}, "nope"),
+        ("import sys\ndef handler(pd):\n    sys.exit(3)\n", {"code": "step_died", "line": 5}, "exit status 3"),
+    ],
+    ids=[
+        "a local whose repr fails",
+        "line of invalid syntax",
+        "a name of a plain cell",
+        "a missing package",
+        "no handler",
+        "a handler that is not a function",
+        "no code",
+        "an unknown step",
+        "sys.exit",
     ],
 )
-async def test_error_of_a_value_that_is_not_json_has_its_path(bench: Bench, expression: str, message: str) -> None:
-    """The path inside the value is in the message, and earlier exports are kept."""
-    outcome = await bench.run("python", f'def handler(pd):\n    pd.export("kept", 1)\n    return {expression}\n')
+async def test_error_of_a_step(bench: Bench, source: str, expected: dict[str, object], text: str) -> None:
+    """An error has its line in the cell, and a text that helps."""
+    error = await bench.fail("python", source, line_offset=2)
 
-    assert outcome.error is not None
-    assert outcome.error.code == "export_not_json"
-    assert message in outcome.error.message
-    assert outcome.exports == {"kept": 1}
-
-
-async def test_exports_are_copied_immediately(bench: Bench) -> None:
-    """A change of a value after its export does not change the export."""
-    outcome = await bench.run("python", 'def handler(pd):\n    a = [1]\n    pd.export("a", a)\n    a.append(2)\n')
-
-    assert outcome.exports == {"a": [1]}
-
-
-async def test_step_cannot_change_the_steps_of_the_next_step(bench: Bench) -> None:
-    """Each step has its own copy of `steps`."""
-    await bench.run("python", 'def handler(pd):\n    pd.steps["trigger"]["event"]["n"] = 0\n', name="first")
-
-    outcome = await bench.run(
-        "python", 'def handler(pd):\n    return pd.steps["trigger"]["event"]["n"]\n', name="second"
-    )
-
-    assert outcome.exports["$return_value"] == 7
+    assert {key: getattr(error, key) for key in expected} == expected
+    assert text in f"{error}{error.stack}"
 
 
 async def test_steps_behaves_like_a_dict(bench: Bench) -> None:
@@ -319,14 +276,6 @@ async def test_steps_behaves_like_a_dict(bench: Bench) -> None:
 
     assert outcome.error is None
     assert outcome.exports["$return_value"] == [True] * 14
-
-
-async def test_error_of_an_unknown_step_lists_the_steps(bench: Bench) -> None:
-    """KeyError lists the steps."""
-    outcome = await bench.run("python", 'def handler(pd):\n    return pd.steps["nope"]\n')
-
-    assert outcome.error is not None
-    assert outcome.error.fix == "Known: trigger."
 
 
 async def test_flow_exit_with_and_without_return(bench: Bench) -> None:
@@ -356,37 +305,46 @@ async def test_first_response_wins(bench: Bench) -> None:
     assert "more than once" in outcome.warnings[0]
 
 
-async def test_sys_exit_is_an_error_with_its_status(bench: Bench) -> None:
-    """The error of `sys.exit(3)` has its status and line."""
-    outcome = await bench.run("python", 'import sys\ndef handler(pd):\n    pd.export("kept", 1)\n    sys.exit(3)\n')
+@pytest.mark.parametrize(
+    ("changes", "look", "found"),
+    [
+        (
+            (
+                "os.environ['LEAK'] = '1'; del os.environ['TOKEN']; os.chdir('/'); builtins.leak = 1; builtins.len = None;"
+                "sys.stdout = io.StringIO(); sys.path.append('/nowhere'); sys.leak = 1; globals()['leak2'] = 1"
+            ),
+            (
+                "[os.environ.get('LEAK'), os.environ.get('TOKEN'), os.getcwd() == os.environ['TMPDIR'], hasattr(builtins, 'leak'),"
+                " callable(len), '/nowhere' in sys.path, hasattr(sys, 'leak'), 'leak2' in globals(), 'step_first' in sys.modules]"
+            ),
+            [None, "tok-123456", True, False, True, False, False, False, False],
+        ),
+        (
+            "os.environ['TZ'] = 'EST5EDT'; time.tzset(); assert time.localtime(0).tm_hour == 19",
+            "[time.tzname[0], datetime.fromtimestamp(0).hour]",
+            ["UTC", 0],
+        ),
+        (
+            "os.environ = {'LEAK': '1'}",
+            "[os.environ.get('LEAK'), os.environ['TOKEN'], os.environ.update(NEW='x'), subprocess.getoutput('printenv NEW')]",
+            [None, "tok-123456", None, "x"],
+        ),
+        ("signal.setitimer(signal.ITIMER_REAL, 0.5)", "time.sleep(0.6)", None),
+        ("pd.steps['trigger']['event']['n'] = 0", "pd.steps['trigger']['event']['n']", 7),
+    ],
+    ids=["process", "time zone", "a replaced os.environ", "a timer", "steps"],
+)
+async def test_step_does_not_affect_the_next_step(bench: Bench, changes: str, look: str, found: JSON) -> None:
+    """Changes of a step to its process and to `steps` do not reach the next step."""
+    imports = "import builtins, io, os, signal, subprocess, sys, time\nfrom datetime import datetime\n"
 
-    assert outcome.error is not None
-    assert outcome.error.code == "step_died"
-    assert "exit status 3" in outcome.error.message
-    assert outcome.error.line == 4
-    assert outcome.exports == {"kept": 1}
-
-
-async def test_step_does_not_affect_the_next_step(bench: Bench) -> None:
-    """Changes of a step to environment, working folder, builtins, stdout and modules do not reach the next step."""
-    dirty = (
-        "import os, sys, builtins, io\n"
-        "def handler(pd):\n"
-        "    os.environ['LEAK'] = '1'; del os.environ['TOKEN']; os.chdir('/'); builtins.leak = 1; builtins.len = None\n"
-        "    sys.stdout = io.StringIO(); sys.path.append('/nowhere'); sys.leak = 1; globals()['leak2'] = 1\n"
+    first = await bench.run("python", f"{imports}def handler(pd):\n    {changes}\n", name="first")
+    outcome = await bench.run(
+        "python", f"{imports}def handler(pd):\n    print('listener')\n    return {look}\n", name="second"
     )
-    look = (
-        "import os, sys, builtins\n"
-        "def handler(pd):\n"
-        "    print('listener')\n"
-        "    return [os.environ.get('LEAK'), os.environ.get('TOKEN'), os.getcwd() == os.environ['TMPDIR'], hasattr(builtins, 'leak'),\n"
-        "            callable(len), '/nowhere' in sys.path, hasattr(sys, 'leak'), 'leak2' in globals(), 'step_first' in sys.modules]\n"
-    )
-    await bench.run("python", dirty, name="first")
 
-    outcome = await bench.run("python", look, name="second")
-
-    assert outcome.exports["$return_value"] == [None, "tok-123456", True, False, True, False, False, False, False]
+    assert (first.error, outcome.error) == (None, None)
+    assert outcome.exports.get("$return_value") == found
     assert bench.printed() == "listener\n"
 
 
@@ -418,54 +376,6 @@ async def test_settings_of_standard_modules_do_not_reach_the_next_step(bench: Be
     assert "lambda" not in str(value[4])
 
 
-async def test_time_zone_of_a_step_does_not_reach_the_next_step(bench: Bench) -> None:
-    """A step that changes the time zone of its process leaves the next step in UTC."""
-    dirty = "import os, time\ndef handler(pd):\n    os.environ['TZ'] = 'EST5EDT'\n    time.tzset()\n    return time.localtime(0).tm_hour\n"
-    look = "import time\nfrom datetime import datetime\ndef handler(pd):\n    return [time.tzname[0], datetime.fromtimestamp(0).hour]\n"
-
-    first = await bench.run("python", dirty, name="first")
-    second = await bench.run("python", look, name="second")
-
-    assert (first.exports["$return_value"], second.exports["$return_value"]) == (19, ["UTC", 0])
-
-
-async def test_replaced_os_environ_is_restored_for_the_next_step(bench: Bench) -> None:
-    """`os.environ` is the environment of the process again, as programs that a step starts see it."""
-    await bench.run("python", "import os\ndef handler(pd):\n    os.environ = {'LEAK': '1'}\n", name="first")
-
-    outcome = await bench.run(
-        "python",
-        "import os, subprocess\n"
-        "def handler(pd):\n"
-        "    os.environ['NEW'] = 'x'\n"
-        "    return [os.environ.get('LEAK'), os.environ['TOKEN'], subprocess.check_output(['printenv', 'NEW'], text=True)]\n",
-        name="second",
-    )
-
-    assert outcome.exports == {"$return_value": [None, "tok-123456", "x\n"]}
-
-
-async def test_dataclasses_and_pickle_find_the_module_of_the_step(bench: Bench) -> None:
-    """Code that looks up `sys.modules[__name__]` works in a step."""
-    source = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass, asdict\nimport pickle\n"
-        "@dataclass\nclass P:\n    x: int\ndef handler(pd):\n    return asdict(pickle.loads(pickle.dumps(P(1))))\n"
-    )
-
-    outcome = await bench.run("python", source)
-
-    assert outcome.exports == {"$return_value": {"x": 1}}
-
-
-async def test_alarm_does_not_reach_the_next_step(bench: Bench) -> None:
-    """Timers and signal handlers end with their step."""
-    await bench.run("python", "import signal\ndef handler(pd):\n    signal.alarm(1)\n", name="first")
-
-    outcome = await bench.run("python", "import time\ndef handler(pd):\n    time.sleep(1.1)\n", name="second")
-
-    assert outcome.error is None
-
-
 async def test_log_handlers_do_not_accumulate(bench: Bench) -> None:
     """The same code prints the same output in its second run."""
     source = (
@@ -478,16 +388,6 @@ async def test_log_handlers_do_not_accumulate(bench: Bench) -> None:
     await bench.run("python", source, name="second")
 
     assert (first, bench.printed()) == ("hello\n", "hello\n")
-
-
-async def test_script_helpers_need_no_handler(bench: Bench) -> None:
-    """`from pipedream.script_helpers import steps, export` works without `handler`, as in steps that are older than `pd`."""
-    source = 'from pipedream.script_helpers import (steps, export)\nexport("n", steps["trigger"]["event"]["n"] + 1)\n'
-
-    outcome = await bench.run("python", source)
-
-    assert outcome.error is None
-    assert outcome.exports == {"n": 8}
 
 
 async def test_script_helpers_belong_to_their_step(bench: Bench) -> None:
@@ -586,37 +486,24 @@ async def test_lines_of_changed_files_are_new(open_run: OpenRun) -> None:
     assert [("# old" in stack, "# new" in stack) for stack in stacks] == [(True, False), (False, True)]
 
 
-async def test_module_that_a_file_has_shadowed_is_back(open_run: OpenRun, tmp_path: Path) -> None:
-    """A module that an earlier step imported from elsewhere is the same one after a step with a file of its name."""
+async def test_file_shadows_a_module_and_bytecode_only_while_its_step_runs(open_run: OpenRun, tmp_path: Path) -> None:
+    """A module that an earlier step imported from elsewhere is the same one after a step with a file of its name, and Python writes bytecode again."""
     bench = await open_run()
     folder = tmp_path / "project"
     (folder / "helper.py").write_text("calls = []\n")
-    use = f"import sys\nsys.path.append({str(folder)!r})\nimport helper\ndef handler(pd):\n    helper.calls.append(1)\n    return len(helper.calls)\n"
-    own = Step(
-        "own", "python", "import helper\ndef handler(pd):\n    return helper.OWN\n", files={"helper.py": "OWN = 5\n"}
+    use = (
+        f"import sys\nsys.path.append({str(folder)!r})\nimport helper\n"
+        "def handler(pd):\n    helper.calls.append(1)\n    return [len(helper.calls), sys.dont_write_bytecode]\n"
     )
+    own = "import sys, helper\ndef handler(pd):\n    return [helper.OWN, sys.dont_write_bytecode]\n"
 
-    outcomes = [
-        await bench.run("python", use, name="one"),
-        await bench.run("python", "", step=own),
-        await bench.run("python", use, name="two"),
+    values = [
+        await bench.value("python", use, name="one"),
+        await bench.value("python", "", step=Step("own", "python", own, files={"helper.py": "OWN = 5\n"})),
+        await bench.value("python", use, name="two"),
     ]
 
-    assert [outcome.exports.get("$return_value") for outcome in outcomes] == [1, 5, 2]
-
-
-async def test_bytecode_is_written_again_after_a_step_with_files(bench: Bench) -> None:
-    """Only while a step with files runs, Python writes no bytecode."""
-    setting = "import sys\ndef handler(pd):\n    return sys.dont_write_bytecode\n"
-    own = Step("own", "python", f"import helper\n{setting}", files={"helper.py": ""})
-
-    outcomes = [
-        await bench.run("python", setting, name="one"),
-        await bench.run("python", "", step=own),
-        await bench.run("python", setting, name="two"),
-    ]
-
-    assert [outcome.exports.get("$return_value") for outcome in outcomes] == [False, True, False]
+    assert values == [[1, False], [5, True], [2, False]]
 
 
 async def test_error_in_a_file_of_a_step(bench: Bench) -> None:
@@ -628,11 +515,10 @@ async def test_error_in_a_file_of_a_step(bench: Bench) -> None:
         files={"helper.py": "def f():\n    1 / 0\n"},
     )
 
-    outcome = await bench.run("python", "", step=step)
+    error = await bench.fail("python", "", step=step)
 
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.line) == ("ZeroDivisionError", 3)
-    assert 'helper.py", line 2, in f\n    1 / 0' in (outcome.error.stack or "")
+    assert (error.name, error.line) == ("ZeroDivisionError", 3)
+    assert 'helper.py", line 2, in f\n    1 / 0' in (error.stack or "")
 
 
 @pytest.mark.skipif(
@@ -649,46 +535,19 @@ async def test_error_in_a_file_of_a_step(bench: Bench) -> None:
         ("from itertools import batched", "ImportError", "`batched` of `itertools` is new in Python 3.12."),
         ("import math; math.sumprod([1], [2])", "AttributeError", "`sumprod` of `math` is new in Python 3.12."),
         ("from pathlib import Path; Path('.').walk()", "AttributeError", "`walk` of `pathlib` is new in Python 3.12."),
-        (
-            "import tempfile; tempfile.NamedTemporaryFile(delete_on_close=False)",
-            "TypeError",
-            "`delete_on_close` is new",
-        ),
+        ("import tempfile; tempfile.NamedTemporaryFile(delete_on_close=False)", "TypeError", "`delete_on_close` is new"),
+        ("def f(: pass", "SyntaxError", None),
+        ("x = (1", "SyntaxError", None),
+        ("class Own: pass\nOwn().walk()", "AttributeError", None),
+        ("from itertools import nothing", "ImportError", None),
+        ("(lambda: 1)(other=2)", "TypeError", None),
     ],
-)
-async def test_newer_python_is_named_as_the_cause(bench: Bench, body: str, name: str, why: str) -> None:
-    """An error that syntax or a function of Python 3.12 causes names the version of the platform and of the step."""
-    outcome = await bench.run("python", f"{body}\ndef handler(pd):\n    return 1\n")
+)  # fmt: skip
+async def test_newer_python_is_named_as_the_cause(bench: Bench, body: str, name: str, why: str | None) -> None:
+    """An error that syntax or a function of Python 3.12 causes names the version of the platform and of the step; other errors name none."""
+    error = await bench.fail("python", f"{body}\ndef handler(pd):\n    return 1\n")
 
-    assert outcome.error is not None
-    assert outcome.error.name == name
-    assert why in outcome.error.fix
-    assert "Pipedream runs Python 3.12, and this step runs with the Python 3.11 of pdkernel." in outcome.error.fix
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        "def f(: pass",
-        "x = (1",
-        "class Own: pass\nOwn().walk()",
-        "from itertools import nothing",
-        "(lambda: 1)(other=2)",
-    ],
-)
-async def test_other_errors_do_not_name_a_version(bench: Bench, body: str) -> None:
-    """An error that each Python raises does not name a version."""
-    outcome = await bench.run("python", f"{body}\ndef handler(pd):\n    return 1\n")
-
-    assert outcome.error is not None
-    assert "3.12" not in outcome.error.fix
-
-
-@pytest.mark.parametrize("form", ["import pipedream.script_helpers as h", "from pipedream import script_helpers as h"])
-async def test_script_helpers_by_another_name(bench: Bench, form: str) -> None:
-    """The old helper module has its functions under any name, and the step needs no handler."""
-    source = f'{form}\nh.export("n", h.steps["trigger"]["event"]["n"] + 1)\n'
-
-    outcome = await bench.run("python", source)
-
-    assert (outcome.error, outcome.exports) == (None, {"n": 8})
+    named = "Pipedream runs Python 3.12, and this step runs with the Python 3.11 of pdkernel."
+    assert error.name == name
+    assert why is None or why in error.fix
+    assert (named in error.fix, "3.12" in error.fix) == (why is not None, why is not None)

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from pdkernel.errors import RequestError, StepError
 from pdkernel.model import JSON, Language
-from pdkernel.workers import Effect, Pause, StepOutcome, StepRecorder
+from pdkernel.workers import Effect, Pause, StepRecorder
 from pdkernel.workers.interpreters import WorkerCommand
 from pdkernel.workers.step_exchange import StepExchange, StepTimer
 from pdkernel.workers.worker import Worker
@@ -51,27 +51,17 @@ async def run_timer(timeout_s: float, *freezes_s: float) -> tuple[float, bool]:
     return seconds, has_read.is_set()
 
 
-@pytest.mark.parametrize("timeout_s", [0.05, 0.7])
-async def test_a_limit_ends(timeout_s: float) -> None:
-    """A limit that is shorter or longer than a tick ends when it has passed, not before."""
-    seconds, _ = await run_timer(timeout_s)
+@pytest.mark.parametrize(
+    ("timeout_s", "freezes_s"),
+    [(0.05, ()), (0.7, ()), (0.2, (2.0,)), (0.6, (2.0,)), (1.5, (2.0,)), (0.6, (1.8, 1.8, 1.8))],
+    ids=["shorter than a tick", "longer", "short and frozen", "frozen", "long and frozen", "always late"],
+)
+async def test_a_limit_ends(timeout_s: float, freezes_s: tuple[float, ...]) -> None:
+    """A limit ends when it has passed, not before; after a stop of the process, the loop first reads what has arrived."""
+    seconds, has_read = await run_timer(timeout_s, *freezes_s)
 
     assert seconds >= timeout_s
-
-
-@pytest.mark.parametrize("timeout_s", [0.2, 0.6, 1.5])
-async def test_what_arrived_in_a_frozen_time_is_read(timeout_s: float) -> None:
-    """After a stop longer than the limit, the loop reads what has arrived before the limit ends."""
-    _, has_read = await run_timer(timeout_s, 2.0)
-
-    assert has_read
-
-
-async def test_a_process_that_is_always_late_ends_steps() -> None:
-    """Each late look counts, so a step of a busy process ends, too."""
-    seconds, _ = await run_timer(0.6, 1.8, 1.8, 1.8)
-
-    assert seconds >= 0.6
+    assert has_read == bool(freezes_s)
 
 
 async def test_a_cancelled_limit_has_no_end() -> None:
@@ -118,48 +108,30 @@ def in_python(body: str) -> str:
     return f"def handler(pd):\n{lines}\n"
 
 
-async def run_trigger(bench: Bench, language: Language, payload: str) -> StepOutcome:
+def calling(language: Language, payload: str) -> str:
     """A step that triggers a workflow with *payload* (as written in both languages)."""
-    code = (
-        in_node(f"return await $.flow.trigger('p_1', {payload})")
-        if language == "node"
-        else in_python(f"return pd.flow.trigger('p_1', {payload})")
-    )
-    return await bench.run(language, code, services=Echo())
+    if language == "node":
+        return in_node(f"return await $.flow.trigger('p_1', {payload})")
+    return in_python(f"return pd.flow.trigger('p_1', {payload})")
 
 
 @pytest.mark.parametrize("language", ["node", "python"])
-class TestServiceCalls:
-    """A step calls a service while it runs, and continues with the answer."""
+async def test_step_gets_the_answer_of_a_service(bench: Bench, language: Language) -> None:
+    """A call returns what the service returns: no value is undefined or None, and a refusal is an exception at the line of the call."""
+    value = await bench.value(language, calling(language, "'x'"), services=Echo())
+    missing = await bench.run(
+        language, calling(language, "undefined" if language == "node" else "None"), services=Echo()
+    )
+    refusal = await bench.fail(language, calling(language, "'no'"), services=Echo())
+    without = await bench.fail(language, calling(language, "'x'"))
 
-    async def test_answer_is_returned(self, bench: Bench, language: Language) -> None:
-        """Code gets the value that the service returns."""
-        outcome = await run_trigger(bench, language, "'x'")
-        answered = outcome.exports["$return_value"]
-        assert isinstance(answered, dict)
-        assert answered["call"] == "flow.trigger"
-        assert answered["args"]["workflow"] == "p_1"
-
-    async def test_missing_value_is_none(self, bench: Bench, language: Language) -> None:
-        """No value is undefined in JavaScript and None in Python."""
-        outcome = await run_trigger(bench, language, "undefined" if language == "node" else "None")
-        assert outcome.error is None
-        assert "$return_value" not in outcome.exports
-
-    async def test_refusal_is_an_exception_at_the_line(self, bench: Bench, language: Language) -> None:
-        """The step fails at the call, with the message and the fix of the service."""
-        outcome = await run_trigger(bench, language, "'no'")
-        assert outcome.error is not None
-        assert outcome.error.message == "There is no such workflow."
-        assert outcome.error.fix == "Name another."
-        assert outcome.error.line == (1 if language == "node" else 2)
-
-    async def test_call_without_services_is_refused(self, bench: Bench, language: Language) -> None:
-        """A step without services cannot call a service."""
-        code = in_node("await $.flow.trigger('p')") if language == "node" else in_python("pd.flow.trigger('p')")
-        outcome = await bench.run(language, code)
-        assert outcome.error is not None
-        assert "flow.trigger" in outcome.error.message
+    assert isinstance(value, dict)
+    assert (value["call"], value["args"]["workflow"]) == ("flow.trigger", "p_1")
+    assert missing.error is None
+    assert "$return_value" not in missing.exports
+    assert (refusal.message, refusal.fix) == ("There is no such workflow.", "Name another.")
+    assert refusal.line == (1 if language == "node" else 2)
+    assert "flow.trigger" in without.message
 
 
 class Broken:
@@ -212,25 +184,30 @@ async def test_service_call_ends_with_its_step(bench: Bench) -> None:
         await waiting.cancelled.wait()
 
 
-async def test_concurrent_service_calls_get_their_own_answers(bench: Bench) -> None:
-    """Each of several waiting promises gets its own answer."""
-    code = in_node(
-        "const all = await Promise.all([...Array(50).keys()].map((i) => $.flow.trigger('p', i)));"
-        "return all.map((one) => one.args.payload)"
-    )
-    outcome = await bench.run("node", code, services=Echo())
-    assert outcome.exports["$return_value"] == list(range(50))
-
-
-async def test_service_calls_of_threads_get_their_own_answers(bench: Bench) -> None:
-    """Each thread gets its own answer."""
-    code = in_python(
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "with ThreadPoolExecutor(8) as pool:\n"
-        "    return list(pool.map(lambda i: pd.flow.trigger('p', i)['args']['payload'], range(50)))"
-    )
-    outcome = await bench.run("python", code, services=Echo())
-    assert outcome.exports["$return_value"] == list(range(50))
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        (
+            "node",
+            in_node(
+                "const all = await Promise.all([...Array(50).keys()].map((i) => $.flow.trigger('p', i)));"
+                "return all.map((one) => one.args.payload)"
+            ),
+        ),
+        (
+            "python",
+            in_python(
+                "from concurrent.futures import ThreadPoolExecutor\n"
+                "with ThreadPoolExecutor(8) as pool:\n"
+                "    return list(pool.map(lambda i: pd.flow.trigger('p', i)['args']['payload'], range(50)))"
+            ),
+        ),
+    ],
+    ids=["promises", "threads"],
+)
+async def test_concurrent_service_calls_get_their_own_answers(bench: Bench, language: Language, code: str) -> None:
+    """Each of several calls that wait at the same time gets its own answer."""
+    assert await bench.value(language, code, services=Echo()) == list(range(50))
 
 
 @pytest.mark.parametrize(
@@ -290,9 +267,8 @@ async def test_messages_are_queued(bench: Bench, language: Language, call: str, 
 
 async def test_invalid_pause_fails_at_its_line(bench: Bench) -> None:
     """A value that is not a number of milliseconds is an error."""
-    outcome = await bench.run("node", in_node("$.flow.delay('soon')"))
-    assert outcome.error is not None
-    assert "milliseconds" in outcome.error.message
+    error = await bench.fail("node", in_node("$.flow.delay('soon')"))
+    assert "milliseconds" in error.message
 
 
 @pytest.mark.parametrize("status", ["99", "600", "10**300"])
@@ -305,11 +281,10 @@ async def test_invalid_status_of_a_response_fails_at_its_line(bench: Bench, lang
         else in_python(f"pd.respond({{'status': {status}}})")
     )
 
-    outcome = await bench.run(language, code)
+    error = await bench.fail(language, code)
 
-    assert outcome.error is not None
-    assert (outcome.error.name, outcome.error.line) == ("TypeError", 2)
-    assert "needs a status from 100 to 599" in outcome.error.message
+    assert (error.name, error.line) == ("TypeError", 2)
+    assert "needs a status from 100 to 599" in error.message
 
 
 @pytest.mark.parametrize("language", ["node", "python"])
@@ -321,7 +296,6 @@ async def test_error_with_unusual_attributes_is_reported(bench: Bench, language:
         else in_python("e = ValueError('x')\ne.pdkernel_code, e.pdkernel_name, e.pdkernel_fix = 1, 2, [3]\nraise e")
     )
 
-    outcome = await bench.run(language, code)
+    error = await bench.fail(language, code)
 
-    assert outcome.error is not None
-    assert (type(outcome.error), outcome.error.message) == (StepError, "x")
+    assert (type(error), error.message) == (StepError, "x")

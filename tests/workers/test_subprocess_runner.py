@@ -12,6 +12,7 @@ import pytest
 
 from pdkernel.errors import StepError
 from pdkernel.execution import StepResult
+from pdkernel.model import JSON
 from pdkernel.runtimes import process_tree
 from pdkernel.workers import WorkerPool
 from pdkernel.workers.isolation import NO_PLAN
@@ -39,32 +40,6 @@ async def test_file_protocol(bench: Bench) -> None:
     assert outcome.error is None
     assert str(outcome.exports.pop("zero")) == "-0.0"
     assert outcome.exports == {"text": "hi=there", "list": [1, {"a": None}], "event": {"n": 7, "name": "Ada"}}
-
-
-async def test_export_that_is_not_utf8_is_replaced(bench: Bench) -> None:
-    """Bytes that are not UTF-8 become replacement characters, and the other exports are kept; a line may end with CRLF."""
-    outcome = await bench.run("bash", "printf 'a=\\xff!\\nb=1\\r\\n' >> $PIPEDREAM_EXPORTS\n")
-
-    assert outcome.error is None
-    assert outcome.exports == {"a": "\ufffd!", "b": "1"}
-
-
-@pytest.mark.parametrize("headers", ["null", "{}"])
-async def test_response_needs_no_headers(bench: Bench, headers: str) -> None:
-    """Headers may be null."""
-    outcome = await bench.run("bash", f'echo \'{{"headers": {headers}, "body": 1}}\' >> $PIPEDREAM_RESPONSE\n')
-
-    assert outcome.error is None
-    assert outcome.response == {"status": 200, "headers": {}, "body": 1}
-
-
-async def test_headers_of_a_response_are_texts(bench: Bench) -> None:
-    """A number and a boolean in a header are written as in JSON, also in a list."""
-    headers = '{"x-a": 1, "x-b": true, "x-c": [2, false, "d"]}'
-    outcome = await bench.run("bash", f"echo '{{\"headers\": {headers}}}' >> $PIPEDREAM_RESPONSE\n")
-
-    expected = {"x-a": "1", "x-b": "true", "x-c": ["2", "false", "d"]}
-    assert outcome.response == {"status": 200, "headers": expected, "body": None}
 
 
 async def test_exit_status_is_a_warning(bench: Bench) -> None:
@@ -98,42 +73,12 @@ async def test_folder_of_the_script_is_removed_from_split_messages(bench: Bench)
     assert outcome.error is None
 
 
-@pytest.mark.parametrize("value", ["{nope", "NaN", "1e999", ""])
-async def test_export_line_that_is_not_json_is_an_error(bench: Bench, value: str) -> None:
-    """The export's name and the line are in the message; the other lines are kept."""
-    outcome = await bench.run("bash", f"printf 'a=1\\nbad:json={value}\\nc=3\\n' >> $PIPEDREAM_EXPORTS")
-
-    assert outcome.error is not None
-    assert outcome.error.code == "export_not_json"
-    assert "bad is not JSON" in outcome.error.message
-    assert "line 2 of $PIPEDREAM_EXPORTS" in outcome.error.message
-    assert outcome.exports == {"a": "1", "c": "3"}
-
-
-async def test_carriage_return_inside_of_a_text_is_kept(bench: Bench) -> None:
-    """Only a line feed ends a line of the exports; a carriage return before it is removed."""
-    outcome = await bench.run("bash", "printf 'a=1\\r2\\r\\nb:json={\\r\"c\": 3}\\n' >> $PIPEDREAM_EXPORTS\n")
-
-    assert (outcome.error, outcome.warnings) == (None, ())
-    assert outcome.exports == {"a": "1\r2", "b": {"c": 3}}
-
-
 async def test_program_that_writes_to_a_closed_pipe_ends_silently(bench: Bench) -> None:
     """Programs of a step have the usual handling of SIGPIPE."""
     outcome = await bench.run("bash", "yes | head -n 1")
 
     assert (outcome.error, outcome.warnings) == (None, ())
     assert (bench.printed(), bench.printed("stderr")) == ("y\n", "")
-
-
-async def test_line_that_is_not_an_export_is_a_warning(bench: Bench) -> None:
-    """An invalid line is not ignored silently."""
-    outcome = await bench.run("bash", "echo hello >> $PIPEDREAM_EXPORTS; echo =x >> $PIPEDREAM_EXPORTS")
-
-    assert (outcome.error, outcome.exports) == (None, {})
-    assert outcome.warnings == tuple(
-        f"Line {number} of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored." for number in (1, 2)
-    )
 
 
 async def test_files_of_the_step_are_removed(bench: Bench) -> None:
@@ -143,47 +88,36 @@ async def test_files_of_the_step_are_removed(bench: Bench) -> None:
     assert [path.name for path in bench.tmp_folder.parent.iterdir()] == ["tmp"]
 
 
-async def test_background_processes_end_with_the_step(bench: Bench) -> None:
-    """A background process does not delay the step, and ends before the results of the step are read."""
-    outcome = await bench.run(
-        "bash",
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_processes_of_a_step_end_with_it(bench: Bench, is_killed: bool) -> None:
+    """A background process does not delay the step, and ends before its results are read, also in a session of its own; so it does if the run is killed."""
+    lasts = "wait" if is_killed else "sleep 1000 &"
+    code = (
         "setsid sleep 1000 & until [ $(cut -d' ' -f6 /proc/$!/stat) = $! ]; do :; done  # its session is its own\n"
-        f'sleep 1000 & echo "mark=${process_tree.PROCESS_TAG_VARIABLE}" >> $PIPEDREAM_EXPORTS',
+        f"echo ${process_tree.PROCESS_TAG_VARIABLE}; {lasts}"
     )
-    mark = outcome.exports["mark"]
+    task = asyncio.ensure_future(bench.run("bash", code))
 
-    assert isinstance(mark, str)
-    assert process_tree.find_processes([], [mark]) == set()
+    if is_killed:
+        while not (mark := bench.printed().strip()):
+            await asyncio.sleep(0.01)
+        assert len(process_tree.find_processes([], [mark])) >= 2
+        bench.workers.kill()
+    outcome = await task
 
-
-async def test_kill_ends_what_the_running_step_started(bench: Bench) -> None:
-    """When the processes of a run are ended, so are those in a session of their own."""
-    task = asyncio.ensure_future(
-        bench.run(
-            "bash",
-            "setsid sleep 1000 & until [ $(cut -d' ' -f6 /proc/$!/stat) = $! ]; do :; done  # its session is its own\n"
-            f"echo ${process_tree.PROCESS_TAG_VARIABLE}; sleep 1000",
-        )
-    )
-    while not (mark := bench.printed().strip()):
-        await asyncio.sleep(0.01)
-    during = process_tree.find_processes([], [mark])
-
-    bench.workers.kill()
-    await task
-
-    assert len(during) >= 2
+    mark = bench.printed().strip()
+    assert len(mark) == 32
+    assert (outcome.error is not None) == is_killed
     assert process_tree.find_processes([], [mark]) == set()
 
 
 async def test_end_of_the_process_is_reported_before_an_invalid_export(bench: Bench) -> None:
     """If a process was ended by a signal, this is the error, whatever the process had written until then."""
-    outcome = await bench.run(
+    error = await bench.fail(
         "bash", "echo 'bad:json={' >> $PIPEDREAM_EXPORTS; echo no > $PIPEDREAM_RESPONSE; kill -9 $$"
     )
 
-    assert outcome.error is not None
-    assert outcome.error.code == "step_died"
+    assert error.code == "step_died"
 
 
 @pytest.mark.parametrize("zygotes", [ZYGOTES, None])
@@ -194,23 +128,21 @@ async def test_process_that_cannot_be_started_is_an_error_of_the_step(
     pool = WorkerPool(zygotes=zygotes)
     bench = await open_run(of=pool, variables={"LONG": "x" * 200_000})
 
-    outcome = await bench.run("bash", "true")
+    error = await bench.fail("bash", "true")
     await bench.workers.release()
     await pool.close()
 
-    assert outcome.error is not None
-    assert outcome.error.name == "ProcessNotStarted"
-    assert "could not be started: OSError: [Errno 7] Argument list too long" in outcome.error.message
+    assert error.name == "ProcessNotStarted"
+    assert "could not be started: OSError: [Errno 7] Argument list too long" in error.message
 
 
 @pytest.mark.parametrize("name", ["PIPEDREAM_EXPORTS", "PIPEDREAM_RESPONSE"])
 async def test_file_of_a_step_that_is_too_large_is_not_read(bench: Bench, name: str) -> None:
     """A file with exports or a response of more than 19 MB is an error of the step, and is not read to its end."""
-    outcome = await bench.run("bash", f"truncate -s 20M ${name}")
+    error = await bench.fail("bash", f"truncate -s 20M ${name}")
 
-    assert outcome.error is not None
-    assert outcome.error.code == "payload_limit"
-    assert f"${name} has 20.0 MB" in outcome.error.message
+    assert error.code == "payload_limit"
+    assert f"${name} has 20.0 MB" in error.message
 
 
 async def test_accounts_and_a_response(bench: Bench) -> None:
@@ -234,38 +166,15 @@ async def test_no_accounts_file_without_an_app(bench: Bench) -> None:
     assert outcome.warnings[0].startswith("exit status 1")
 
 
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        ("nope", "is not JSON"),
-        ("[1]", "is not a JSON object"),
-        ('{"status": "200"}', "is wrong: expected `int`, got `str` - at `$.status`"),
-        ('{"headers": "a: b"}', "is wrong: expected `object`, got `str` - at `$.headers`"),
-        ('{"status": 600}', "is wrong: expected `int` <= 599 - at `$.status`"),
-        ('{"headers": {"a": {}}}', "is wrong: expected `str | array`, got `object` - at `$.headers[...]`"),
-        ('{"body": NaN}', "is not JSON (NaN)"),
-    ],
-)
-async def test_invalid_response_is_reported(bench: Bench, text: str, what: str) -> None:
-    """The error has the reason and an example."""
-    outcome = await bench.run("bash", f"echo '{text}' > $PIPEDREAM_RESPONSE; echo a=1 >> $PIPEDREAM_EXPORTS")
-
-    assert outcome.error is not None
-    assert what in outcome.error.message
-    assert outcome.exports == {"a": "1"}
-    assert outcome.response is None
-
-
 async def test_step_whose_files_cannot_be_created_fails(bench: Bench) -> None:
     """A system that refuses to create the files of a step, here because their folder is gone, is an error of the step."""
     if not bench.workers._acquired_slot.plan.namespaces:
         pytest.skip("without namespaces, the working folder is missing first")
     shutil.rmtree(bench.tmp_folder.parent)
 
-    outcome = await bench.run("bash", "true")
+    error = await bench.fail("bash", "true")
 
-    assert outcome.error is not None
-    assert "its files could not be created (No such file or directory)" in outcome.error.message
+    assert "its files could not be created (No such file or directory)" in error.message
 
 
 Collect = Callable[..., tuple[StepRecorder, StepError | None]]
@@ -284,14 +193,93 @@ def collect(tmp_path: Path) -> Iterator[Collect]:
         recorder = recorder or StepRecorder()
         files = slot.create_step_files()
         results = SubprocessIO(files, b"{}", {})
-        Path(results.environment["PIPEDREAM_EXPORTS"]).write_text(exports)
-        Path(results.environment["PIPEDREAM_RESPONSE"]).write_text(response)
+        for name, text in {"PIPEDREAM_EXPORTS": exports, "PIPEDREAM_RESPONSE": response}.items():
+            Path(results.environment[name]).write_bytes(text.encode(errors="surrogateescape"))
         error = results.collect(recorder)
         files.remove()
         return recorder, error
 
     yield run
     slot.remove()
+
+
+IGNORED = "Line {} of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored."
+
+
+@pytest.mark.parametrize(
+    ("text", "exports", "warnings"),
+    [
+        ("a=\udcff!\nb=1\r\n", {"a": "\ufffd!", "b": "1"}, ()),
+        ('a=1\r2\r\nb:json={\r"c": 3}\n', {"a": "1\r2", "b": {"c": 3}}, ()),
+        ("hello\n=x\n", {}, (IGNORED.format(1), IGNORED.format(2))),
+        (
+            "junk\n" * 1000,
+            {},
+            (
+                *(IGNORED.format(number) for number in (1, 2, 3)),
+                "997 more lines of $PIPEDREAM_EXPORTS are not NAME=VALUE and were ignored.",
+            ),
+        ),
+    ],
+    ids=[
+        "bytes that are not UTF-8 are replaced",
+        "only a line feed ends a line",
+        "a line that is not an export is a warning",
+        "of many such lines, most are counted",
+    ],
+)
+def test_lines_of_exports(collect: Collect, text: str, exports: dict[str, JSON], warnings: tuple[str, ...]) -> None:
+    """Each line is an export, or a warning names it."""
+    recorder, error = collect(text)
+
+    outcome = recorder.outcome()
+    assert (error, outcome.exports, outcome.warnings) == (None, exports, warnings)
+
+
+@pytest.mark.parametrize("value", ["{nope", "NaN", "1e999", ""])
+def test_export_line_that_is_not_json_is_an_error(collect: Collect, value: str) -> None:
+    """The export's name and the line are in the message; the other lines are kept."""
+    recorder, error = collect(f"a=1\nbad:json={value}\nc=3\n")
+
+    assert error is not None
+    assert error.code == "export_not_json"
+    assert "bad is not JSON" in error.message
+    assert "line 2 of $PIPEDREAM_EXPORTS" in error.message
+    assert recorder.outcome().exports == {"a": "1", "c": "3"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"headers": null, "body": 1}', {"status": 200, "headers": {}, "body": 1}),
+        ('{"headers": {}, "body": 1}', {"status": 200, "headers": {}, "body": 1}),
+        (
+            '{"headers": {"x-a": 1, "x-b": true, "x-c": [2, false, "d"]}}',
+            {"status": 200, "headers": {"x-a": "1", "x-b": "true", "x-c": ["2", "false", "d"]}, "body": None},
+        ),
+        ("nope", "is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ('{"status": 200} nothing', "$PIPEDREAM_RESPONSE"),
+        ("9" * 400, "$PIPEDREAM_RESPONSE"),
+        ('{"status": "200"}', "is wrong: expected `int`, got `str` - at `$.status`"),
+        ('{"headers": "a: b"}', "is wrong: expected `object`, got `str` - at `$.headers`"),
+        ('{"status": 600}', "is wrong: expected `int` <= 599 - at `$.status`"),
+        ('{"headers": {"a": {}}}', "is wrong: expected `str | array`, got `object` - at `$.headers[...]`"),
+        ('{"body": NaN}', "is not JSON (NaN)"),
+    ],
+)
+def test_response_of_a_step(collect: Collect, text: str, expected: str | dict[str, JSON]) -> None:
+    """Headers may be missing and become texts; the error of an invalid response has the reason, and the exports are kept."""
+    recorder, error = collect("a=1\n", text)
+
+    outcome = recorder.outcome()
+    assert outcome.exports == {"a": "1"}
+    if isinstance(expected, str):
+        assert error is not None
+        assert expected in error.message
+        assert "$PIPEDREAM_RESPONSE" in error.message
+    else:
+        assert (error, outcome.response) == (None, expected)
 
 
 INPUTS: dict[str, tuple[Callable[[int], dict[str, str]], int]] = {
@@ -365,17 +353,6 @@ def test_number_of_lines_is_limited(collect: Collect) -> None:
     assert (no_error, allowed.outcome().exports) == (None, {"a": "1"})
 
 
-def test_warnings_about_many_lines_are_few(collect: Collect) -> None:
-    """The first lines that are not exports are named, and the others are counted."""
-    recorder, error = collect("junk\n" * 1000)
-
-    assert error is None
-    assert recorder.outcome().warnings == (
-        *(f"Line {number} of $PIPEDREAM_EXPORTS is not NAME=VALUE and was ignored." for number in (1, 2, 3)),
-        "997 more lines of $PIPEDREAM_EXPORTS are not NAME=VALUE and were ignored.",
-    )
-
-
 def test_exports_are_reported_together(collect: Collect) -> None:
     """Many exports cost one report of the record, not a report for each."""
     reports: list[StepResult] = []
@@ -427,15 +404,6 @@ def test_first_of_many_responses_is_sent(collect: Collect) -> None:
     assert error is None
     assert outcome.response == {"status": 201, "headers": {}, "body": None}
     assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
-
-
-@pytest.mark.parametrize("text", ['{"status": 200} nothing', "nothing", "[1]", "9" * 400])
-def test_response_that_is_not_an_object_is_an_error(collect: Collect, text: str) -> None:
-    """Text that is not JSON, also after a response, is an error of the step."""
-    _, error = collect(response=text)
-
-    assert error is not None
-    assert "$PIPEDREAM_RESPONSE" in error.message
 
 
 def test_number_of_lists_and_objects_is_limited(collect: Collect) -> None:

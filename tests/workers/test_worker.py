@@ -74,12 +74,6 @@ SOURCES: dict[str, dict[Language, str]] = {
         "bash": "echo up; while :; do :; done",
         "go": go('fmt.Println("up"); for {}', "fmt"),
     },
-    "sleep": {
-        "python": python("print('up', flush=True); subprocess.run(['sleep', '1000'])"),
-        "node": node("console.log('up'); execSync('sleep 1000')"),
-        "bash": "echo up; sleep 1000",
-        "go": go('fmt.Println("up"); exec.Command("sleep", "1000").Run()', "fmt", "os/exec"),
-    },
     "escape": {
         "python": python(
             "print('up', flush=True); subprocess.run('setsid setsid sleep 1000 & sleep 1000', shell=True)"
@@ -166,34 +160,15 @@ async def run_until_up(bench: Bench, language: Language, source: str, **call: An
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_output_belongs_to_its_step(bench: Bench, language: Language) -> None:
-    """All output arrives before the step ends, also a last line without a line end, and none arrives in the next step."""
+    """All output arrives before the step ends, also a last line without a line end, and none arrives in the next step; text in the protocol's format is plain output."""
     await bench.run(language, SOURCES["print"][language], name="first")
     first = bench.recorder
-    await bench.run(language, SOURCES["print"][language], name="second")
+    outcome = await bench.run(language, SOURCES["lookalike"][language], name="second")
 
     assert printed(first) == "één\nthree"
     assert printed(first, "stderr") == "two\n"
-    assert bench.printed() == "één\nthree"
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-async def test_output_that_looks_like_the_protocol_is_output(bench: Bench, language: Language) -> None:
-    """Text in the protocol's format on standard output is plain output."""
-    outcome = await bench.run(language, SOURCES["lookalike"][language])
-
-    assert outcome.error is None
-    assert outcome.exports == {"$return_value": 1}
+    assert (outcome.error, outcome.exports) == (None, {"$return_value": 1})
     assert bench.printed() == '{"t":"done","error":null,"busy":false,"dirty":false}\n'
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-async def test_logs_arrive_while_the_step_runs(bench: Bench, language: Language) -> None:
-    """The recorder reports output before the step has ended."""
-    task = await run_until_up(bench, language, SOURCES["kept"][language])
-
-    assert not task.done()
-    bench.workers.kill()
-    await task
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -208,7 +183,7 @@ async def test_output_of_50_mb_is_truncated_and_reported(bench: Bench, language:
     assert "more bytes" in outcome.warnings[0]
 
 
-@pytest.mark.parametrize("kind", ["busy", "sleep", "escape"])
+@pytest.mark.parametrize("kind", ["busy", "escape"])
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_timeout_ends_the_step_with_its_children(bench: Bench, language: Language, kind: str) -> None:
     """A busy loop, a child, and a child in its own session have ended when the timeout error is returned."""
@@ -275,31 +250,29 @@ async def test_error_of_an_ended_process_has_its_status(bench: Bench, language: 
     assert after.exports == {"$return_value": 1}
 
 
+@pytest.mark.parametrize("end", ["cancel", "kill", "release"])
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_cancelled_run_step_ends_the_processes(bench: Bench, language: Language) -> None:
-    """A cancelled `run_step` leaves no process."""
+async def test_step_that_is_ended_leaves_no_process(bench: Bench, language: Language, end: str) -> None:
+    """No process of a step is left after a cancelled `run_step`, `kill`, or `release` of its run, which make the step fail."""
     task = await run_until_up(bench, language, SOURCES["escape"][language])
     marks = marks_of(bench)
 
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    if end == "cancel":
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        if end == "kill":
+            bench.workers.kill()
+        else:
+            await bench.workers.release()
+        outcome = await task
+        assert outcome.error is not None
+        assert outcome.error.code == "step_died"
+        if language != "go":  # on a busy machine, its processes may not have ended in time
+            assert outcome.error.message.startswith("The step was stopped.")
 
     assert marks
-    assert await leftovers(marks) == set()
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-async def test_kill_ends_every_process(bench: Bench, language: Language) -> None:
-    """`kill` makes the running step fail, and no process is left."""
-    task = await run_until_up(bench, language, SOURCES["escape"][language])
-    marks = marks_of(bench)
-
-    bench.workers.kill()
-    outcome = await task
-
-    assert outcome.error is not None
-    assert outcome.error.code == "step_died"
     assert await leftovers(marks) == set()
 
 
@@ -318,8 +291,10 @@ async def test_fail_step_ends_the_step_with_its_error(bench: Bench, language: La
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_environment_is_a_fixed_list(bench: Bench, language: Language) -> None:
-    """The environment has a fixed set of variables and the workflow's variables; no variable is inherited."""
+async def test_environment_is_a_fixed_list(open_run: OpenRun, language: Language) -> None:
+    """The environment has a fixed set of variables and the workflow's variables, which do not replace the process tag; no variable is inherited."""
+    bench = await open_run(variables={"TOKEN": "tok-123456", process_tree.PROCESS_TAG_VARIABLE: "mine"})
+
     outcome = await bench.run(language, SOURCES["environment"][language])
 
     environment = outcome.exports["$return_value"]
@@ -330,19 +305,7 @@ async def test_environment_is_a_fixed_list(bench: Bench, language: Language) -> 
     assert set(environment) - extra == {
         "PATH", "HOME", "LANG", "TZ", "TMPDIR", "NO_COLOR", "TOKEN", process_tree.PROCESS_TAG_VARIABLE,
     }  # fmt: skip
-    assert environment["TOKEN"] == "tok-123456"
-    assert environment["TZ"] == "UTC"
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-async def test_variable_of_a_workflow_does_not_replace_the_process_tag(open_run: OpenRun, language: Language) -> None:
-    """The processes of a step are found by their tag, whatever variables the workflow has."""
-    bench = await open_run(variables={process_tree.PROCESS_TAG_VARIABLE: "mine"})
-
-    outcome = await bench.run(language, SOURCES["environment"][language])
-
-    environment = outcome.exports["$return_value"]
-    assert isinstance(environment, dict)
+    assert (environment["TOKEN"], environment["TZ"]) == ("tok-123456", "UTC")
     assert len(str(environment[process_tree.PROCESS_TAG_VARIABLE])) == 32
 
 
@@ -503,21 +466,6 @@ async def test_worker_that_a_step_left_dirty_is_replaced(open_run: OpenRun, tmp_
     after = await (await open_run()).run("node", node("return process.pid"))
 
     assert pids[0] == pids[1] != after.exports["$return_value"]
-
-
-@pytest.mark.parametrize("language", ["python", "node", "bash"])
-async def test_release_of_an_active_run_ends_its_step(bench: Bench, language: Language) -> None:
-    """A run that is released while a step executes leaves no process, and its step fails."""
-    task = await run_until_up(bench, language, SOURCES["escape"][language])
-    marks = marks_of(bench)
-
-    await bench.workers.release()
-    outcome = await task
-
-    assert outcome.error is not None
-    assert outcome.error.message.startswith("The step was stopped.")
-    assert marks
-    assert await leftovers(marks) == set()
 
 
 async def test_run_sees_its_own_event_and_variables(open_run: OpenRun) -> None:
