@@ -32,7 +32,7 @@ async def serve():
     definition = await journal.store_definition(Workflow("Greet", steps=(Step("one"),)))
     for number in range(int(sys.argv[2])):
         accepted = await journal.accept_run(NewRun(
-            f"run{number}", "trace", "Greet", definition, "{}", external_user=None, environment="development", origin="serve"
+            f"run{number}", "trace", "Greet", definition, "{}", external_user_id=None, environment="development", origin="serve"
         ))
         assert accepted
         await asyncio.sleep(0.002)

@@ -132,7 +132,7 @@ async def store(console: Console, number: int, **fields: Any) -> str:
     """Store a finished run without running it."""
     journal, run_id = console.site.context.engine.journal, f"{number:027d}"
     definition = await journal.store_definition(fields.pop("workflow", GREET))
-    values = {"external_user": None, "environment": "development", "event": encode_event({}, {}), **fields}
+    values = {"external_user_id": None, "environment": "development", "event": encode_event({}, {}), **fields}
     await journal.accept_run(
         NewRun(id=run_id, trace_id="t", workflow="Greet", definition=definition, created=1e9 + number, **values)
     )
