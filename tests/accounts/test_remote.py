@@ -38,16 +38,11 @@ def test_the_projects_id_is_pipedreams(directory: Directory) -> None:
 
 
 def test_users_of_each_environment(directory: Directory) -> None:
-    """Each environment has its own users."""
+    """Each environment has its own users, who are found in it only."""
     names = [[user.external_id for user in directory.users(where)] for where in ("development", "production")]
-
-    assert names == [["ada", "bob"], ["eve"]]
-
-
-def test_a_user_is_found_in_their_environment_only(directory: Directory) -> None:
-    """A user of development is not found in production."""
     found = directory.find_user("ada", "development")
 
+    assert names == [["ada", "bob"], ["eve"]]
     assert found is not None
     assert found.external_id == "ada"
     assert directory.find_user("ada", "production") is None
@@ -103,22 +98,17 @@ def test_withheld_credentials_name_the_proxy(directory: Directory, upstream: Ups
     assert TOKEN not in repr(credentials.proxy)
 
 
-def test_a_run_causes_one_request(directory: Directory, upstream: Upstream) -> None:
-    """User and accounts of a run cause one request, besides the request for a token."""
+def test_a_run_causes_one_request(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
+    """User and accounts of a run cause one request, besides the request for a token; another one is sent after the cache's lifetime."""
     directory.find_user("ada", "development")
     directory.newest_account("ada", "development", "slack")
     directory.newest_account("ada", "development", "github")
-
-    assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts"]
-
-
-def test_responses_are_cached_for_some_seconds(directory: Directory, upstream: Upstream, moving: ManualClock) -> None:
-    """After the cache's lifetime, a second request is sent."""
-    directory.newest_account("ada", "development", "slack")
+    before = [each["path"].rpartition("/")[2] for each in upstream.asked]
     moving.advance(CACHE_TTL_S + 1)
     directory.newest_account("ada", "development", "slack")
 
-    assert [each["path"].rpartition("/")[2] for each in upstream.asked] == ["token", "accounts", "accounts"]
+    assert before == ["token", "accounts"]
+    assert [each["path"].rpartition("/")[2] for each in upstream.asked] == [*before, "accounts"]
 
 
 def test_own_accounts_are_local(directory: Directory, home: Project, upstream: Upstream) -> None:
@@ -461,26 +451,35 @@ def test_account_ids_match_accounts(directory: Directory) -> None:
     assert set(directory.connected_apps()) == {account.app for account in directory.accounts()}
 
 
-def test_the_newest_accounts_of_one_user(directory: Directory, upstream: Upstream) -> None:
-    """The accounts are newest first, within the limit of each app; the one that a run uses is marked if it is withheld."""
-    upstream.set(held=[("apn_newest", "ada", "slack")])
+@pytest.mark.parametrize(
+    ("held", "users", "apps", "limit", "newest"),
+    [
+        (
+            [("apn_newest", "ada", "slack")],
+            ["ada"],
+            ["slack", "github"],
+            2,
+            [("apn_newest", True), ("apn_held", True), ("apn_new", False)],
+        ),
+        (
+            [("apn_bob", "bob", "slack"), ("apn_cyd", "cyd", "slack")],
+            ["ada", "bob"],
+            ["slack"],
+            1,
+            [("apn_bob", True), ("apn_new", False)],
+        ),
+    ],
+    ids=["one user", "several users"],
+)
+def test_the_newest_accounts_of_users(
+    directory: Directory, upstream: Upstream, held: Any, users: list[str], apps: list[str], limit: int, newest: Any
+) -> None:
+    """The accounts of these users and apps are newest first, within the limit of each app; an account is marked if it is withheld."""
+    upstream.set(held=held)
 
-    found = directory.newest_accounts(["ada"], "development", ["slack", "github"], limit=2)
+    found = directory.newest_accounts(users, "development", apps, limit=limit)
 
-    assert [(account.id, account.withheld) for account in found] == [
-        ("apn_newest", True),
-        ("apn_held", True),
-        ("apn_new", False),
-    ]
-
-
-def test_the_newest_accounts_of_several_users(directory: Directory, upstream: Upstream) -> None:
-    """One listing has the accounts of all users; other users, other apps and older accounts are left out."""
-    upstream.set(held=[("apn_bob", "bob", "slack"), ("apn_cyd", "cyd", "slack")])
-
-    found = directory.newest_accounts(["ada", "bob"], "development", ["slack"], limit=1)
-
-    assert [(account.id, account.withheld) for account in found] == [("apn_bob", True), ("apn_new", False)]
+    assert [(account.id, account.withheld) for account in found] == newest
 
 
 def test_a_cleared_cache_is_loaded_again(directory: Directory, upstream: Upstream) -> None:

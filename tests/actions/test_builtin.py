@@ -14,7 +14,7 @@ from pdkernel.execution import Execution
 from pdkernel.model import JSON, Step
 from pdkernel.storage import Project
 from tests.builders import a_step, a_workflow, python_step
-from tests.engine.conftest import Run, SharedEngine
+from tests.engine.conftest import Run, SharedEngine, error_of
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 
@@ -126,20 +126,16 @@ async def test_continue_based_on_condition(run: Run) -> None:
 
 async def test_unknown_condition(run: Run) -> None:
     """An unknown condition fails the step, and the message names the known conditions."""
-    execution = await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1")))
+    error = error_of(await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1"))), "act")
 
-    error = execution.step("act").error
-    assert error is not None
     assert "SOMETIMES is not a condition" in error.message
     assert "IS_NULL" in error.message
 
 
 async def test_the_error_of_a_built_in_action_has_no_stack(run: Run) -> None:
     """The error of a built-in action has no stack, since the stack would name files of pdkernel."""
-    execution = await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1")))
+    error = error_of(await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1"))), "act")
 
-    error = execution.step("act").error
-    assert error is not None
     assert error.stack is None
 
 
@@ -206,10 +202,8 @@ async def test_delay_too_long_or_too_short(run: Run, days: int) -> None:
     """A delay of more than a year, or of no time, fails the step."""
     step = action("delay-delay-workflow@0.0.1", f"delayDurationValue: {days}\ndelayDurationUnit: Days\n")
 
-    execution = await run(step)
+    error = error_of(await run(step), "act")
 
-    error = execution.step("act").error
-    assert error is not None
     assert "one year" in error.message
 
 
@@ -257,13 +251,22 @@ async def test_get_record(run: Run, project: Project) -> None:
     assert await returned(run, "get-record", "key: b\n") is None
 
 
-@pytest.mark.parametrize(("add", "stored"), [("'Yes'", {"models": []}), ("'No'", {})])
-async def test_get_record_or_create(run: Run, project: Project, add: str, stored: dict[str, JSON]) -> None:
-    """A missing record is created and returned, with the props of synced workflows."""
+@pytest.mark.parametrize(
+    ("before", "add", "after"),
+    [({}, "'Yes'", {"models": []}), ({}, "'No'", {}), ({"models": ["m1"]}, "'Yes'", {"models": ["m1"]})],
+    ids=["created", "not created", "existing"],
+)
+async def test_get_record_or_create(
+    run: Run, project: Project, before: dict[str, JSON], add: str, after: dict[str, JSON]
+) -> None:
+    """A missing record is created and returned, with the props of synced workflows; an existing record is returned unchanged."""
+    for key, record in before.items():
+        project.data_stores.set("cache", key, record)
+
     value = await returned(run, "get-record-or-create", f"key: models\naddRecordIfNotFound: {add}\nvalue: '[]'\n")
 
-    assert records(project) == stored
-    assert value == stored.get("models")
+    assert records(project) == after
+    assert value == after.get("models")
 
 
 @pytest.mark.parametrize("uses", ["get-record-or-create", "has-key-or-create"])
@@ -277,9 +280,9 @@ async def test_a_missing_record_is_created_with_any_value(run: Run, project: Pro
     assert record.expires is not None
 
 
-@pytest.mark.parametrize("value", [0, False, "", None])
+@pytest.mark.parametrize("value", [1, 0, False, "", None])
 async def test_any_value_is_a_record(run: Run, project: Project, value: JSON) -> None:
-    """A record whose value is 0, false, empty or null is found, and is deleted as one that existed."""
+    """A record is found, and deleted with its last value as the result, also if its value is 0, false, empty or null."""
     project.data_stores.set("cache", "a", value)
 
     found = await run_on_store(run, "get-record", "key: a\n")
@@ -287,15 +290,8 @@ async def test_any_value_is_a_record(run: Run, project: Project, value: JSON) ->
 
     summaries = [each.step("act").exports["$summary"] for each in (found, deleted)]
     assert summaries == ["Found the record a.", "Deleted the record a."]
-
-
-async def test_get_existing_record(run: Run, project: Project) -> None:
-    """An existing record is returned unchanged."""
-    project.data_stores.set("cache", "models", ["m1"])
-
-    value = await returned(run, "get-record-or-create", "key: models\naddRecordIfNotFound: 'Yes'\nvalue: '[]'\n")
-
-    assert value == ["m1"]
+    assert deleted.step("act").return_value == value
+    assert records(project) == {}
 
 
 async def test_has_key_or_create(run: Run, project: Project) -> None:
@@ -304,14 +300,6 @@ async def test_has_key_or_create(run: Run, project: Project) -> None:
     second = await returned(run, "has-key-or-create", "key: a\n")
 
     assert (first, second) == (False, True)
-
-
-async def test_delete_single_record(run: Run, project: Project) -> None:
-    """A record is deleted and its last value returned."""
-    project.data_stores.set("cache", "a", 1)
-
-    assert await returned(run, "delete-single-record", "key: a\n") == 1
-    assert records(project) == {}
 
 
 async def test_list_and_clear(run: Run, project: Project) -> None:
@@ -410,10 +398,8 @@ async def test_a_failed_action_changes_no_record(
     """An action that cannot do its work fails with the reason, and the store stays as it was."""
     project.data_stores.set("cache", "a", 1)
 
-    execution = await run_on_store(run, uses, body)
+    error = error_of(await run_on_store(run, uses, body), "act")
 
-    error = execution.step("act").error
-    assert error is not None
     assert error.message == message
     assert records(project) == {"a": 1}
 
@@ -506,10 +492,10 @@ async def test_download_a_file(run: Run, echo: str) -> None:
 
 async def test_download_of_a_missing_file(run: Run, echo: str) -> None:
     """A response without success fails the step, and names the status and the URL."""
-    execution = await run(action("helper_functions-download-file-to-tmp@0.3.0", f"url: {echo}/missing\nfilename: a\n"))
+    error = error_of(
+        await run(action("helper_functions-download-file-to-tmp@0.3.0", f"url: {echo}/missing\nfilename: a\n")), "act"
+    )
 
-    error = execution.step("act").error
-    assert error is not None
     assert f"status code 404: {echo}/missing" in error.message
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pdkernel.actions import Catalog
 from pdkernel.actions.source_settings import ActionSettings, format_sources
+from pdkernel.model import Step
 from pdkernel.storage import Project
 from tests.actions.checkout import write_checkout
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 PUT = "shelf: s1\nthing: box\n"
@@ -34,7 +36,7 @@ def ada(connect: Callable[..., str]) -> str:
 
 
 async def test_action_runs_with_the_external_users_account(run: Run, folder: Path, ada: str) -> None:
-    """An app prop of an action is the external user's account; its credential is redacted in the record."""
+    """An app prop of an action is the external user's account; its credential is redacted in the record, which names the source."""
     execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada")
 
     step = execution.step("act")
@@ -44,6 +46,7 @@ async def test_action_runs_with_the_external_users_account(run: Run, folder: Pat
     assert (value["shelf"], value["thing"], value["count"], value["note"]) == ("s1", "box", 1, None)
     assert "key-0123456789" not in str(execution.to_json())
     assert [(use.prop, use.app, use.id) for use in step.accounts] == [("depot", "depot", ada)]
+    assert step.source == step.to_json()["source"] == "folder components/depot"
 
 
 async def test_account_of_your_own(run: Run, folder: Path, connect: Callable[..., str]) -> None:
@@ -57,13 +60,65 @@ async def test_account_of_your_own(run: Run, folder: Path, connect: Callable[...
     assert [use.owner for use in on_line.step("act").accounts] == ["own"]
 
 
-async def test_no_external_user(run: Run, folder: Path, ada: str) -> None:
-    """Without an external user the run is refused with the platform's words, before any step."""
-    execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT))
+ADA = {"external_user_id": "ada"}
+
+
+@pytest.mark.parametrize(
+    ("step", "choices", "code", "texts"),
+    [
+        (action("depot-put-thing@0.1.2", PUT), {}, "external_user_required", []),
+        (
+            action("depot-put-thing@0.1.2", "shelf: s1\nthings: box\n"),
+            ADA,
+            "action_props",
+            ["thing (string)", "Did you mean thing?"],
+        ),
+        (
+            action("email-send-email-to-self@0.3.0", "subject: a\ntext: b\nbcc: c\n"),
+            {},
+            "action_props",
+            ["'bcc'", "0.3.0"],
+        ),
+        (
+            action("depot-put-thing@0.1.1", PUT),
+            {},
+            "action_version",
+            ["0.1.2", "--instead-of depot-put-thing@0.1.1"],
+        ),
+        (
+            action("depot-put-things@0.1.2", PUT),
+            {},
+            "action_not_found",
+            ["depot-put-thing@0.1.2", "pdkernel project set actions connect"],
+        ),
+        (
+            action("@acme_team/other_note@0.0.9"),
+            {},
+            "action_not_found",
+            ["{folder}/components/APP/actions/other_note/other_note.mjs"],
+        ),
+        (action("depot-put-thing@0.1.2", PUT), {"action_sources": ("npm",)}, "licence", []),
+    ],
+    ids=[
+        "no external user",
+        "a missing prop",
+        "an unknown prop of a built-in action, which another version may have",
+        "another version",
+        "an unknown action",
+        "a private component without its code",
+        "a workflow does not accept the licence of npm for its project",
+    ],
+)
+async def test_action_is_refused_before_the_first_step(
+    run: Run, folder: Path, ada: str, step: Step, choices: dict[str, Any], code: str, texts: list[str]
+) -> None:
+    """The message names what is missing, similar names and the commands or the place that help."""
+    execution = await run(python_step("first"), step, **choices)
 
     assert execution.error is not None
-    assert execution.error.code == "external_user_required"
-    assert execution.step("first").status == "not_run"
+    assert execution.error.code == code
+    assert [text for text in texts if text.format(folder=folder) not in execution.error.message] == []
+    assert (execution.step("first").status, execution.step("act").status) == ("not_run", "not_run")
 
 
 async def test_props_are_evaluated(run: Run, folder: Path, ada: str) -> None:
@@ -79,41 +134,12 @@ async def test_props_are_evaluated(run: Run, folder: Path, ada: str) -> None:
     assert (value["thing"], value["count"]) == ("a Ada", 5)
 
 
-async def test_the_record_names_the_source(run: Run, folder: Path, ada: str) -> None:
-    """The record of the step names the source of the action."""
-    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada")
-
-    assert execution.step("act").source == "folder components/depot"
-    assert execution.step("act").to_json()["source"] == "folder components/depot"
-
-
-async def test_missing_prop(run: Run, folder: Path, ada: str) -> None:
-    """A required prop without a value refuses the run; the message names it, its type, and a near miss."""
-    execution = await run(action("depot-put-thing@0.1.2", "shelf: s1\nthings: box\n"), external_user_id="ada")
-
-    assert execution.error is not None
-    assert execution.error.code == "action_props"
-    assert "thing (string)" in execution.error.message
-    assert "Did you mean thing?" in execution.error.message
-    assert execution.step("act").status == "not_run"
-
-
 async def test_unknown_prop_is_a_warning(run: Run, folder: Path, ada: str) -> None:
     """An undeclared prop of an action that is not built in is a warning."""
     execution = await run(action("depot-put-thing@0.1.2", PUT + "nots: x\n"), external_user_id="ada")
 
     assert execution.status == "success"
     assert "has no prop 'nots'" in "".join(log.text for log in execution.step("act").logs)
-
-
-async def test_unknown_prop_of_a_built_in_action(run: Run) -> None:
-    """An unknown prop of a built-in action refuses the run, since another version may have the prop."""
-    execution = await run(action("email-send-email-to-self@0.3.0", "subject: a\ntext: b\nbcc: c\n"))
-
-    assert execution.error is not None
-    assert execution.error.code == "action_props"
-    assert "'bcc'" in execution.error.message
-    assert "0.3.0" in execution.error.message
 
 
 async def test_added_props(run: Run, folder: Path, ada: str) -> None:
@@ -135,17 +161,6 @@ async def test_component_that_cannot_be_loaded(run: Run, folder: Path) -> None:
     assert "a-package-that-is-not-installed" in error.message
 
 
-async def test_another_version_is_refused(run: Run, folder: Path) -> None:
-    """A version that the source does not have refuses the run; the message names the existing version and how to choose it."""
-    execution = await run(python_step("first"), action("depot-put-thing@0.1.1", PUT))
-
-    assert execution.error is not None
-    assert execution.error.code == "action_version"
-    assert "0.1.2" in execution.error.message
-    assert "--instead-of depot-put-thing@0.1.1" in execution.error.message
-    assert execution.step("first").status == "not_run"
-
-
 async def test_another_version_by_choice(run: Run, folder: Path, ada: str, project: Project) -> None:
     """A replacement version chosen for a missing version runs, and the record names both."""
     Catalog.for_project(project, environ={}).lock.override_version("depot-put-thing@0.1.1", "0.1.2")
@@ -156,23 +171,11 @@ async def test_another_version_by_choice(run: Run, folder: Path, ada: str, proje
     assert execution.step("act").source == "folder components/depot, version 0.1.2 instead of 0.1.1"
 
 
-async def test_unknown_action(run: Run, folder: Path) -> None:
-    """An unknown key refuses the run; the message names similar keys and sources that may have the action."""
-    execution = await run(action("depot-put-things@0.1.2", PUT))
-
-    assert execution.error is not None
-    assert execution.error.code == "action_not_found"
-    assert execution.error.step == "act"
-    assert "depot-put-thing@0.1.2" in execution.error.message
-    assert "pdkernel project set actions connect" in execution.error.message
-
-
 async def test_private_component(run: Run) -> None:
     """A private component of a workspace has its own error, since its code is at Pipedream only."""
-    execution = await run(action("@acme/send-thing@0.0.1"))
+    error = error_of(await run(action("@acme/send-thing@0.0.1")))
 
-    assert execution.error is not None
-    assert "private component" in execution.error.message
+    assert "private component" in error.message
 
 
 async def test_private_component_from_a_folder(
@@ -210,21 +213,10 @@ async def test_incomplete_packages_beside_a_component(run: Run, folder: Path, ad
     (package / "package.json").write_text('{"main": "index.js", "dependencies": {"async-shelf": "^1.0.0"}}')
     (package / "index.js").write_text('require("async-shelf");\n')
 
-    execution = await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada")
+    error = error_of(await run(action("depot-put-thing@0.1.2", PUT), external_user_id="ada"), "act")
 
-    error = execution.step("act").error
-    assert error is not None
     assert "The package 'get-shelf' needs 'async-shelf', which is not installed." in error.message
     assert "run: npm install" in error.message
-
-
-async def test_private_component_without_its_code(run: Run, folder: Path) -> None:
-    """The message names the place for the code in the project's folder of components."""
-    execution = await run(action("@acme_team/other_note@0.0.9"))
-
-    assert execution.error is not None
-    assert execution.error.code == "action_not_found"
-    assert f"{folder}/components/APP/actions/other_note/other_note.mjs" in execution.error.message
 
 
 async def test_action_without_a_version(run: Run, folder: Path, ada: str) -> None:
@@ -264,15 +256,6 @@ async def test_the_workflow_overrides_the_source(run: Run, project: Project, tmp
 
     assert execution.step("act").source == "folder components/depot"
     assert format_sources(ActionSettings(project.settings).sources) == "builtin"
-
-
-async def test_the_workflow_has_the_source_npm(run: Run) -> None:
-    """A workflow with the source npm does not accept the licence for the project."""
-    execution = await run(python_step("first"), action("depot-put-thing@0.1.2", PUT), action_sources=("npm",))
-
-    assert execution.error is not None
-    assert execution.error.code == "licence"
-    assert execution.step("first").status == "not_run"
 
 
 BRAZE = {

@@ -26,6 +26,7 @@ from pdkernel.workers import OptionsQuery, StepRecorder
 from tests.actions.connect_server import ACTION, ACTION_PROPS, CLIENT, PROJECT, TOKEN, ConnectServer, connect_api
 from tests.actions.test_builtin import action
 from tests.builders import a_workflow, an_event, python_step
+from tests.engine.conftest import error_of
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 OPEN = "hangar-open-door@1.2.3"
@@ -80,8 +81,8 @@ async def test_pipedream_runs_the_action(run: RunSteps, api: ConnectServer) -> N
     ]
 
 
-async def test_the_record_names_connect(run: RunSteps) -> None:
-    """The record of the step names Connect, its limitations, the account and the single call."""
+async def test_the_record_names_connect(run: RunSteps, api: ConnectServer) -> None:
+    """The record of the step names Connect, its limitations, the account and the single call, and has no credential of the project."""
     execution = await run(action(OPEN, "door: A\n"))
 
     step = execution.step("act")
@@ -90,6 +91,8 @@ async def test_the_record_names_connect(run: RunSteps) -> None:
     assert "no $.flow" in step.source
     assert [use.id for use in step.accounts] == ["apn_newer01"]
     assert [(call.method, call.status, call.safe) for call in step.requests] == [("POST", 200, False)]
+    assert TOKEN not in str(execution.to_json())
+    assert api.environ["PIPEDREAM_CLIENT_SECRET"] not in str(execution.to_json())
 
 
 async def test_requests_use_the_users_environment(run: RunSteps, api: ConnectServer) -> None:
@@ -125,45 +128,31 @@ async def test_an_http_error_is_not_repeated(run: RunSteps, api: ConnectServer, 
     """A status of 400 or more fails the step, without a second request."""
     api.status = status
 
-    execution = await run(action(OPEN, "door: A\n"))
+    error = error_of(await run(action(OPEN, "door: A\n")), "act")
 
-    error = execution.step("act").error
-    assert error is not None
     assert f"HTTP {status}" in error.message
     assert len(api.bodies("/actions/run")) == 1
 
 
-async def test_no_account_at_connect(run: RunSteps) -> None:
-    """A user without an account at Connect is refused with the platform's message."""
-    execution = await run(python_step("first"), action(OPEN, "door: A\n"), user="bob")
+@pytest.mark.parametrize(
+    ("uses", "body", "user", "code"),
+    [
+        (OPEN, "door: A\n", "bob", "account_not_found"),
+        (OPEN, "door: A\n", None, "external_user_required"),
+        ("hangar-open-door@9.9.9", "door: A\n", "ada", "action_not_found"),
+        (OPEN, "", "ada", "action_props"),
+    ],
+    ids=["no account at Connect", "no user", "a missing version", "a missing prop"],
+)
+async def test_a_run_that_is_refused(
+    run: RunSteps, api: ConnectServer, uses: str, body: str, user: str | None, code: str
+) -> None:
+    """A run without what the action needs is refused before its first step, and Pipedream runs nothing."""
+    execution = await run(python_step("first"), action(uses, body), user=user)
 
     assert execution.error is not None
-    assert execution.error.code == "account_not_found"
+    assert execution.error.code == code
     assert execution.step("first").status == "not_run"
-
-
-async def test_no_user(run: RunSteps) -> None:
-    """Connect runs actions for an external user only."""
-    execution = await run(action(OPEN, "door: A\n"), user=None)
-
-    assert execution.error is not None
-    assert execution.error.code == "external_user_required"
-
-
-async def test_a_missing_action_at_pipedream(run: RunSteps) -> None:
-    """An unknown key or version refuses the run."""
-    execution = await run(action("hangar-open-door@9.9.9", "door: A\n"))
-
-    assert execution.error is not None
-    assert execution.error.code == "action_not_found"
-
-
-async def test_missing_prop(run: RunSteps, api: ConnectServer) -> None:
-    """A required prop without a value refuses the run before any request."""
-    execution = await run(action(OPEN))
-
-    assert execution.error is not None
-    assert execution.error.code == "action_props"
     assert api.bodies("/actions/run") == []
 
 
@@ -178,15 +167,6 @@ async def test_a_prop_with_a_default_needs_no_value(
 
     assert execution.error is None
     assert [body["configured_props"]["door"] for body in api.bodies("/actions/run")] == ["A"]
-
-
-async def test_the_record_has_no_credential_of_the_connect_project(run: RunSteps, api: ConnectServer) -> None:
-    """The record holds no credential of the Connect project."""
-    execution = await run(action(OPEN, "door: A\n"))
-
-    text = str(execution.to_json())
-    assert TOKEN not in text
-    assert api.environ["PIPEDREAM_CLIENT_SECRET"] not in text
 
 
 async def test_options(runtime: WorkflowEngine, api: ConnectServer) -> None:

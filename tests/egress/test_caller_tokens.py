@@ -131,20 +131,7 @@ def test_connect_is_challenged_and_may_answer_on_the_same_connection(
     assert established.startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        b"PDK1 not json\n",
-        b"PDK1 []\n",
-        b'PDK1 {"host": "x", "port": 70000, "token": "t"}\n',
-        b'PDK1 {"host": "x"}\n',
-        b"CONNECT nowhere HTTP/1.1\r\n\r\n",
-        b"CONNECT :443 HTTP/1.1\r\n\r\n",
-        b"CONNECT a/b:443 HTTP/1.1\r\n\r\n",
-        b"CONNECT slack.com:https HTTP/1.1\r\n\r\n",
-        b'PDK1 {"host": "a b", "port": 443, "token": "t"}\n',
-    ],
-)
+@pytest.mark.parametrize("first", [b"PDK1 not json\n", b"CONNECT nowhere HTTP/1.1\r\n\r\n"])
 def test_an_invalid_first_line_is_a_bad_request(gateway: Gateway, first: bytes) -> None:
     """An invalid first line is answered with 400, and the gateway continues."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock:

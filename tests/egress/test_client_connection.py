@@ -46,29 +46,25 @@ from tests.egress.kit import (
 )
 
 
-def test_a_database_is_reached_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """Bytes that are not HTTP pass in both directions; the ledger has host and port."""
-    with host(echo) as port, gateway_to(loop, tmp_path, port, meant=5432) as (gateway, caller_token):
+@pytest.mark.parametrize(
+    ("play", "sent", "answer"),
+    [(echo, b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"\x00\x00\x00\x08\x04\xd2\x16\x2f"), (greet, b"", b"220 ready\r\n")],
+    ids=["client first", "host first"],
+)
+def test_a_database_is_reached_in_live(
+    loop: Loop, tmp_path: Path, ledger: Ledger, play: Play, sent: bytes, answer: bytes
+) -> None:
+    """Bytes that are not HTTP pass in both directions, also if the client waits for the host's greeting; the ledger has host and port."""
+    with host(play) as port, gateway_to(loop, tmp_path, port, meant=5432) as (gateway, caller_token):
         gateway.bind(caller_token, ledger.binding("live"))
         with knock(gateway, caller_token, "db.example.test", 5432, secure=False) as sock:
-            sock.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
-            answer = sock.recv(100)
-
-    assert answer == b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
+            sock.sendall(sent)
+            received = read_until(sock, answer)
+            sock.sendall(b"QUIT\r\n")
+    assert received == answer
     assert [(call.method, call.url, call.outcome) for call in ledger.calls] == [
         ("CONNECT", "tcp://db.example.test:5432", "sent")
     ]
-
-
-def test_a_host_that_sends_first_is_reached_in_live(loop: Loop, tmp_path: Path, ledger: Ledger) -> None:
-    """A client that waits for the host's greeting gets the greeting."""
-    with host(greet) as port, gateway_to(loop, tmp_path, port, meant=25) as (gateway, caller_token):
-        gateway.bind(caller_token, ledger.binding("live"))
-        with knock(gateway, caller_token, "db.example.test", 25, secure=False) as sock:
-            greeting = read_until(sock, b"\n")
-            sock.sendall(b"QUIT\r\n")
-
-    assert greeting == b"220 ready\r\n"
 
 
 @pytest.mark.parametrize("mode", ["deny", "allow=slack.com", "stand-in=slack", "record={}/calls.jsonl"])
@@ -176,46 +172,37 @@ def test_a_client_that_leaves_after_its_handshake(
     assert ledger.calls == []
 
 
+@pytest.mark.parametrize(
+    ("play", "silence_s", "sent", "answer"),
+    [
+        (greet, 3, b"", b"220 ready\r\n"),  # for the start of TLS; inside TLS, the client is silent until its greeting
+        (echo, 60, b"\x10\x0c\x00\x04MQTT", b"\x10\x0c\x00\x04MQTT"),
+    ],
+    ids=["mail", "the first bytes are not HTTP"],
+)
 def test_tls_without_http_is_passed_on(
     loop: Loop,
     tmp_path: Path,
     ledger: Ledger,
     authority: trustme.CA,
     outside_ca: Path,
+    play: Play,
+    silence_s: float,
+    sent: bytes,
+    answer: bytes,
 ) -> None:
-    """A mail client's TLS ends at the gateway, which connects to the mail server by TLS."""
+    """TLS of another protocol ends at the gateway, which connects to the host by TLS and passes on all bytes, also the first ones."""
     with (
-        host(greet, outside_context(authority)) as port,
-        gateway_to(loop, tmp_path, port, meant=993, ca=outside_ca) as (gateway, caller_token),
-    ):
-        gateway.silence_s = 3  # for the start of TLS; inside TLS, the client is silent until its greeting
-        gateway.bind(caller_token, ledger.binding("live"))
-        with knock_by_tls(gateway, caller_token, 993) as sock:
-            greeting = read_until(sock, b"\n")
-            sock.sendall(b"QUIT\r\n")
-
-    assert greeting == b"220 ready\r\n"
-
-
-def test_the_first_bytes_inside_tls_are_passed_on(
-    loop: Loop,
-    tmp_path: Path,
-    ledger: Ledger,
-    authority: trustme.CA,
-    outside_ca: Path,
-) -> None:
-    """A host receives the bytes by which the gateway has recognized that a client's protocol inside TLS is not HTTP."""
-    with (
-        host(echo, outside_context(authority)) as port,
+        host(play, outside_context(authority)) as port,
         gateway_to(loop, tmp_path, port, meant=8883, ca=outside_ca) as (gateway, caller_token),
     ):
-        gateway.silence_s = 60
+        gateway.silence_s = silence_s
         gateway.bind(caller_token, ledger.binding("live"))
         with knock_by_tls(gateway, caller_token, 8883) as sock:
-            sock.sendall(b"\x10\x0c\x00\x04MQTT")
-            answer = sock.recv(100)
-
-    assert answer == b"\x10\x0c\x00\x04MQTT"
+            sock.sendall(sent)
+            received = read_until(sock, answer)
+            sock.sendall(b"QUIT\r\n")
+    assert received == answer
     assert [(call.url, call.outcome) for call in ledger.calls] == [("https://slack.com:8883", "sent")]
 
 
@@ -505,6 +492,12 @@ def preamble(**changes: object) -> bytes:
     return b"PDK1 " + json.dumps({"host": "a.test", "port": 443, "token": "known", **changes}).encode() + b"\n"
 
 
+def connect(to: str, token: str | None = "known") -> bytes:
+    """A CONNECT request."""
+    header = b"" if token is None else b"Proxy-Authorization: " + basic(f"{token}:x") + b"\r\n"
+    return f"CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n".encode() + header + b"\r\n"
+
+
 @pytest.mark.parametrize(
     ("changes", "target"),
     [
@@ -544,10 +537,11 @@ async def test_the_line_of_a_hook(changes: dict[str, object], target: ProxyTarge
         b"PDK1 5\n",
         b"PDK1 []\n",
         b"PDK1 \xff\n",
+        *(connect(to) for to in ("a.test", "a.test:0", "a.test:65536", "a.test:https", ":443", "a/b:443")),
     ],
 )
 async def test_a_malformed_line_is_answered(line: bytes) -> None:
-    """The client gets a 400 with a mark, and no target."""
+    """The client of a hook or of CONNECT gets a 400 with a mark, and no target."""
     target, answer, _ = await read(line)
 
     assert target is None
@@ -560,12 +554,6 @@ async def test_a_hook_may_query_the_cause_of_a_drop() -> None:
 
     assert (target, json.loads(answer)) == (None, {"token": "other", "port": 5000})
     assert (await read(preamble(dropped=0)))[1].startswith(b"HTTP/1.1 400")
-
-
-def connect(to: str, token: str | None = "known") -> bytes:
-    """A CONNECT request."""
-    header = b"" if token is None else b"Proxy-Authorization: " + basic(f"{token}:x") + b"\r\n"
-    return f"CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n".encode() + header + b"\r\n"
 
 
 @pytest.mark.parametrize(
@@ -598,15 +586,6 @@ async def test_a_client_may_authenticate_after_a_challenge() -> None:
     assert refused is None
     assert challenges.count(b"HTTP/1.1 407 ") == 3
     assert b"200" not in challenges
-
-
-@pytest.mark.parametrize("to", ["a.test", "a.test:0", "a.test:65536", "a.test:x", ":443"])
-async def test_a_malformed_connect_is_answered(to: str) -> None:
-    """A target without a host or a valid port gets a 400."""
-    target, answer, _ = await read(connect(to))
-
-    assert target is None
-    assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_other_connections() -> None:

@@ -79,13 +79,6 @@ async def test_the_authoritys_key_has_private_modes(tmp_path: Path) -> None:
     assert b"PRIVATE" not in (tmp_path / "egress" / "bundle.pem").read_bytes()
 
 
-def test_the_authority_is_kept(tmp_path: Path) -> None:
-    """A second start, and a second process, use the same certificate."""
-    one = CertificateAuthority(tmp_path, environ={}).certificate_file.read_bytes()
-
-    assert CertificateAuthority(tmp_path, environ={}).certificate_file.read_bytes() == one
-
-
 def shake_hands(authority: CertificateAuthority, host: str) -> ssl.SSLObject:
     """The client's side of a connection to *host*, whose server has a certificate of *authority*."""
     client = ssl.create_default_context(cafile=str(authority.bundle_file))
@@ -101,8 +94,11 @@ def shake_hands(authority: CertificateAuthority, host: str) -> ssl.SSLObject:
 
 @pytest.mark.parametrize("host", ["slack.com", "my_bucket.example.com"])
 def test_a_host_certificate_is_trusted_by_the_bundle(tmp_path: Path, host: str) -> None:
-    """A client with the project's bundle accepts the gateway's certificate for a host, also with an underscore in its name."""
-    assert shake_hands(CertificateAuthority(tmp_path, environ={}), host).getpeercert() is not None
+    """A client with the project's bundle accepts the gateway's certificate for a host, also with an underscore in its name, and gets HTTP/1.1."""
+    client = shake_hands(CertificateAuthority(tmp_path, environ={}), host)
+
+    assert client.getpeercert() is not None
+    assert client.selected_alpn_protocol() == "http/1.1"
 
 
 def test_certificates_of_many_hosts_are_not_all_kept(tmp_path: Path) -> None:
@@ -115,11 +111,6 @@ def test_certificates_of_many_hosts_are_not_all_kept(tmp_path: Path) -> None:
 
     assert authority.server_context("second.test") is not second
     assert shake_hands(authority, "second.test").getpeercert() is not None
-
-
-def test_the_gateway_speaks_http1_only(tmp_path: Path) -> None:
-    """A client that offers HTTP/2 and HTTP/1.1 gets HTTP/1.1."""
-    assert shake_hands(CertificateAuthority(tmp_path, environ={}), "slack.com").selected_alpn_protocol() == "http/1.1"
 
 
 def test_the_users_own_roots_are_in_the_bundle(tmp_path: Path) -> None:

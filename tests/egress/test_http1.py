@@ -67,23 +67,20 @@ def test_pipelined_requests_are_answered_in_order(gateway: Gateway, outside: Out
     assert [seen.path for seen in outside.seen] == ["/one", "/two"]
 
 
-def test_an_invalid_request_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> None:
-    """A request that is not HTTP after its first line is answered with 400."""
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nnot a header\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: api.example.test\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n",
+    ],
+    ids=["not HTTP after the first line", "a body that is not in chunks"],
+)
+def test_an_invalid_request_is_a_bad_request(gateway: Gateway, ledger: Ledger, sent: bytes) -> None:
+    """A request that is not HTTP after its first line, or whose body is not as its head announces, is answered with 400."""
     caller_token = issue_bound_token(gateway, ledger)
     with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nnot a header\r\n\r\n")
+        sock.sendall(sent)
         answer = read_all(sock)
-
-    assert answer.startswith(b"HTTP/1.1 400")
-
-
-def test_an_invalid_body_is_a_bad_request(gateway: Gateway, ledger: Ledger) -> None:
-    """A request whose body is not in chunks, as its head announces, is answered with 400."""
-    caller_token = issue_bound_token(gateway, ledger)
-    with knock(gateway, caller_token, HOST, 443, secure=True) as sock:
-        sock.sendall(b"POST / HTTP/1.1\r\nHost: api.example.test\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n")
-        answer = read_all(sock)
-
     assert answer.startswith(b"HTTP/1.1 400")
 
 

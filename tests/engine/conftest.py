@@ -15,7 +15,7 @@ from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
-from pdkernel.execution import Execution
+from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.model import Step, Workflow
 from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event
@@ -29,6 +29,13 @@ class Run(Protocol):
     def __call__(self, *what: Workflow | Step, event: Event | None = None, **choices: Any) -> Awaitable[Execution]:
         """Run the workflow."""
         ...
+
+
+def error_of(execution: Execution, step: str | None = None) -> ErrorRecord:
+    """Return the error of *execution*, or of its *step*."""
+    error = execution.error if step is None else execution.step(step).error
+    assert error is not None
+    return error
 
 
 class SharedEngine(NamedTuple):

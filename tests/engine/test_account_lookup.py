@@ -24,7 +24,7 @@ from pdkernel.execution import Execution
 from pdkernel.model import AppBinding
 from pdkernel.storage import Project
 from tests.builders import an_event, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 
 Connect = Callable[..., str]
 SAY = python_step("say", options="--app slack")
@@ -140,33 +140,17 @@ async def test_no_lookup_without_an_account_of_an_external_user(run: Run, connec
 
 
 async def test_journal_returns_the_lookup(run: Run, connect: Connect, runtime: WorkflowEngine) -> None:
-    """The journal returns the lookup that the run returned, for a success and a refusal."""
-    connect("ada")
-    made = [await run(SAY, external_user_id=user) for user in ("ada", "nobody")]
+    """The journal and the JSON of a run have its lookup, for a success and a refusal; it contains no credential, even as the name of an account."""
+    connect("ada", "xoxb-secret-0123456789", name="xoxb-secret-0123456789")
 
+    made = [await run(SAY, external_user_id=user) for user in ("ada", "nobody")]
     read = await runtime.journal.list_executions()
 
     assert {each.id: each.lookup for each in read} == {each.id: each.lookup for each in made}
-    assert all(each.lookup is not None for each in made)
-
-
-async def test_lookup_survives_json(run: Run, connect: Connect) -> None:
-    """A lookup read from its JSON equals the original."""
-    connect("ada")
-
-    execution = await run(SAY, external_user_id="ada")
-
-    assert Execution.from_json(json.loads(json.dumps(execution.to_json()))).lookup == execution.lookup
-
-
-async def test_lookup_has_no_credential(run: Run, connect: Connect) -> None:
-    """The lookup contains no credential, even if a credential was used as the account's name."""
-    connect("ada", "xoxb-secret-0123456789", name="xoxb-secret-0123456789")
-
-    execution = await run(SAY, external_user_id="ada")
-
-    assert execution.lookup is not None
-    assert "xoxb-secret-0123456789" not in json.dumps(execution.lookup.to_json())
+    for each in made:
+        assert each.lookup is not None
+        assert Execution.from_json(json.loads(json.dumps(each.to_json()))).lookup == each.lookup
+        assert "xoxb-secret-0123456789" not in json.dumps(each.lookup.to_json())
 
 
 async def test_listed_candidates_are_limited(run: Run, connect: Connect) -> None:
@@ -202,11 +186,10 @@ async def test_the_fix_fits_the_interface(
     """The fix of an end-user error names what the caller writes: an option, a magic, an argument or a header."""
     connect("ada", app="github")
 
-    execution = await run(SAY, external_user_id=user, interface=interface)
+    error = error_of(await run(SAY, external_user_id=user, interface=interface))
 
-    assert execution.error is not None
-    assert fix in execution.error.message
-    assert ("%pd" in execution.error.message) is (interface == "notebook")
+    assert fix in error.message
+    assert ("%pd" in error.message) is (interface == "notebook")
 
 
 def snapshot(directory: LocalDirectory, environment: Environment = "development", *users: str) -> DirectorySnapshot:

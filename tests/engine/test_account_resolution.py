@@ -28,7 +28,7 @@ from pdkernel.execution import AccountUse, StepResult
 from pdkernel.model import AppBinding
 from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event, node_step, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 from tests.render.builders import a_call, an_execution
 
 TOKEN_LENGTH = 'return len(pd.inputs["slack"]["$auth"]["oauth_access_token"])'
@@ -142,11 +142,10 @@ async def test_environments_are_separate(run: Run, connect: Connect) -> None:
     """A production account is not found in development."""
     connect("ada", environment="production")
 
-    execution = await run(python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id="ada")
+    error = error_of(await run(python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id="ada"))
 
-    assert execution.error is not None
-    assert execution.error.code == "external_user_not_found"
-    assert "exists in production" in execution.error.message
+    assert error.code == "external_user_not_found"
+    assert "exists in production" in error.message
 
 
 async def test_app_prop_in_code_uses_the_account_of_the_external_user(run: Run, connect: Connect) -> None:
@@ -193,21 +192,19 @@ async def test_own_account_needs_no_user(run: Run, connect: Connect) -> None:
 )
 async def test_fix_for_a_missing_own_account_names_every_credential(run: Run, app: str, credentials: str) -> None:
     """The command that adds a missing own account names every credential."""
-    execution = await run(python_step("send", "return 1", options=f"--app {app}=apn_gone1234"))
+    error = error_of(await run(python_step("send", "return 1", options=f"--app {app}=apn_gone1234")))
 
-    assert execution.error is not None
     command = f"pdkernel accounts add --own --app {app} --id apn_gone1234 {credentials}"
-    assert execution.error.message.splitlines()[-1] == f"Add it: {command}"
+    assert error.message.splitlines()[-1] == f"Add it: {command}"
 
 
 async def test_account_of_an_external_user_is_not_an_own_account(run: Run, connect: Connect) -> None:
     """An account of an external user cannot be named as an own account."""
     account = connect("ada")
 
-    execution = await run(python_step("say", TOKEN_LENGTH, options=f"--app slack={account}"))
+    error = error_of(await run(python_step("say", TOKEN_LENGTH, options=f"--app slack={account}")))
 
-    assert execution.error is not None
-    assert "belongs to an external user" in execution.error.message
+    assert "belongs to an external user" in error.message
 
 
 @pytest.mark.parametrize(

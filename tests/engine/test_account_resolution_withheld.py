@@ -24,7 +24,7 @@ from pdkernel.operations.actions import ActionForms, FormRequest
 from pdkernel.storage import Project
 from tests.accounts.upstream import PROJECT, SLACK_TOKEN, TOKEN, Upstream
 from tests.builders import a_step, a_workflow, an_event, node_step, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 
 CALL = """
 import json, urllib.error, urllib.request
@@ -397,10 +397,9 @@ async def test_proxied_call_is_recorded_and_replayed(run: Run, upstream: Upstrea
 
 async def test_missing_account_has_the_message_of_the_platform(run: Run) -> None:
     """A missing account is reported with the platform's message."""
-    execution = await run(github_step("return 1"), external_user_id="bob")
+    error = error_of(await run(github_step("return 1"), external_user_id="bob"))
 
-    assert execution.error is not None
-    assert execution.error.message.startswith(
+    assert error.message.startswith(
         "Pipedream Connect Error: Required account for github not found for external user ID bob in development"
     )
 

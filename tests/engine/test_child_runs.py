@@ -349,30 +349,33 @@ class TestRepeatedStep:
         assert sorted(after.existed) == [False, True]
 
 
-@pytest.mark.parametrize("name", [None, "", 5])
-async def test_a_workflow_needs_a_name(tmp_path: Path, name: Any) -> None:
-    """The first argument is an id; another operation is unknown."""
-    with pytest.raises(RequestError, match="is the id of a workflow"):
-        await ask(tmp_path, Runner(), workflow=name)
-    with pytest.raises(RequestError, match="is the id of a workflow"):
-        await service(a_request(tmp_path), Runner()).answer("other", {"workflow": "p_other"})
-
-
-@pytest.mark.parametrize("payload", [[], "x", 0, False])
-async def test_a_payload_is_an_object(tmp_path: Path, payload: JSON) -> None:
-    """Another payload is refused before a run starts."""
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        ({"workflow": None}, "is the id of a workflow"),
+        ({"workflow": ""}, "is the id of a workflow"),
+        ({"workflow": 5}, "is the id of a workflow"),
+        ({"payload": []}, "must be an object"),
+        ({"payload": "x"}, "must be an object"),
+        ({"payload": 0}, "must be an object"),
+        ({"payload": False}, "must be an object"),
+        ({"workflow": "gone"}, "There is no workflow 'gone' that this workflow can start"),
+    ],
+)
+async def test_a_call_that_is_refused(tmp_path: Path, args: dict[str, Any], why: str) -> None:
+    """No run starts without the id of a workflow that can be found and an object as its payload, also in a run without a folder."""
     runner = Runner()
+    for request in (a_request(tmp_path), a_request(tmp_path, source_path=None, find_workflow=find_sibling_workflow)):
+        with pytest.raises(RequestError, match=why):
+            await ask(tmp_path, runner, request, **args)
 
-    with pytest.raises(RequestError, match="must be an object"):
-        await ask(tmp_path, runner, payload=payload)
     assert runner.requests == []
 
 
-async def test_an_unknown_workflow(tmp_path: Path) -> None:
-    """The fix explains how to name a workflow; a run without a folder finds none."""
-    for request in (a_request(tmp_path), a_request(tmp_path, source_path=None, find_workflow=find_sibling_workflow)):
-        with pytest.raises(RequestError, match="There is no workflow 'gone' that this workflow can start"):
-            await ask(tmp_path, Runner(), request, workflow="gone")
+async def test_an_unknown_operation(tmp_path: Path) -> None:
+    """The service has one operation, and the error names what its first argument is."""
+    with pytest.raises(RequestError, match="is the id of a workflow"):
+        await service(a_request(tmp_path), Runner()).answer("other", {"workflow": "p_other"})
 
 
 async def test_a_chain_is_limited(tmp_path: Path) -> None:

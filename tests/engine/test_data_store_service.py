@@ -15,7 +15,7 @@ from pdkernel.model import JSON, Step
 from pdkernel.storage import Project, StoreRecord
 from pdkernel.workers import PropDeclaration
 from tests.builders import a_workflow, node_step, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 
 NODE = "{ data: { type: 'data_store' } }"
 
@@ -89,35 +89,48 @@ async def test_documented_operations(run: Run, step: Step) -> None:
     assert value["end"] == []
 
 
-async def test_missing_record_is_undefined_in_node(run: Run) -> None:
-    """`get` distinguishes a missing record from null."""
-    assert await returned(
-        run, in_node("await s.set('null', null); return [typeof await s.get('no'), await s.get('null')]")
-    ) == ["undefined", None]
-
-
-@pytest.mark.parametrize("kind", ["TypeError", "KeyError"])
-async def test_missing_record_raises_the_documented_error(run: Run, kind: str) -> None:
-    """`s[key]` raises TypeError for a wrong key and KeyError for a missing record, like a dict."""
-    step = in_python(f'try:\n    s["no"]\nexcept {kind} as error:\n    return str(error)')
-
-    assert await returned(run, step) == "The data store has no key 'no'. To get None for a missing key, use .get(key)."
-
-
-async def test_change_inside_a_value_is_not_stored(run: Run) -> None:
-    """A value that was read is a copy: changing it does not change the record."""
-    step = in_python('s["a"] = {"b": 1}\ns["a"]["b"] = 2\nreturn s["a"]["b"]')
-
-    assert await returned(run, step) == 1
+@pytest.mark.parametrize(
+    ("step", "value"),
+    [
+        (
+            in_node("await s.set('null', null); return [typeof await s.get('no'), await s.get('null')]"),
+            ["undefined", None],
+        ),
+        *(
+            (
+                in_python(f'try:\n    s["no"]\nexcept {kind} as error:\n    return str(error)'),
+                "The data store has no key 'no'. To get None for a missing key, use .get(key).",
+            )
+            for kind in ("TypeError", "KeyError")
+        ),
+        (in_python('s["a"] = {"b": 1}\ns["a"]["b"] = 2\nreturn s["a"]["b"]'), 1),
+        (
+            in_node(
+                "await Promise.all([...Array(20).keys()].map((n) => s.set(`k${n}`, n)));"
+                "return Promise.all([...Array(20).keys()].map((n) => s.get(`k${n}`)));"
+            ),
+            list(range(20)),
+        ),
+    ],
+    ids=[
+        "a missing record is undefined in Node.js",
+        "a missing key is a TypeError, as the documentation says",
+        "a missing key is a KeyError, as of a dict",
+        "a value that was read is a copy",
+        "operations at once have their own answers",
+    ],
+)
+async def test_what_an_operation_returns(shared_run: Run, step: Step, value: JSON) -> None:
+    """Records that are missing or null, and values, are returned as documented."""
+    assert await returned(shared_run, step) == value
 
 
 async def test_keys_cannot_be_exported(run: Run) -> None:
     """`keys()` is not a list; the error for exporting it names the fix."""
-    execution = await run(in_python("return s.keys()"))
+    error = error_of(await run(in_python("return s.keys()")))
 
-    assert execution.error is not None
-    assert execution.error.code == "export_not_json"
-    assert "list(...)" in execution.error.message
+    assert error.code == "export_not_json"
+    assert "list(...)" in error.message
 
 
 async def test_workflows_and_languages_share_a_store(run: Run, project: Project) -> None:
@@ -143,10 +156,9 @@ async def test_step_reaches_only_declared_stores(run: Run, project: Project) -> 
     project.data_stores.set("secret", "k", "v")
     step = in_python('return type(s)("secret", s._call_services).get("k")')
 
-    execution = await run(step)
+    error = error_of(await run(step))
 
-    assert execution.error is not None
-    assert execution.error.name == "StoreNotDeclared"
+    assert error.name == "StoreNotDeclared"
 
 
 @pytest.mark.parametrize(
@@ -170,11 +182,10 @@ async def test_invalid_record_is_an_error_at_the_line(
     run: Run, project: Project, step: Step, line: int, words: str
 ) -> None:
     """A value that is not JSON, an invalid key and an invalid time to live fail at the cell's line and store nothing."""
-    execution = await run(step)
+    error = error_of(await run(step))
 
-    assert execution.error is not None
-    assert words in execution.error.message
-    assert (execution.error.code, execution.error.line) == ("store_value", line)
+    assert words in error.message
+    assert (error.code, error.line) == ("store_value", line)
     assert project.data_stores.count("default") == 0
 
 
@@ -196,16 +207,6 @@ async def test_store_of_many_records_is_read_completely(run: Run, project: Proje
     project.data_stores.put_records("default", [StoreRecord(f"k{number}", number, None) for number in range(1234)])
 
     assert await returned(run, step) == 1234
-
-
-async def test_concurrent_operations_get_their_own_answers(run: Run) -> None:
-    """Concurrent operations each get their own answer."""
-    step = in_node(
-        "await Promise.all([...Array(20).keys()].map((n) => s.set(`k${n}`, n)));"
-        "return Promise.all([...Array(20).keys()].map((n) => s.get(`k${n}`)));"
-    )
-
-    assert await returned(run, step) == list(range(20))
 
 
 async def test_store_is_printed_as_its_name(run: Run) -> None:

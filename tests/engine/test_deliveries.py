@@ -51,28 +51,25 @@ def server() -> Iterator[AnsweringServer]:
         yield running
 
 
-async def test_http_request_is_sent_after_the_last_step(run: Run, server: AnsweringServer) -> None:
-    """An HTTP request is sent after the last step, with its query, headers and JSON."""
+async def test_http_request_is_sent_after_the_last_step(shared_run: Run, server: AnsweringServer) -> None:
+    """HTTP requests are sent after the last step, with their query, to which `params` are added, headers and JSON."""
     url = f"http://127.0.0.1:{server.server_port}/hook"
     first = node_step(
         "first",
-        f"$.send.http({{ method: 'POST', url: '{url}', data: {{ a: 1 }}, params: {{ q: 'x y' }}, headers: {{ 'X-A': 'b' }} }})",
+        f"$.send.http({{ method: 'POST', url: '{url}', data: {{ a: 1 }}, params: {{ q: 'x y' }}, headers: {{ 'X-A': 'b' }} }});"
+        f"$.send.http({{ method: 'GET', url: '{url}?a=1', params: {{ b: 2 }} }})",
     )
-    execution = await run(first, python_step("second", "return 1"))
-    (request,) = server.requests
+
+    execution = await shared_run(first, python_step("second", "return 1"))
+
+    request, added = server.requests
     assert request.method == "POST"
     assert request.path in ("/hook?q=x%20y", "/hook?q=x+y")
     assert (request.headers["x-a"], request.json()) == ("b", {"a": 1})
+    assert (added.method, added.path) == ("GET", "/hook?a=1&b=2")
     assert [(sent.step, sent.kind, sent.outcome, sent.status) for sent in execution.sends] == [
         ("first", "http", "sent", 200)
-    ]
-
-
-async def test_params_are_added_to_the_query(run: Run, server: AnsweringServer) -> None:
-    """`params` are added to the query of the URL."""
-    url = f"http://127.0.0.1:{server.server_port}/hook?a=1"
-    await run(node_step("first", f"$.send.http({{ method: 'GET', url: '{url}', params: {{ b: 2 }} }})"))
-    assert [(each.method, each.path) for each in server.requests] == [("GET", "/hook?a=1&b=2")]
+    ] * 2
 
 
 def calls_of(mode: str) -> CallContext:
@@ -155,10 +152,10 @@ def test_what_a_step_is_warned_of(effect: Effect, warning: str | None) -> None:
     assert found is None if warning is None else str(found).startswith(warning)
 
 
-async def test_outbound_policy_applies_to_deliveries(run: Run) -> None:
+async def test_outbound_policy_applies_to_deliveries(shared_run: Run) -> None:
     """A denied request does not fail the run; the record reports that it was not sent."""
     step = python_step("a", "pd.send.http('POST', 'https://hooks.example.com/x', data='text')")
-    execution = await run(step)
+    execution = await shared_run(step)
     (sent,) = execution.sends
     assert execution.status == "success"
     assert sent.outcome == "failed"
@@ -167,9 +164,11 @@ async def test_outbound_policy_applies_to_deliveries(run: Run) -> None:
     assert not may_retry(sent)
 
 
-async def test_unreachable_host_is_recorded(run: Run) -> None:
+async def test_unreachable_host_is_recorded(shared_run: Run) -> None:
     """A request without an answer is recorded as failed, with the gateway's reason, and may be tried again."""
-    done = await run(python_step("a", "pd.send.http('POST', 'http://nowhere.invalid/x', data='text')"), egress="live")
+    done = await shared_run(
+        python_step("a", "pd.send.http('POST', 'http://nowhere.invalid/x', data='text')"), egress="live"
+    )
 
     (sent,) = done.sends
     assert (sent.outcome, sent.status) == ("failed", None)
@@ -177,10 +176,10 @@ async def test_unreachable_host_is_recorded(run: Run) -> None:
     assert may_retry(sent)
 
 
-async def test_failed_step_does_not_prevent_a_queued_delivery(run: Run, server: AnsweringServer) -> None:
+async def test_failed_step_does_not_prevent_a_queued_delivery(shared_run: Run, server: AnsweringServer) -> None:
     """A queued request is sent even if the run fails later."""
     step = node_step("a", f"$.send.http({{ method: 'GET', url: 'http://127.0.0.1:{server.server_port}/' }})")
-    execution = await run(step, python_step("b", "raise ValueError()"))
+    execution = await shared_run(step, python_step("b", "raise ValueError()"))
     assert execution.status == "error"
     assert execution.sends[0].outcome == "sent"
 
@@ -199,9 +198,9 @@ async def test_kinds_without_a_destination_are_shown(run: Run, runtime: Workflow
     assert kept.sends == execution.sends
 
 
-async def test_email_without_a_server_is_shown(run: Run) -> None:
+async def test_email_without_a_server_is_shown(shared_run: Run) -> None:
     """Without a mail server the record shows the message and the command that sets a server."""
-    execution = await run(python_step("a", "pd.send.email(subject='s', text='t', html=None)"))
+    execution = await shared_run(python_step("a", "pd.send.email(subject='s', text='t', html=None)"))
     (sent,) = execution.sends
     assert sent.outcome == "shown"
     assert "pdkernel project set mail_server" in (sent.note or "")
@@ -241,26 +240,6 @@ async def test_email_is_sent_to_the_own_address(run: Run, project: Project) -> N
     assert b"There" in (envelope.content or b"")
 
 
-def test_html_replaces_the_text() -> None:
-    """An `html` replaces the text, even if it is empty."""
-    assert build_message("me@x", {"subject": "s", "text": "t", "html": ""}).get_content().strip() == ""
-    assert build_message("me@x", {"subject": "s", "text": "t", "html": None}).get_content().strip() == "t"
-
-
-def test_line_breaks_in_a_subject_add_no_headers() -> None:
-    """Line breaks in the subject become spaces."""
-    assert build_message("me@x", {"subject": "a\r\nBcc: you@x"})["Subject"] == "a Bcc: you@x"
-
-
-def test_email_requires_an_address_and_a_server() -> None:
-    """With only one of the two settings no message is sent."""
-    assert parse_mail_settings({"mail_to": "me@x"}, {}) is None
-    full = parse_mail_settings({"mail_to": "me@x", "mail_server": "h:465"}, {"PDKERNEL_MAIL_PASSWORD": "secret"})
-    assert full is not None
-    assert (full.host, full.port) == ("h", 465)
-    assert "secret" not in repr(full)
-
-
 @pytest.mark.parametrize(
     ("step", "warning"),
     [
@@ -275,30 +254,32 @@ def test_email_requires_an_address_and_a_server() -> None:
     ],
     ids=["node-path", "node-nothing", "python-scheme", "node-email", "python-email"],
 )
-async def test_undeliverable_message_is_a_warning_of_the_step(run: Run, step: Step, warning: str) -> None:
+async def test_undeliverable_message_is_a_warning_of_the_step(shared_run: Run, step: Step, warning: str) -> None:
     """A message that cannot be delivered does not fail the step; its log has a warning with the line of the call."""
-    execution = await run(step)
+    execution = await shared_run(step)
 
     assert execution.step("a").status == "success"
     assert warning in execution.step("a").output
 
 
-async def test_deliverable_message_causes_no_warning(run: Run, server: AnsweringServer) -> None:
+async def test_deliverable_message_causes_no_warning(shared_run: Run, server: AnsweringServer) -> None:
     """A URL, and an e-mail with only a subject, cause no warning."""
     body = f"pd.send.http('GET', 'http://127.0.0.1:{server.server_port}/')\npd.send.email(subject='s')"
 
-    assert (await run(python_step("a", body))).step("a").output == ""
+    assert (await shared_run(python_step("a", body))).step("a").output == ""
 
 
-@pytest.mark.parametrize("params", ["true", "1", "['ab', '']", "[[]]"])
-async def test_invalid_params_fail_the_delivery(run: Run, server: AnsweringServer, params: str) -> None:
+async def test_invalid_params_fail_the_delivery(shared_run: Run, server: AnsweringServer) -> None:
     """`params` that are not an object do not fail the run; the delivery has failed, with the reason."""
     url = f"http://127.0.0.1:{server.server_port}/"
+    sends = f"for (const params of [true, 1, ['ab', ''], [[]]]) $.send.http({{ method: 'GET', url: '{url}', params }})"
 
-    execution = await run(node_step("one", f"$.send.http({{ method: 'GET', url: '{url}', params: {params} }})"))
+    execution = await shared_run(node_step("one", sends))
 
     assert execution.status == "success"
-    assert [(sent.outcome, sent.note) for sent in execution.sends] == [("failed", "Not sent: params is not an object")]
+    assert [(sent.outcome, sent.note) for sent in execution.sends] == [
+        ("failed", "Not sent: params is not an object")
+    ] * 4
     assert server.requests == []
 
 
@@ -438,7 +419,7 @@ def test_the_destination_of_a_message(effect: Effect, destination: str) -> None:
     assert find_destination(effect) == destination
 
 
-async def test_messages_of_a_run_are_shown_in_their_order(run: Run) -> None:
+async def test_messages_of_a_run_are_shown_in_their_order(shared_run: Run) -> None:
     """A host gets its messages in their order while others get theirs, and the record has them in the order of the step."""
     arrived: list[str] = []
     slow_is_done = asyncio.Event()
@@ -457,7 +438,7 @@ async def test_messages_of_a_run_are_shown_in_their_order(run: Run) -> None:
 
     with serve(AnsweringServer(answer_slowly)) as slow, serve(AnsweringServer(answer_fast)) as fast:
         urls = [f"{slow.url}/slow/0", f"{fast.url}/fast/0", f"{slow.url}/slow/1", f"{fast.url}/fast/1"]
-        execution = await run(python_step("tell", f"for url in {urls}: pd.send.http(method='GET', url=url)"))
+        execution = await shared_run(python_step("tell", f"for url in {urls}: pd.send.http(method='GET', url=url)"))
 
     assert arrived == ["/fast/0", "/fast/1", "/slow/0", "/slow/1"]
     assert [each.to for each in execution.sends] == [f"GET {url}" for url in urls]

@@ -19,7 +19,7 @@ from pdkernel.engine.event_sources import (
     timer_setting,
 )
 from pdkernel.engine.workflow_engine import WorkflowEngine
-from pdkernel.errors import ExternalUserRequiredError, ProjectError, RequestError, UnsupportedError
+from pdkernel.errors import ExternalUserRequiredError, PdkernelError, ProjectError, RequestError, UnsupportedError
 from pdkernel.model import JSON, Trigger
 from pdkernel.storage import Project
 from pdkernel.workers import Emitted, PropDeclaration
@@ -83,14 +83,18 @@ def request_of(project: Project, tmp_path: Path, connect: Callable[..., str]) ->
 
 
 async def test_event_is_new_once(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
-    """A source gets its database of the last run, and an id that it emitted before is not new."""
+    """A source gets its database of the last run, and an id that it emitted before is not new; a hook runs by its name, and a missing one is reported."""
     first = await runtime.source_runner.run(request_of(props={"size": 5}))
     second = await runtime.source_runner.run(request_of(props={"size": 5}))
+    deployed = await runtime.source_runner.run(request_of(act="deploy"))
+    none = await runtime.source_runner.run(request_of(act="activate"))
 
     assert [(event.id, event.summary) for event in first.events] == [(0, "Parcel 0")]
     assert [event.id for event in second.events] == [5]
     assert (first.repeated_count, second.repeated_count) == (1, 1)
     assert second.events[0].event.data["every"] == 60
+    assert [event.event.data for event in deployed.events] == [{"past": True}]
+    assert (deployed.had_hook, none.had_hook) == (True, False)
 
 
 async def test_a_value_that_a_source_removes_is_gone(
@@ -233,15 +237,6 @@ async def test_events_are_stored_with_the_state(
     assert [event.id for event in again.events] == [0]
 
 
-async def test_hook_runs_by_its_name(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
-    """A hook runs by its name; a missing hook is reported."""
-    deployed = await runtime.source_runner.run(request_of(act="deploy"))
-    none = await runtime.source_runner.run(request_of(act="activate"))
-
-    assert [event.event.data for event in deployed.events] == [{"past": True}]
-    assert (deployed.had_hook, none.had_hook) == (True, False)
-
-
 async def test_deleted_state_makes_every_event_new(
     runtime: WorkflowEngine, project: Project, request_of: Callable[..., SourceRequest]
 ) -> None:
@@ -268,22 +263,33 @@ async def test_emitted_event_is_unchanged_in_the_workflow(
     assert execution.step("look").return_value == {"past": True}
 
 
-async def test_missing_account_refuses_the_source(
-    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
+@pytest.mark.parametrize(
+    ("choices", "error", "message", "fix"),
+    [
+        ({"external_user_id": None}, ExternalUserRequiredError, "No external user ID passed", ""),
+        ({"uses": "depot-look@0.1.0"}, UnsupportedError, "is an action", "%%pdstep NAME --uses depot-look@0.1.0"),
+        (
+            {"uses": "depot-new-call@0.1.0"},
+            RequestError,
+            "needs an HTTP request to run, and the event is missing",
+            "--event FILE",
+        ),
+    ],
+    ids=["an account without an external user", "an action as a trigger", "no request and no timer"],
+)
+async def test_source_that_cannot_run_is_refused(
+    runtime: WorkflowEngine,
+    request_of: Callable[..., SourceRequest],
+    choices: dict[str, Any],
+    error: type[PdkernelError],
+    message: str,
+    fix: str,
 ) -> None:
-    """A source that needs an account is refused without an external user."""
-    with pytest.raises(ExternalUserRequiredError):
-        await runtime.source_runner.run(request_of(external_user_id=None))
+    """A source without what it needs is refused, and the fix explains how to write or run it."""
+    with pytest.raises(error, match=message) as caught:
+        await runtime.source_runner.run(request_of(**choices))
 
-
-async def test_action_as_a_trigger_is_refused(
-    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
-) -> None:
-    """An action as a trigger is refused; the message explains how to write a step."""
-    with pytest.raises(UnsupportedError, match="is an action") as caught:
-        await runtime.source_runner.run(request_of("depot-look@0.1.0"))
-
-    assert "%%pdstep NAME --uses depot-look@0.1.0" in caught.value.fix
+    assert fix in caught.value.fix
 
 
 def test_http_trigger_is_not_a_source() -> None:
@@ -379,25 +385,18 @@ async def test_the_record_of_a_source_shows_no_secret_header_and_prop(
     assert ran.record.error.message == ("refused: Bearer ⟦secret:event/authorization⟧, not ⟦secret:prop/source/key⟧")
 
 
-async def test_http_source_knows_its_endpoint(
+async def test_http_source_knows_its_endpoint_and_has_a_time_limit(
     runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
 ) -> None:
-    """A source reads the public URL of its HTTP interface."""
-    request = request_of("depot-new-call@0.1.0", event={"path": "/where"}, endpoint_url="https://hooks.example/depot")
+    """A source reads the public URL of its HTTP interface; a source that runs longer than its time limit is ended."""
+    where = request_of("depot-new-call@0.1.0", event={"path": "/where"}, endpoint_url="https://hooks.example/depot")
+    slow = request_of("depot-new-call@0.1.0", event={"path": "/slow"}, timeout_s=0.3)
 
-    ran = await runtime.source_runner.run(request)
+    found, ended = await runtime.source_runner.run(where), await runtime.source_runner.run(slow)
 
-    assert [found.event.data for found in ran.events] == [{"value": "https://hooks.example/depot"}]
-
-
-async def test_source_has_a_time_limit(runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]) -> None:
-    """A source that runs longer than its time limit is ended."""
-    request = request_of("depot-new-call@0.1.0", event={"path": "/slow"}, timeout_s=0.3)
-
-    ran = await runtime.source_runner.run(request)
-
-    assert ran.record.error is not None
-    assert (ran.record.error.code, ran.events) == ("timeout", ())
+    assert [each.event.data for each in found.events] == [{"value": "https://hooks.example/depot"}]
+    assert ended.record.error is not None
+    assert (ended.record.error.code, ended.events) == ("timeout", ())
 
 
 @pytest.mark.parametrize("public_only", [False, True])
@@ -430,16 +429,6 @@ async def test_source_uses_a_chosen_account(
 
     assert chosen != newest
     assert [[use.id for use in each] for each in accounts] == [[newest], [newest]]
-
-
-async def test_source_without_a_timer_requires_a_request(
-    runtime: WorkflowEngine, request_of: Callable[..., SourceRequest]
-) -> None:
-    """A source without a timer needs a request."""
-    with pytest.raises(RequestError, match=r"needs an HTTP request to run, and the event is missing") as caught:
-        await runtime.source_runner.run(request_of("depot-new-call@0.1.0"))
-
-    assert "--event FILE" in (caught.value.fix or "")
 
 
 def ids(strategy: str | None, *batches: list[Any]) -> list[list[Any]]:

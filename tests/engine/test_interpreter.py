@@ -21,7 +21,7 @@ from pdkernel.execution import Execution
 from pdkernel.model import Step
 from pdkernel.storage import Grant, Project
 from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step, skip_time
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 
@@ -242,9 +242,7 @@ async def test_time_out_ends_the_step(shared_run: Run) -> None:
 async def test_expression_has_the_time_limit_of_its_step(shared_run: Run) -> None:
     """An endless expression is ended at the step's time limit, and the message names the limit."""
     step = node_step("one", "return 1", options='--timeout 1 --prop "n={{(() => { for (;;); })()}}"')
-    execution = await shared_run(step)
-    error = execution.step("one").error
-    assert error is not None
+    error = error_of(await shared_run(step), "one")
     assert error.code == "timeout"
     assert "longer than 1 second and" in error.message
 

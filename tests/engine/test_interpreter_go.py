@@ -17,7 +17,7 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.model import Step
 from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event, bash_step, go_step, node_step, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 from tests.http_servers import AnsweringServer, serve
 
 
@@ -116,10 +116,9 @@ async def test_missing_account_refuses_the_run(run: Run, connect: Callable[..., 
     """A missing account refuses the run with the platform's error; a Go step needs no app on its directive."""
     connect("grace", app="github")
 
-    execution = await run(step, external_user_id="grace")
+    error = error_of(await run(step, external_user_id="grace"))
 
-    assert execution.error is not None
-    assert execution.error.code == "account_not_found"
+    assert error.code == "account_not_found"
 
 
 @pytest.mark.parametrize(
@@ -195,35 +194,32 @@ async def test_unreachable_host_is_an_error(run: Run) -> None:
     """`http.Get` returns an error; the step's error names the host and the cause."""
     code = 'if _, err := http.Get("https://nowhere.invalid/things"); err != nil { panic(err) }'
 
-    done = await run(go_step("call", code, "net/http"), egress="live")
+    error = error_of(await run(go_step("call", code, "net/http"), egress="live"), "call")
 
-    error = done.step("call").error
-    assert error is not None
     assert "CONNECT https://nowhere.invalid got no response: nowhere.invalid " in error.message
 
 
-@pytest.mark.parametrize("source", ["package main\n", "package other\nfunc main() {}\n", ""])
-async def test_code_without_main_is_refused(run: Run, source: str) -> None:
-    """Code without `main` refuses the run before its first step, with an example."""
-    execution = await run(python_step("zero"), Step("one", "go", source))
-
-    assert execution.error is not None
-    assert execution.error.code == "entry_point"
-    assert "no `func main()` in a `package main`" in execution.error.message
-    assert execution.step("zero").status == "not_run"
-
-
 ELSEWHERE = 'package main\nimport "example.test/nowhere"\nfunc main() { nowhere.Go() }\n'
+NO_MAIN = ("entry_point", "no `func main()` in a `package main`")
 
 
-async def test_missing_modules_refuse_a_run_without_installation(run: Run) -> None:
-    """Missing modules that must not be installed refuse the run before its first step, with the command."""
-    execution = await run(python_step("zero"), Step("one", "go", ELSEWHERE), install=False)
+@pytest.mark.parametrize(
+    ("source", "code", "texts"),
+    [
+        ("package main\n", *NO_MAIN),
+        ("package other\nfunc main() {}\n", *NO_MAIN),
+        ("", *NO_MAIN),
+        (ELSEWHERE, "package_missing", "example.test/nowhere|pdkernel packages install"),
+    ],
+    ids=["no main", "another package", "no code", "a missing module"],
+)
+async def test_code_that_cannot_start_is_refused(run: Run, source: str, code: str, texts: str) -> None:
+    """Code without `main`, or with modules that must not be installed, refuses the run before its first step, with a fix."""
+    execution = await run(python_step("zero"), Step("one", "go", source), install=False)
 
     assert execution.error is not None
-    assert execution.error.code == "package_missing"
-    assert "example.test/nowhere" in execution.error.message
-    assert "pdkernel packages install" in execution.error.message
+    assert execution.error.code == code
+    assert all(text in execution.error.message for text in texts.split("|"))
     assert execution.step("zero").status == "not_run"
 
 

@@ -42,7 +42,7 @@ from pdkernel.storage import Project
 from pdkernel.workers import StepOutcome
 from tests.builders import Gate, a_step, a_workflow, an_event, bash_step, node_step, python_step, skip_time
 from tests.egress.kit import SentMemory
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.render.builders import a_call
 
@@ -400,10 +400,8 @@ async def test_error_after_a_refused_call_names_the_refusal(shared_run: Run) -> 
     """An error after a refused call names the refusal, not only the client's "403: Forbidden"."""
     step = python_step("call", "import urllib.request; urllib.request.urlopen('http://api.example.com/v1/things')")
 
-    done = await shared_run(step)
+    error = error_of(await shared_run(step), "call")
 
-    error = done.step("call").error
-    assert error is not None
     assert error.name.endswith("HTTPError")
     assert "GET http://api.example.com/v1/things was not sent: the outbound policy is deny." in error.message
 
@@ -418,10 +416,8 @@ async def test_step_that_goes_on_after_a_refused_call_is_ended(run: Run, tmp_pat
     await gate.wait_until_reached()
 
     await skip_time(outbound_calls.REFUSED_STEP_GRACE_S)
-    done = await running
+    error = error_of(await running, "call")
 
-    error = done.step("call").error
-    assert error is not None
     assert (error.code, error.name) == ("egress_refused", "OutboundCallRefused")
     assert "GET http://api.example.com/ was not sent" in error.message
 

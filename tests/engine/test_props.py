@@ -12,7 +12,7 @@ from pdkernel.errors import InterpreterMissingError
 from pdkernel.language.analysis import responds
 from pdkernel.model import JSON, ROUND_TRIP_KEY, Step
 from tests.builders import a_workflow, an_event, bash_step, node_step, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 
 DECLARED = "{ channel: { type: 'string', optional: true }, slack: { type: 'app', app: 'slack' } }"
 ADDING = "{ a: { type: 'string', optional: true, reloadProps: true } }, async additionalProps() { return {}; }"
@@ -106,10 +106,10 @@ async def test_props_are_recorded_as_the_step_receives_them(shared_run: Run) -> 
 
 async def test_failed_path_names_the_prop(shared_run: Run) -> None:
     """A path that reads a property of undefined fails with the error of JavaScript, the prop and the expression."""
-    execution = await shared_run(python_step(options="--prop q={{event.body.missing.name}}"), event=an_event({}))
+    error = error_of(
+        await shared_run(python_step(options="--prop q={{event.body.missing.name}}"), event=an_event({})), "code"
+    )
 
-    error = execution.step("code").error
-    assert error is not None
     assert error.name == "TypeError"
     assert error.message.endswith(
         "{{event.body.missing.name}} fails with TypeError: Cannot read properties of undefined (reading 'name')"

@@ -15,7 +15,7 @@ from pdkernel.journal import Journal
 from pdkernel.model import Trigger
 from pdkernel.storage import Project
 from tests.builders import Gate, a_workflow, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 
 
 @pytest.fixture
@@ -50,10 +50,9 @@ async def test_run_with_an_unwritten_end_is_an_error(run: Run) -> None:
 @pytest.mark.usefixtures("full")
 async def test_error_of_a_step_is_not_replaced(run: Run) -> None:
     """A run that has failed before the disk was full keeps the error of its step."""
-    execution = await run(python_step("one", "print('x' * 400_000)\nraise ValueError('own')"))
+    error = error_of(await run(python_step("one", "print('x' * 400_000)\nraise ValueError('own')")))
 
-    assert execution.error is not None
-    assert (execution.error.step, execution.error.message) == ("one", "own")
+    assert (error.step, error.message) == ("one", "own")
 
 
 @pytest.mark.usefixtures("full")
@@ -146,7 +145,6 @@ async def test_a_failed_run_waits_until_its_failure_can_be_reported(
 async def test_missing_temporary_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the temporary folder does not exist, the error names the fix."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    execution = await run(python_step("one"))
-    assert execution.error is not None
-    assert execution.error.code == "internal"
-    assert "TMPDIR" in execution.error.message
+    error = error_of(await run(python_step("one")))
+    assert error.code == "internal"
+    assert "TMPDIR" in error.message

@@ -27,7 +27,7 @@ from pdkernel.journal import WaitKey
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.storage import Project
 from tests.builders import Gate, a_step, a_workflow, an_event, node_step, python_step, with_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 from tests.files.definition.builders import synced
 
 NEEDS_CHANNEL = (
@@ -194,12 +194,11 @@ async def test_missing_value_of_a_rule_does_not_exist(shared_run: Run) -> None:
 
 async def test_old_call_of_a_component_has_a_hint(shared_run: Run) -> None:
     """The error of a component that calls a function of the first version says what to write instead, with the cell's line."""
-    execution = await shared_run(node_step(body='await 1;\n$end("enough");'))
+    error = error_of(await shared_run(node_step(body='await 1;\n$end("enough");')))
 
-    assert execution.error is not None
-    fix = getattr(execution.error, "fix", "") or execution.error.message
+    fix = getattr(error, "fix", "") or error.message
     assert 'instead of $end: return $.flow.exit("enough")' in fix
-    assert f"line {execution.error.line}," in fix
+    assert f"line {error.line}," in fix
 
 
 COUNTS = "pd.export('runs', pd.context['run']['runs']); pd.export('had', pd.context['run']['context'])"
@@ -658,11 +657,10 @@ class TestTrigger:
         fails = a_workflow(python_step("one", "raise ValueError('broken')"), name="Fails")
         me = a_workflow(python_step("call", "return pd.flow.trigger('me', {})"), name="Me")
         caller = python_step("call", f"pd.flow.trigger({name!r})")
-        execution = await run(caller, find_workflow=beside(tmp_path, fails=fails, me=me))
+        error = error_of(await run(caller, find_workflow=beside(tmp_path, fails=fails, me=me)))
 
-        assert execution.error is not None
-        assert execution.error.step == "call"
-        assert message in execution.error.message
+        assert error.step == "call"
+        assert message in error.message
 
     @pytest.mark.parametrize("mode", ["wait", "park"])
     async def test_the_caller_waits_for_a_paused_workflow(
@@ -728,10 +726,9 @@ async def test_a_continued_run_counts_its_earlier_steps(runtime: WorkflowEngine,
     await runtime.resolve_wait(WaitKey(paused.id, "wait"), "resume")
     (claimed,) = await runtime.journal.claim_next()
 
-    execution = await runtime.continue_run(claimed)
+    error = error_of(await runtime.continue_run(claimed))
 
-    assert execution.error is not None
-    assert (execution.error.step, execution.error.name) == ("two", "FunctionPayloadLimitExceeded")
+    assert (error.step, error.name) == ("two", "FunctionPayloadLimitExceeded")
 
 
 async def test_an_external_user_has_a_number_of_paused_runs(

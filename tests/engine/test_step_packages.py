@@ -18,7 +18,7 @@ from pdkernel.model import Step
 from pdkernel.packages import NPM_LOCK_NAME
 from pdkernel.storage import Project
 from tests.builders import a_step, a_workflow, an_event, python_step
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, error_of
 from tests.npm_registry import NpmRegistry, npm_registry
 from tests.wheels import WheelFolder
 
@@ -88,25 +88,18 @@ async def test_two_versions_in_one_workflow(run: Run, registry: NpmRegistry) -> 
 
 
 async def test_package_that_cannot_be_installed_fails_its_step(run: Run, registry: NpmRegistry) -> None:
-    """A package that cannot be installed fails its step at the cell's line; the steps above it run."""
+    """A package that cannot be installed fails its step at the cell's line; the steps above it run, with packages of their own."""
     registry.publish("tiny", "1.0.0")
 
-    execution = await run(python_step("above"), importing("tiny", "nowhere@^2", name="code"), python_step("below"))
+    execution = await run(
+        importing("tiny", name="above"), importing("tiny", "nowhere@^2", name="code"), python_step("below")
+    )
 
     assert [step.status for step in execution.steps] == ["success", "error", "skipped"]
     error = execution.error
     assert error is not None
     assert (error.code, error.step, error.line) == ("package_install", "code", 3)
     assert error.message.startswith("There is no npm package nowhere.")
-
-
-async def test_each_step_has_its_own_packages(run: Run, registry: NpmRegistry) -> None:
-    """A package of another step does not affect a step."""
-    registry.publish("tiny", "1.0.0")
-
-    execution = await run(importing("tiny", name="one"), importing("tiny", "nowhere", name="two"))
-
-    assert [step.status for step in execution.steps] == ["success", "error"]
 
 
 async def test_no_install_refuses_before_any_step(run: Run, registry: NpmRegistry) -> None:
@@ -225,10 +218,9 @@ async def test_unreadable_lock_file_refuses_the_run(run: Run, tmp_path: Path) ->
     """An unreadable lock file refuses the run and is not changed."""
     (tmp_path / NPM_LOCK_NAME).write_text("<<<<<<< HEAD")
 
-    execution = await run(importing("tiny"))
+    error = error_of(await run(importing("tiny")))
 
-    assert execution.error is not None
-    assert NPM_LOCK_NAME in execution.error.message
+    assert NPM_LOCK_NAME in error.message
     assert (tmp_path / NPM_LOCK_NAME).read_text() == "<<<<<<< HEAD"
 
 
@@ -298,26 +290,19 @@ async def test_python_steps_share_one_environment(run: Run, wheels: WheelFolder)
 
 
 async def test_missing_package_fails_only_its_step(run: Run, wheels: WheelFolder) -> None:
-    """A step whose package cannot be installed fails; the steps above it run."""
+    """A step whose package cannot be installed fails; the steps above it run, and the next run tries to install it again."""
     wheels.publish("tiny")
+    steps = importing_module("tiny", "one"), importing_module("late", "two"), python_step("three")
 
-    execution = await run(importing_module("tiny", "one"), importing_module("nosuch", "two"), python_step("three"))
+    execution = await run(*steps)
+    wheels.publish("late")
+    again = await run(*steps)
 
     assert [step.status for step in execution.steps] == ["success", "error", "skipped"]
     assert execution.error is not None
     assert (execution.error.code, execution.error.step) == ("package_install", "two")
     assert execution.error.line == 3
-
-
-async def test_package_that_is_published_later_is_installed(run: Run, wheels: WheelFolder) -> None:
-    """A package that could not be installed is tried again by the next run that needs it."""
-    failed = await run(importing_module("tiny"))
-    wheels.publish("tiny")
-
-    execution = await run(importing_module("tiny"))
-
-    assert failed.step("code").status == "error"
-    assert execution.step("code").return_value == "1.0"
+    assert again.step("two").return_value == "1.0"
 
 
 async def test_each_step_with_a_missing_package_has_its_own_line(run: Run) -> None:

@@ -190,7 +190,8 @@ def test_a_summary_has_one_line_without_addresses() -> None:
 
 def test_a_disk_that_is_full() -> None:
     """A fault of the file system has its cause, or the name of the file."""
-    assert build_disk_error(OSError(errno.ENOSPC, "No space"), ["zod"]).message.endswith("the disk is full.")
+    for code in (errno.ENOSPC, errno.EDQUOT):
+        assert build_disk_error(OSError(code, "No space"), ["zod"]).message.endswith("the disk is full.")
     assert build_disk_error(OSError(errno.EISDIR, "Is a directory", "/x"), ["zod"]).message == (
         "zod cannot be installed: /x: is a directory."
     )

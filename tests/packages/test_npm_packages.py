@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import json
 import os
@@ -11,7 +10,7 @@ import platform
 import subprocess
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import pytest
 from pdkernel.common.version import INSTALL_COMMANDS
 from pdkernel.errors import InterpreterMissingError, PackageInstallError, PackageMissingError, ProjectError
 from pdkernel.packages import NPM_LOCK_NAME, NpmPackages, NpmSpec, NpmTree
-from pdkernel.packages.npm_command import NpmFailedError, build_disk_error, explain_failure
 from pdkernel.packages.npm_packages import LockedSet, NpmLock, find_foreign_package
 from pdkernel.workers import find_node
 from tests.npm_registry import NpmRegistry
@@ -93,32 +91,20 @@ async def test_the_lock_file_has_hashes_and_no_address(registry: NpmRegistry, op
     assert str(tmp_path) not in text
 
 
-async def test_a_fresh_machine_gets_the_same_versions(registry: NpmRegistry, opened: Open) -> None:
-    """The lock file also has the versions of dependencies."""
-    registry.publish("inner", "1.0.0")
-    registry.publish("outer", "1.0.0", dependencies={"inner": "^1"})
-    await opened().ensure([NpmSpec("outer")])
-    registry.publish("inner", "1.9.0")
-    registry.publish("outer", "1.9.0", dependencies={"inner": "^1"})
-
-    tree = await opened("elsewhere").ensure([NpmSpec("outer")])
-
-    inner = json.loads((tree.folder / "node_modules/inner/package.json").read_text())
-    assert (version_in(tree, "outer"), inner["version"]) == ("1.0.0", "1.0.0")
-
-
-async def test_another_set_keeps_the_locked_versions(registry: NpmRegistry, opened: Open) -> None:
-    """A package and its dependencies have the same version in every step."""
+@pytest.mark.parametrize("names", [["outer"], ["outer", "other"]], ids=["a fresh machine", "another set"])
+async def test_locked_versions_are_kept(registry: NpmRegistry, opened: Open, names: list[str]) -> None:
+    """A package and its dependencies have the version of the lock file on each machine and in every step."""
     registry.publish("inner", "1.0.0")
     registry.publish("outer", "1.0.0", dependencies={"inner": "^1"})
     await opened().ensure([NpmSpec("outer")])
     for name in ("inner", "outer", "other"):
         registry.publish(name, "1.9.0", dependencies={"inner": "^1"} if name == "outer" else {})
 
-    tree = await opened().ensure([NpmSpec("outer"), NpmSpec("other")])
+    tree = await opened("elsewhere" if names == ["outer"] else "packages").ensure([NpmSpec(name) for name in names])
 
     inner = json.loads((tree.folder / "node_modules/inner/package.json").read_text())
-    assert (versions_in(tree), inner["version"]) == ({"outer": "1.0.0", "other": "1.9.0"}, "1.0.0")
+    assert versions_in(tree) == {name: "1.9.0" if name == "other" else "1.0.0" for name in names}
+    assert inner["version"] == "1.0.0"
 
 
 async def test_dependencies_keep_the_versions_of_the_largest_set(registry: NpmRegistry, opened: Open) -> None:
@@ -221,32 +207,21 @@ async def test_an_incomplete_installation_is_removed(registry: NpmRegistry, open
     assert not left.exists()
 
 
-async def test_old_sets_are_removed(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
-    """Sets that were not used for long are removed, and installed again when they are required."""
+@pytest.mark.parametrize("is_used", [False, True])
+async def test_sets_that_are_not_used_are_removed(registry: NpmRegistry, opened: Open, is_used: bool) -> None:
+    """A set that was not used for long is removed, and installed again when it is required; each use counts, however old the set is."""
     for name in ("old", "new"):
         registry.publish(name, "1.0.0")
     old = await opened().ensure([NpmSpec("old")])
     year = time.time() - 365 * 24 * 3600
     os.utime(old.folder, (year, year))
 
+    if is_used:
+        await opened().ensure([NpmSpec("old")], install=False)
     await opened().ensure([NpmSpec("new")])
 
-    assert not old.folder.exists()
+    assert old.folder.exists() == is_used
     assert await opened().ensure([NpmSpec("old")]) == old
-
-
-async def test_sets_in_use_are_not_removed(registry: NpmRegistry, opened: Open) -> None:
-    """Each use of a set counts, so that a set is not removed because its installation was long ago."""
-    for name in ("old", "new"):
-        registry.publish(name, "1.0.0")
-    old = await opened().ensure([NpmSpec("old")])
-    year = time.time() - 365 * 24 * 3600
-    os.utime(old.folder, (year, year))
-
-    await opened().ensure([NpmSpec("old")], install=False)
-    await opened().ensure([NpmSpec("new")])
-
-    assert old.folder.is_dir()
 
 
 async def test_a_cancelled_installation_leaves_nothing(registry: NpmRegistry, opened: Open, tmp_path: Path) -> None:
@@ -277,35 +252,36 @@ async def failure_of(packages: NpmPackages, *specs: NpmSpec) -> PackageInstallEr
     return caught.value
 
 
-async def test_a_missing_package(registry: NpmRegistry, opened: Open) -> None:
-    """The error names the missing one of several packages, and a similar well-known package."""
+@pytest.mark.parametrize(
+    ("spec", "message", "fix", "package"),
+    [
+        (NpmSpec("axois"), "There is no npm package axois.", "axios", "axois"),
+        (
+            NpmSpec("tiny", ">=7 <8"),
+            "There is no version of the npm package tiny that is >=7 <8.",
+            "npm view tiny versions",
+            "tiny@>=7 <8",
+        ),
+        (
+            NpmSpec("outer"),
+            "outer, tiny cannot be installed: there is no npm package inner, which is a dependency.",
+            "Import another version",
+            None,
+        ),
+    ],
+    ids=["a package", "a version", "a dependency"],
+)
+async def test_a_missing_package(
+    registry: NpmRegistry, opened: Open, spec: NpmSpec, message: str, fix: str, package: str | None
+) -> None:
+    """The error names the missing one of several packages, and a similar well-known package or how to list the versions."""
     registry.publish("tiny", "1.0.0")
-
-    error = await failure_of(opened(), NpmSpec("tiny"), NpmSpec("axois"))
-
-    assert error.message == "There is no npm package axois."
-    assert "axios" in error.fix
-    assert error.package == "axois"
-
-
-async def test_a_missing_version(registry: NpmRegistry, opened: Open) -> None:
-    """The error has the package, the version, and how to list the existing versions."""
-    registry.publish("tiny", "1.0.0")
-
-    error = await failure_of(opened(), NpmSpec("tiny"), NpmSpec("tiny", ">=7 <8"))
-
-    assert error.message == "There is no version of the npm package tiny that is >=7 <8."
-    assert "npm view tiny versions" in error.fix
-    assert error.package == "tiny@>=7 <8"
-
-
-async def test_a_missing_dependency(registry: NpmRegistry, opened: Open) -> None:
-    """The error names the package and its missing dependency."""
     registry.publish("outer", "1.0.0", dependencies={"inner": "1"})
 
-    error = await failure_of(opened(), NpmSpec("outer"))
+    error = await failure_of(opened(), NpmSpec("tiny"), spec)
 
-    assert error.message == "outer cannot be installed: there is no npm package inner, which is a dependency."
+    assert (error.message, error.package) == (message, package)
+    assert fix in error.fix
 
 
 async def test_conflicting_packages(registry: NpmRegistry, opened: Open) -> None:
@@ -321,22 +297,16 @@ async def test_conflicting_packages(registry: NpmRegistry, opened: Open) -> None
 
 
 async def test_no_network(registry: NpmRegistry, opened: Open) -> None:
-    """The error is raised within seconds, with a fix."""
+    """The error is raised within seconds, with a fix; the registry is contacted only for missing packages."""
+    registry.publish("tiny", "1.0.0")
     packages = opened(npm_config_registry="http://127.0.0.1:9/")
 
     error = await failure_of(packages, NpmSpec("tiny"))
+    await opened().ensure([NpmSpec("tiny")])
+    tree = await opened(npm_config_registry="http://127.0.0.1:9/").ensure([NpmSpec("tiny")])
 
     assert error.message.startswith("tiny cannot be installed: the npm registry does not respond (ECONNREFUSED).")
     assert "Check the network" in error.fix
-
-
-async def test_installed_packages_work_without_a_network(registry: NpmRegistry, opened: Open) -> None:
-    """The registry is contacted only for missing packages."""
-    registry.publish("tiny", "1.0.0")
-    await opened().ensure([NpmSpec("tiny")])
-
-    tree = await opened(npm_config_registry="http://127.0.0.1:9/").ensure([NpmSpec("tiny")])
-
     assert version_in(tree, "tiny") == "1.0.0"
 
 
@@ -417,15 +387,6 @@ async def test_a_folder_that_cannot_be_created(registry: NpmRegistry, opened: Op
     assert "file exists" in error.message
 
 
-@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT"])
-def test_a_full_disk(code: str) -> None:
-    """A full disk has the same message from npm and from the system."""
-    by_npm = explain_failure(NpmFailedError(code, "write"), ["tiny"], str)
-    by_system = build_disk_error(OSError(getattr(errno, code), "No space left on device"), ["tiny"])
-
-    assert by_npm.message == by_system.message == "tiny cannot be installed: the disk is full."
-
-
 @pytest.mark.parametrize(
     "text",
     ["", "{}", '{"lockVersion": 99, "sets": []}', '{"lockVersion": 1, "sets": [{}]}', "<<<<", "\xff", "[" * 100_000],
@@ -463,19 +424,14 @@ async def test_a_lock_file_with_outside_paths_is_refused(
         await opened().ensure([NpmSpec("tiny")])
 
 
-async def test_a_fifo_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
-    """A FIFO is refused, not waited for."""
-    os.mkfifo(tmp_path / NPM_LOCK_NAME)
+@pytest.mark.parametrize(("make", "message"), [(os.mkfifo, "not a regular file"), (os.mkdir, "is a directory")])
+async def test_another_kind_of_file_in_the_place_of_the_lock_file(
+    opened: Open, tmp_path: Path, make: Callable[[Path], None], message: str
+) -> None:
+    """A FIFO is refused, not waited for; the message for a folder has the system's error."""
+    make(tmp_path / NPM_LOCK_NAME)
 
-    with pytest.raises(ProjectError, match="not a regular file"):
-        await opened().ensure([NpmSpec("tiny")])
-
-
-async def test_a_folder_in_the_place_of_the_lock_file(opened: Open, tmp_path: Path) -> None:
-    """The message has the system's error."""
-    (tmp_path / NPM_LOCK_NAME).mkdir()
-
-    with pytest.raises(ProjectError, match="is a directory"):
+    with pytest.raises(ProjectError, match=message):
         await opened().ensure([NpmSpec("tiny")])
 
 

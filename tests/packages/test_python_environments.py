@@ -419,30 +419,21 @@ async def test_a_deleted_environment_is_created_again(opened: Open, wheels: Whee
         await ensure(packages, "import tiny", install=False)
 
 
-async def test_unused_environments_are_removed(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """The most recent environments stay; others are removed a day after their last use."""
+@pytest.mark.parametrize(("last_used", "left"), [(1_000_000, 19), (None, 30)], ids=["long ago", "today"])
+async def test_unused_environments_are_removed(
+    opened: Open, wheels: WheelFolder, tmp_path: Path, last_used: int | None, left: int
+) -> None:
+    """The most recent environments stay; others are removed a day after their last use, and not before, because a run may still use them."""
     wheels.publish("tiny")
-    for number in range(30):
-        old = tmp_path / "python" / f"old{number:02}"
-        old.mkdir(parents=True)
-        os.utime(old, (1_000_000 + number, 1_000_000 + number))
-
-    await ensure(opened(), "import tiny")
-
-    left = {each.name for each in (tmp_path / "python").iterdir()}
-    assert {name for name in left if name.startswith("old")} == {f"old{number:02}" for number in range(11, 30)}
-
-
-async def test_environments_of_the_last_day_stay(opened: Open, wheels: WheelFolder, tmp_path: Path) -> None:
-    """An environment that was used within a day is kept, however many there are: a run may still use it."""
-    wheels.publish("tiny")
-    names = {f"recent{number:02}" for number in range(30)}
-    for name in names:
+    names = [f"old{number:02}" for number in range(30)]
+    for number, name in enumerate(names):
         (tmp_path / "python" / name).mkdir(parents=True)
+        if last_used is not None:
+            os.utime(tmp_path / "python" / name, (last_used + number, last_used + number))
 
     await ensure(opened(), "import tiny")
 
-    assert names <= {each.name for each in (tmp_path / "python").iterdir()}
+    assert sorted(each.name for each in (tmp_path / "python").iterdir() if each.name in names) == names[-left:]
 
 
 async def test_a_folder_that_cannot_be_used_is_named(opened: Open, tmp_path: Path) -> None:
@@ -455,18 +446,17 @@ async def test_a_folder_that_cannot_be_used_is_named(opened: Open, tmp_path: Pat
     assert str(tmp_path / "python") in raised.value.fix
 
 
-async def test_a_lock_with_merge_conflict_markers_is_refused(opened: Open, tmp_path: Path) -> None:
-    """The line is named; the file is unchanged."""
-    (tmp_path / PYTHON_LOCK_NAME).write_text("# tiny for tiny | Python 3.12, x y\n<<<<<<< ours\n", encoding="utf-8")
-
+async def test_a_lock_that_cannot_be_read_is_refused(opened: Open, tmp_path: Path) -> None:
+    """A merge conflict is named by its line, and the file is unchanged; a FIFO is refused, not waited for."""
+    lock = tmp_path / PYTHON_LOCK_NAME
+    conflict = "# tiny for tiny | Python 3.12, x y\n<<<<<<< ours\n"
+    lock.write_text(conflict, encoding="utf-8")
     with pytest.raises(ProjectError, match="line 2"):
         await ensure(opened(), "import tiny")
+    assert lock.read_text(encoding="utf-8") == conflict
 
-
-async def test_a_fifo_in_the_place_of_the_lock_is_refused(opened: Open, tmp_path: Path) -> None:
-    """A FIFO is refused, not waited for."""
-    os.mkfifo(tmp_path / PYTHON_LOCK_NAME)
-
+    lock.unlink()
+    os.mkfifo(lock)
     with pytest.raises(ProjectError, match="cannot be read: Not a regular file"):
         await ensure(opened(), "import tiny")
 

@@ -40,22 +40,21 @@ def test_pdkernel_node_has_precedence(tmp_path: Path) -> None:
     assert find_node({"PATH": str(tmp_path)}) == find_node({"PATH": ""}) != on_path
 
 
-def test_old_node_is_refused(tmp_path: Path) -> None:
-    """The error for a version below 20 names the version and the command that installs another."""
-    node = program(tmp_path / "old", "v18.20.1")
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("v18.20.1", r"its version is 18\.20\.1, and steps need Node\.js 20 or newer"),
+        ("hello", "this program is not Node"),
+    ],
+)
+def test_unusable_pdkernel_node_is_refused(tmp_path: Path, answer: str, why: str) -> None:
+    """A chosen program must print a version from 20 on; the error has the reason and the command that installs another."""
+    node = program(tmp_path / "old", answer)
 
-    with pytest.raises(
-        InterpreterMissingError, match=r"its version is 18\.20\.1, and steps need Node\.js 20 or newer"
-    ) as caught:
+    with pytest.raises(InterpreterMissingError, match=why) as caught:
         find_node({"PDKERNEL_NODE": str(node)})
 
     assert caught.value.fix == INSTALL_COMMANDS["node"]
-
-
-def test_program_that_is_not_node_is_refused(tmp_path: Path) -> None:
-    """A chosen program must print a version."""
-    with pytest.raises(InterpreterMissingError, match="this program is not Node"):
-        find_node({"PDKERNEL_NODE": str(program(tmp_path / "odd", "hello"))})
 
 
 def test_missing_bash_is_an_error(tmp_path: Path) -> None:

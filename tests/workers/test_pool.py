@@ -110,34 +110,44 @@ async def test_process_with_shared_memory_is_not_used_again(open_run: OpenRun, l
     assert first != second
 
 
-@LONG_LIVED
-async def test_external_users_have_separate_processes(open_run: OpenRun, language: Language) -> None:
-    """A process serves one external user, who gets the same process again."""
-    ada, grace, again = await pids_of(
-        open_run, language, {"external_user_id": "ada"}, {"external_user_id": "grace"}, {"external_user_id": "ada"}
-    )
-
-    assert ada != grace
-    assert again == ada
+ADA = {"external_user_id": "ada"}
+SHARED = {"workflow": "shared", "share_workers": True}
 
 
 @LONG_LIVED
-async def test_run_without_an_external_user_has_another_process(open_run: OpenRun, language: Language) -> None:
-    """A run without an external user does not use the process of a user, nor the other way round."""
-    without, ada, again = await pids_of(open_run, language, {}, {"external_user_id": "ada"}, {})
+@pytest.mark.parametrize(
+    ("settings", "processes"),
+    [
+        ([ADA, {"external_user_id": "grace"}, ADA], "ABA"),
+        ([{}, ADA, {}], "ABA"),
+        ([ADA, {**ADA, "environment": "production"}], "AB"),
+        ([{**ADA, "workflow": "one"}, {**ADA, "workflow": "other"}], "AA"),
+        (
+            [
+                {**SHARED, **ADA},
+                {**SHARED, "external_user_id": "grace"},
+                SHARED,
+                {**SHARED, "workflow": "other"},
+                {"workflow": "shared", **ADA},
+            ],
+            "AAABC",
+        ),
+    ],
+    ids=[
+        "each external user has a process, and gets it again",
+        "a run without an external user has another process than a user",
+        "an id in another environment is another user",
+        "workflows of one user share a process",
+        "share_workers lets the users of one workflow share a process",
+    ],
+)
+async def test_who_shares_a_process(
+    open_run: OpenRun, language: Language, settings: list[dict[str, Any]], processes: str
+) -> None:
+    """A process serves one external user, unless the workflow has the setting that lets its users share it."""
+    pids = await pids_of(open_run, language, *(dict(each) for each in settings))
 
-    assert without != ada
-    assert again == without
-
-
-@LONG_LIVED
-async def test_environments_have_separate_processes(open_run: OpenRun, language: Language) -> None:
-    """The same id in another environment is another external user."""
-    development, production = await pids_of(
-        open_run, language, {"external_user_id": "ada"}, {"external_user_id": "ada", "environment": "production"}
-    )
-
-    assert development != production
+    assert "".join("ABC"[list(dict.fromkeys(pids)).index(pid)] for pid in pids) == processes
 
 
 async def test_package_sets_have_separate_processes(open_run: OpenRun, tmp_path: Path) -> None:
@@ -151,19 +161,6 @@ async def test_package_sets_have_separate_processes(open_run: OpenRun, tmp_path:
 
 
 @LONG_LIVED
-async def test_workflows_of_one_user_share_a_process(open_run: OpenRun, language: Language) -> None:
-    """Another workflow of the same external user needs no other process."""
-    pids = await pids_of(
-        open_run,
-        language,
-        {"external_user_id": "ada", "workflow": "one"},
-        {"external_user_id": "ada", "workflow": "other"},
-    )
-
-    assert len(set(pids)) == 1
-
-
-@LONG_LIVED
 async def test_changed_text_runs_in_the_same_process(open_run: OpenRun, language: Language) -> None:
     """A new version of a workflow needs no new process, and its new text runs."""
     changed = PID[language].replace("getpid()", "getpid(), 'new'").replace("process.pid", "[process.pid, 'new']")
@@ -171,24 +168,6 @@ async def test_changed_text_runs_in_the_same_process(open_run: OpenRun, language
     before, after = await pids_of(open_run, language, {"version": "1"}, {"version": "2", "source": changed})
 
     assert after == [before, "new"]
-
-
-@LONG_LIVED
-async def test_share_workers_always_lets_the_users_of_a_workflow_share(open_run: OpenRun, language: Language) -> None:
-    """With `share_workers: always`, runs of one workflow share a process, and no other workflow uses that process."""
-    shared = {"workflow": "shared", "share_workers": True}
-    ada, grace, without, other, never = await pids_of(
-        open_run,
-        language,
-        {**shared, "external_user_id": "ada"},
-        {**shared, "external_user_id": "grace"},
-        shared,
-        {**shared, "workflow": "other"},
-        {"workflow": "shared", "external_user_id": "ada"},
-    )
-
-    assert ada == grace == without
-    assert len({ada, other, never}) == 3
 
 
 async def test_file_beside_a_workflow_is_imported_again_for_another_workflow(open_run: OpenRun, tmp_path: Path) -> None:
@@ -207,36 +186,24 @@ async def test_file_beside_a_workflow_is_imported_again_for_another_workflow(ope
 
 
 @LONG_LIVED
-async def test_each_run_of_a_process_has_its_own_time_zone(open_run: OpenRun, language: Language) -> None:
-    """The variable `TZ` of a workflow is the time zone of its steps, also in a warm process; without it, steps have UTC."""
-    read: dict[Language, str] = {
-        "python": "import time\ndef handler(pd):\n    return time.localtime(0).tm_hour\n",
-        "node": "export default { async run() { return new Date(0).getHours() } }",
-    }
-    hours = []
-    for variables in ({}, {"TZ": "EST5EDT"}, {}):
-        bench = await open_run(external_user_id="ada", workflow="one", variables=variables)
-        hours.append((await bench.run(language, read[language])).exports["$return_value"])
-        await bench.workers.release()
-
-    assert hours == [0, 19, 0]
-
-
-@LONG_LIVED
 async def test_each_run_of_a_process_has_its_own_variables(open_run: OpenRun, language: Language) -> None:
-    """A run of a warm process has its workflow's environment variables, and none of the runs before."""
+    """A run of a warm process has its workflow's environment variables, of which `TZ` is the time zone, and none of the runs before."""
     read: dict[Language, str] = {
-        "python": "import os\ndef handler(pd):\n    return [os.getpid(), os.environ.get('TOKEN')]\n",
-        "node": "export default { async run() { return [process.pid, process.env.TOKEN ?? null] } }",
+        "python": (
+            "import os, time\ndef handler(pd):\n"
+            "    return [os.getpid(), os.environ.get('TOKEN'), time.localtime(0).tm_hour]\n"
+        ),
+        "node": "export default { run: () => [process.pid, process.env.TOKEN ?? null, new Date(0).getHours()] }",
     }
     one = {"workflow": "one", "variables": {"TOKEN": "tok-123456"}, "source": read[language]}
-    changed = {**one, "variables": {"TOKEN": "tok-changed"}}
+    changed = {**one, "variables": {"TOKEN": "tok-changed", "TZ": "EST5EDT"}}
     other = {"workflow": "other", "source": read[language]}
 
     found = await pids_of(open_run, language, *(dict(run) for run in (one, one, other, changed, one)))
 
-    pids, tokens = zip(*found, strict=True)
+    pids, tokens, hours = zip(*found, strict=True)
     assert tokens == ("tok-123456", "tok-123456", None, "tok-changed", "tok-123456")
+    assert hours == (0, 0, 0, 19, 0)
     assert len(set(pids)) == 1
 
 
@@ -383,19 +350,15 @@ async def test_spare_workers_serve_only_runs_of_their_kind(open_run: OpenRun, tm
     assert not {*tags} & {*spare}
 
 
-async def test_workers_are_not_started_ahead_by_default(open_run: OpenRun) -> None:
-    """A pool of a command or a notebook starts no worker that a run does not need."""
-    pool = WorkerPool()
-    await worker_tags(open_run, pool, external_user_id="ada")
-    spare = spare_tags(pool)
-    await pool.close()
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"spares": 1, "memory_budget": 80 << 20}],  # holds the workers of one run
+    ids=["a command or a notebook", "beyond the memory budget"],
+)
+async def test_workers_are_not_started_ahead(open_run: OpenRun, settings: dict[str, Any]) -> None:
+    """By default, and for workers that do not fit into the memory budget, no worker is started that a run does not need."""
+    pool = WorkerPool(**settings)
 
-    assert spare == []
-
-
-async def test_workers_are_not_started_ahead_beyond_the_budget(open_run: OpenRun) -> None:
-    """Workers that do not fit into the memory budget are not started ahead."""
-    pool = WorkerPool(spares=1, memory_budget=80 << 20)  # holds the workers of one run
     await worker_tags(open_run, pool, external_user_id="ada")
     spare = spare_tags(pool)
     await pool.close()
