@@ -315,63 +315,39 @@ def test_two_reports_of_the_same_token_cause_one_refresh(
     assert len(provider.requests) == 1
 
 
+@pytest.mark.parametrize("is_down", [False, True])
 def test_concurrent_callers_send_one_refresh(
-    directory: LocalDirectory, account: str, provider: Provider, moving: ManualClock
+    directory: LocalDirectory, account: str, provider: Provider, moving: ManualClock, is_down: bool
 ) -> None:
-    """A provider takes a repeated refresh token for stolen: eight concurrent callers send the token once."""
+    """A provider takes a repeated refresh token for stolen: eight concurrent callers send it once, and continue with the old token as soon as the provider has failed."""
     moving.advance(DUE_S)
-
-    found = tokens_of_eight_callers(directory, account)
-
-    assert len(found) == 1
-    assert found <= provider.tokens
-    assert len(provider.requests) == 1
-
-
-def test_a_provider_that_is_down_leaves_the_token(
-    directory: LocalDirectory, account: str, provider: Provider, moving: ManualClock
-) -> None:
-    """The old token stays, the account stays healthy, and the next call tries again."""
-    first = token_of(directory, account)
-    moving.advance(DUE_S)
-
-    provider.down = True
-    meanwhile = token_of(directory, account)
-    provider.down = False
-    after = token_of(directory, account)
-
-    found = directory.find_account(account)
-    assert found is not None
-    assert found.healthy
-    assert meanwhile == first
-    assert after != first
-
-
-def test_concurrent_callers_wait_only_until_the_refresh_has_failed(
-    directory: LocalDirectory, account: str, provider: Provider, moving: ManualClock
-) -> None:
-    """Waiting callers continue with the old token as soon as the provider has failed."""
-    moving.advance(DUE_S)
-    provider.down = True
-
+    provider.down = is_down
     began = time.monotonic()
+
     found = tokens_of_eight_callers(directory, account)
 
     assert len(found) == 1
     assert time.monotonic() - began < oauth._MAX_WAIT_S  # the time that they wait for a refresh without an end
+    if not is_down:
+        assert found <= provider.tokens
+        assert len(provider.requests) == 1
 
 
-def test_a_wrong_client_secret_can_be_corrected(
-    directory: LocalDirectory, account: str, home: Project, provider: Provider, moving: ManualClock
+@pytest.mark.parametrize("fault", ["the provider is down", "the client secret is wrong"])
+def test_a_refresh_that_fails_leaves_the_token(
+    directory: LocalDirectory, account: str, home: Project, provider: Provider, moving: ManualClock, fault: str
 ) -> None:
-    """A rejected client secret leaves the account healthy; after the correction the token is refreshed."""
+    """The old token stays, the account stays healthy, and the next call after the fault refreshes the token."""
     first = token_of(directory, account)
     moving.advance(DUE_S)
-
-    register(home, provider, secret="an-old-secret")
+    provider.down = fault == "the provider is down"
+    if not provider.down:
+        register(home, provider, secret="an-old-secret")
     meanwhile = token_of(directory, account)
     found = directory.find_account(account)
+    provider.down = False
     register(home, provider)
+
     after = token_of(directory, account)
 
     assert found is not None

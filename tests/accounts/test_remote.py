@@ -141,28 +141,20 @@ def test_a_key_based_account_is_connected_at_pipedream(directory: Directory) -> 
     assert [user.external_id for user in directory.users("development")] == ["ada", "bob", "cyd"]
 
 
-def test_an_account_is_reconnected(directory: Directory) -> None:
-    """The account keeps its id and creation time; the next request gets the new credentials, although the old ones are cached."""
+def test_an_account_is_reconnected(directory: Directory, upstream: Upstream) -> None:
+    """The account keeps its id and creation time, and is healthy; the next request gets the new credentials, although the old ones are cached."""
+    upstream.accounts["development"][3]["healthy"] = False
     old = directory.find_account("apn_keys")
     assert dict(directory.credentials("apn_keys")) != {"api_key": "sk-a-newer-key-0123456789"}
+
     made = directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"})
 
     assert old is not None
+    assert (old.healthy, made.healthy) == (False, True)
     assert (made.id, made.created_at, made.credential_fields) == ("apn_keys", old.created_at, ("api_key",))
     assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-a-newer-key-0123456789"}
     with pytest.raises(RequestError, match="There is no account 'apn_none'"):
         directory.reconnect_account("apn_none", {"api_key": "sk-a-newer-key-0123456789"})
-
-
-def test_a_reconnected_account_is_healthy(directory: Directory, upstream: Upstream) -> None:
-    """An account that Pipedream reports as unhealthy is healthy once it has new credentials."""
-    upstream.accounts["development"][3]["healthy"] = False
-
-    before = directory.find_account("apn_keys")
-
-    assert before is not None
-    assert not before.healthy
-    assert directory.reconnect_account("apn_keys", {"api_key": "sk-a-newer-key-0123456789"}).healthy
 
 
 def test_an_account_of_a_user_is_pipedreams(home: Project, directory: Directory) -> None:
@@ -194,29 +186,6 @@ def test_an_account_that_pipedream_does_not_reconnect(directory: Directory, upst
     assert dict(directory.credentials("apn_keys")) == {"api_key": "sk-planted-real-key-0123456789"}
 
 
-def test_pipedream_chooses_the_ids_of_accounts(directory: Directory, upstream: Upstream) -> None:
-    """An account of an external user cannot have an id of the caller's choice."""
-    with pytest.raises(RequestError, match="creates the ids of its accounts itself"):
-        directory.add_account(app="openai", credentials={"api_key": "k"}, external_user_id="cyd", account_id="apn_1")
-
-    assert upstream.asked == []
-
-
-def test_an_account_that_is_removed_before_its_credentials_are_read(directory: Directory, upstream: Upstream) -> None:
-    """The error names the account, and the cached lists that still have the account are loaded again."""
-    assert directory.newest_account("ada", "development", "slack") == directory.find_account("apn_new")
-    httpx.delete(
-        f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS, timeout=60
-    ).raise_for_status()
-
-    with pytest.raises(AccountGoneError, match="apn_new"):
-        directory.credentials("apn_new")
-
-    newest = directory.newest_account("ada", "development", "slack")
-    assert newest is not None
-    assert newest.id == "apn_old"
-
-
 def test_an_oauth_account_is_not_connected_with_keys(directory: Directory) -> None:
     """The error has Pipedream's reason and a fix, and not the credential."""
     with pytest.raises(RequestError) as caught:
@@ -225,6 +194,32 @@ def test_an_oauth_account_is_not_connected_with_keys(directory: Directory) -> No
     assert "github accounts are connected with OAuth" in caught.value.message
     assert "Connect Link" in caught.value.fix
     assert "planted-0123" not in str(caught.value)
+
+
+def test_pipedream_chooses_the_ids_of_accounts(directory: Directory, upstream: Upstream) -> None:
+    """An account of an external user cannot have an id of the caller's choice."""
+    with pytest.raises(RequestError, match="creates the ids of its accounts itself"):
+        directory.add_account(app="openai", credentials={"api_key": "k"}, external_user_id="cyd", account_id="apn_1")
+
+    assert upstream.asked == []
+
+
+def test_an_account_that_is_removed_after_the_listing(directory: Directory, upstream: Upstream) -> None:
+    """The error names the account, the cached lists that still have it are loaded again, and a run uses the newest account that still exists."""
+    assert directory.newest_account("ada", "development", "slack") == directory.find_account("apn_new")
+    httpx.delete(
+        f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS, timeout=60
+    ).raise_for_status()
+
+    found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
+    with pytest.raises(AccountGoneError, match="apn_new"):
+        directory.credentials("apn_new")
+    newest = directory.newest_account("ada", "development", "slack")
+
+    assert found.error is None
+    assert [use.id for use in found.for_step("notify").uses] == ["apn_old"]
+    assert newest is not None
+    assert newest.id == "apn_old"
 
 
 @pytest.mark.parametrize("status", [400, 403, 500])
@@ -417,19 +412,6 @@ def test_the_default_source_of_actions(home: Project, upstream: Upstream, tmp_pa
 
 HEADERS = {"authorization": f"Bearer {TOKEN}", "x-pd-environment": "development"}
 BINDINGS = {"notify": (AppBinding("slack", "slack"),)}
-
-
-def test_an_account_that_was_removed_after_the_listing(directory: Directory, upstream: Upstream) -> None:
-    """A run uses the newest account that still exists."""
-    directory.newest_account("ada", "development", "slack")
-    httpx.delete(
-        f"{upstream.url}/v1/connect/{PROJECT}/accounts/apn_new", headers=HEADERS, timeout=60
-    ).raise_for_status()
-
-    found = resolve_accounts(BINDINGS, RunIdentity("ada", "development"), directory=directory)
-
-    assert found.error is None
-    assert [use.id for use in found.for_step("notify").uses] == ["apn_old"]
 
 
 def test_an_account_that_is_listed_but_missing(directory: Directory, upstream: Upstream) -> None:

@@ -82,17 +82,6 @@ HOLDS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "initial", "second"), HOLDS, ids=[each[0] for each in HOLDS])
-async def test_end_based_on_condition_ends(run: Run, kind: str, initial: str, second: str) -> None:
-    """A true condition ends the workflow, with the message as the reason; later steps are skipped."""
-    step = action("filter-end-based-on-condition@0.0.1", condition(kind, initial, second))
-
-    execution = await run(step, python_step("after"))
-
-    assert (execution.status, execution.step("after").status) == ("exited", "skipped"), execution.to_json()
-    assert ending(execution) == "enough"
-
-
 FAILS = [
     ("CONTAINS", "{{'hello'}}", "x"),
     ("GREATER_THAN", "{{9}}", "'10'"),
@@ -105,64 +94,69 @@ FAILS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "initial", "second"), FAILS, ids=[each[0] for each in FAILS])
-async def test_end_based_on_condition_continues(run: Run, kind: str, initial: str, second: str) -> None:
-    """With a false condition the workflow continues, and the step returns the other message."""
+@pytest.mark.parametrize(
+    ("kind", "initial", "second", "holds"),
+    [*((*each, True) for each in HOLDS), *((*each, False) for each in FAILS)],
+)
+async def test_end_based_on_condition(shared_run: Run, kind: str, initial: str, second: str, holds: bool) -> None:
+    """A true condition ends the workflow, with the message as the reason; with a false one the step returns the other message."""
     step = action("filter-end-based-on-condition@0.0.1", condition(kind, initial, second))
 
-    execution = await run(step, python_step("after"))
+    execution = await shared_run(step, python_step("after"))
 
-    assert (execution.status, execution.step("act").return_value) == ("success", "go")
+    if holds:
+        assert (execution.status, execution.step("after").status) == ("exited", "skipped"), execution.to_json()
+        assert ending(execution) == "enough"
+    else:
+        assert (execution.status, execution.step("act").return_value) == ("success", "go")
 
 
-async def test_continue_based_on_condition(run: Run) -> None:
+async def test_continue_based_on_condition(shared_run: Run) -> None:
     """The other filter continues if the condition is true, and ends the workflow if it is false."""
-    on = await run(action("filter-continue-based-on-condition@0.0.2", condition("TRUE", "{{true}}")))
-    off = await run(action("filter-continue-based-on-condition@0.0.2", condition("TRUE", "{{false}}")))
+    on = await shared_run(action("filter-continue-based-on-condition@0.0.2", condition("TRUE", "{{true}}")))
+    off = await shared_run(action("filter-continue-based-on-condition@0.0.2", condition("TRUE", "{{false}}")))
 
     assert (on.status, off.status) == ("success", "exited")
     assert (on.step("act").return_value, ending(off)) == ("go", "enough")
 
 
-async def test_unknown_condition(run: Run) -> None:
-    """An unknown condition fails the step, and the message names the known conditions."""
-    error = error_of(await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1"))), "act")
+async def test_unknown_condition(shared_run: Run) -> None:
+    """An unknown condition fails the step; the message names the known conditions, and a stack would name files of pdkernel."""
+    step = action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1"))
+
+    error = error_of(await shared_run(step), "act")
 
     assert "SOMETIMES is not a condition" in error.message
     assert "IS_NULL" in error.message
-
-
-async def test_the_error_of_a_built_in_action_has_no_stack(run: Run) -> None:
-    """The error of a built-in action has no stack, since the stack would name files of pdkernel."""
-    error = error_of(await run(action("filter-end-based-on-condition@0.0.1", condition("SOMETIMES", "1"))), "act")
-
     assert error.stack is None
 
 
-async def test_end_workflow(run: Run) -> None:
+async def test_end_workflow(shared_run: Run) -> None:
     """The plain end action ends the workflow."""
-    execution = await run(action("filter-end-workflow@0.0.1", "reason: done\n"), python_step("after"))
+    execution = await shared_run(action("filter-end-workflow@0.0.1", "reason: done\n"), python_step("after"))
 
     assert (execution.status, ending(execution)) == ("exited", "done")
 
 
-async def test_return_http_response(run: Run) -> None:
-    """The response has the values of the props, with defaults for the others."""
-    step = action("http-return-http-response@0.0.3", "resStatusCode: 201\nresHeaders:\n  x-a: b\nresBody:\n  ok: 1\n")
+@pytest.mark.parametrize(
+    ("props", "status", "headers", "body"),
+    [
+        ("resStatusCode: 201\nresHeaders:\n  x-a: b\nresBody:\n  ok: 1\n", 201, {"x-a": "b"}, {"ok": 1}),
+        ("", 200, {}, {"success": True}),
+    ],
+    ids=["with props", "without props"],
+)
+async def test_return_http_response(
+    shared_run: Run, props: str, status: int, headers: dict[str, str], body: JSON
+) -> None:
+    """The response has the values of the props, and defaults for the others."""
+    step = action("http-return-http-response@0.0.3", props)
 
-    execution = await run(a_workflow(step, response="custom"))
+    execution = await shared_run(a_workflow(step, response="custom"))
 
     assert execution.response is not None
-    assert (execution.response.status, execution.response.body) == (201, {"ok": 1})
-    assert execution.response.headers["x-a"] == "b"
-
-
-async def test_return_http_response_default(run: Run) -> None:
-    """Without props the response is status 200 and `{"success": true}`."""
-    execution = await run(a_workflow(action("http-return-http-response@0.0.3"), response="custom"))
-
-    assert execution.response is not None
-    assert (execution.response.status, execution.response.body) == (200, {"success": True})
+    assert (execution.response.status, execution.response.body) == (status, body)
+    assert headers.items() <= dict(execution.response.headers).items()
 
 
 async def test_email_to_self(run: Run) -> None:
@@ -175,34 +169,34 @@ async def test_email_to_self(run: Run) -> None:
     assert "Hi" in str(execution.to_json()["steps"])
 
 
-@pytest.mark.parametrize("unit", ["Milliseconds", "seconds", "Hours"])
-@pytest.mark.parametrize("uses", ["delay-delay-workflow@0.0.1", "delay-workflow-delay@0.0.2"])
-async def test_delay(run: Run, unit: str, uses: str) -> None:
-    """The delay action, under its earlier and its present key, pauses the workflow, and returns the two URLs."""
-    step = action(uses, f"delayDurationValue: 5\ndelayDurationUnit: {unit}\n")
+@pytest.mark.parametrize(
+    ("uses", "value", "unit"),
+    [
+        *(
+            (uses, 5, unit)
+            for uses in ("delay-delay-workflow@0.0.1", "delay-workflow-delay@0.0.2")
+            for unit in ("Milliseconds", "seconds", "Hours")
+        ),
+        ("delay-workflow-delay@0.0.3", 365, "Days"),
+    ],
+)
+async def test_delay(shared_run: Run, uses: str, value: int, unit: str) -> None:
+    """The delay action, under its earlier and its present key, pauses the workflow for at most a year, and returns the two URLs."""
+    step = action(uses, f"delayDurationValue: {value}\ndelayDurationUnit: {unit}\n")
 
-    execution = await run(step, pause_mode="skip")
-
-    value: Any = execution.step("act").return_value
-    assert set(value) == {"resume_url", "cancel_url"}
-    assert execution.status == "success"
-
-
-async def test_delay_of_a_year(run: Run) -> None:
-    """A delay of exactly a year is accepted."""
-    step = action("delay-workflow-delay@0.0.3", "delayDurationValue: 365\ndelayDurationUnit: Days\n")
-
-    execution = await run(step, pause_mode="skip")
+    execution = await shared_run(step, pause_mode="skip")
 
     assert execution.status == "success", execution.step("act").error
+    returned: Any = execution.step("act").return_value
+    assert set(returned) == {"resume_url", "cancel_url"}
 
 
 @pytest.mark.parametrize("days", [366, 0, -1])
-async def test_delay_too_long_or_too_short(run: Run, days: int) -> None:
+async def test_delay_too_long_or_too_short(shared_run: Run, days: int) -> None:
     """A delay of more than a year, or of no time, fails the step."""
     step = action("delay-delay-workflow@0.0.1", f"delayDurationValue: {days}\ndelayDurationUnit: Days\n")
 
-    error = error_of(await run(step), "act")
+    error = error_of(await shared_run(step), "act")
 
     assert "one year" in error.message
 
@@ -427,7 +421,7 @@ def echo() -> Iterator[str]:
         yield server.url
 
 
-async def test_http_custom_request(run: Run, echo: str) -> None:
+async def test_http_custom_request(shared_run: Run, echo: str) -> None:
     """The request of a synced workflow is sent: disabled rows left out, the raw body as it is, bearer auth."""
     body = f"""
 httpRequest:
@@ -438,7 +432,7 @@ httpRequest:
   method: POST
   url: {echo}/metrics
 """
-    execution = await run(action("http-custom-request@1.1.1", body))
+    execution = await shared_run(action("http-custom-request@1.1.1", body))
 
     value: Any = execution.step("act").return_value
     assert execution.status == "success", execution.step("act").error
@@ -453,7 +447,7 @@ httpRequest:
         ("http-put-request@1.1.3", "PUT", '{"a":"1"}'),
     ],
 )
-async def test_http_requests_of_one_method(run: Run, uses: str, method: str, body: str) -> None:
+async def test_http_requests_of_one_method(shared_run: Run, uses: str, method: str, body: str) -> None:
     """The request has the method of the action if the props name none; a GET request has no body."""
 
     def respond_with_method(request: SentRequest) -> Answer:
@@ -466,7 +460,7 @@ httpRequest:
   body: {{type: fields, contentType: application/json, fields: [{{name: a, value: "1"}}]}}
 includeHeaders: true
 """
-        step = (await run(action(uses, props))).step("act")
+        step = (await shared_run(action(uses, props))).step("act")
 
     assert step.return_value == {"method": method, "body": body}
     headers = step.exports["headers"]
@@ -474,12 +468,12 @@ includeHeaders: true
     assert headers["content-type"] == "application/json"
 
 
-async def test_download_a_file(run: Run, echo: str) -> None:
+async def test_download_a_file(shared_run: Run, echo: str) -> None:
     """The file is in /tmp for the next steps; its name and its path are the return value."""
     name = f"pdkernel-download-{uuid4().hex}"
     read = python_step("read", "return open(pd.steps['act']['$return_value'][1]).read()")
     try:
-        execution = await run(
+        execution = await shared_run(
             action("helper_functions-download-file-to-tmp@0.3.0", f"url: {echo}/cover.jpg\nfilename: {name}\n"), read
         )
     finally:
@@ -490,18 +484,19 @@ async def test_download_a_file(run: Run, echo: str) -> None:
     assert '"/cover.jpg"' in str(execution.step("read").return_value)
 
 
-async def test_download_of_a_missing_file(run: Run, echo: str) -> None:
+async def test_download_of_a_missing_file(shared_run: Run, echo: str) -> None:
     """A response without success fails the step, and names the status and the URL."""
     error = error_of(
-        await run(action("helper_functions-download-file-to-tmp@0.3.0", f"url: {echo}/missing\nfilename: a\n")), "act"
+        await shared_run(action("helper_functions-download-file-to-tmp@0.3.0", f"url: {echo}/missing\nfilename: a\n")),
+        "act",
     )
 
     assert f"status code 404: {echo}/missing" in error.message
 
 
-async def test_random_items(run: Run) -> None:
+async def test_random_items(shared_run: Run) -> None:
     """Each item is chosen at most once."""
-    execution = await run(
+    execution = await shared_run(
         action("helper_functions-random-item-from-list@0.0.3", "list: '{{[1, 2, 3]}}'\nquantity: 3\n", name="three"),
         action("helper_functions-random-item-from-list@0.0.1", "list: [only]\n", name="one"),
         action("helper_functions-random-item-from-list@0.0.3", "list: [a]\nquantity: 2\n", name="many"),
@@ -517,8 +512,8 @@ async def test_random_items(run: Run) -> None:
     assert "has 1 items" in error.message
 
 
-async def test_stale_null_prop(run: Run) -> None:
+async def test_stale_null_prop(shared_run: Run) -> None:
     """A null that the builder left for a prop of another version does not refuse a built-in action."""
     step = action("filter-end-based-on-condition@0.0.1", condition("TRUE", "{{false}}") + "delay:\n")
 
-    assert (await run(step)).status == "success"
+    assert (await shared_run(step)).status == "success"

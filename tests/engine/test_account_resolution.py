@@ -101,20 +101,20 @@ async def test_the_four_errors(
         assert execution.step("say").status == "not_run"
 
 
-async def test_custom_response_carries_the_error(run: Run) -> None:
+async def test_custom_response_carries_the_error(shared_run: Run) -> None:
     """With a custom response the caller gets status 400 and the error's text."""
     workflow = a_workflow(python_step("say", TOKEN_LENGTH, options="--app slack"), response="custom")
 
-    execution = await run(workflow)
+    execution = await shared_run(workflow)
 
     assert execution.response is not None
     assert execution.response.status == 400
     assert str(execution.response.body).startswith("Pipedream Connect Error: No external user ID passed")
 
 
-async def test_workflow_without_accounts_needs_no_user(run: Run) -> None:
+async def test_workflow_without_accounts_needs_no_user(shared_run: Run) -> None:
     """A workflow without accounts runs for every external user, existing or not."""
-    execution = await run(python_step("say"), external_user_id="nobody")
+    execution = await shared_run(python_step("say"), external_user_id="nobody")
 
     assert execution.status == "success"
 
@@ -190,9 +190,11 @@ async def test_own_account_needs_no_user(run: Run, connect: Connect) -> None:
         ),
     ],
 )
-async def test_fix_for_a_missing_own_account_names_every_credential(run: Run, app: str, credentials: str) -> None:
+async def test_fix_for_a_missing_own_account_names_every_credential(
+    shared_run: Run, app: str, credentials: str
+) -> None:
     """The command that adds a missing own account names every credential."""
-    error = error_of(await run(python_step("send", "return 1", options=f"--app {app}=apn_gone1234")))
+    error = error_of(await shared_run(python_step("send", "return 1", options=f"--app {app}=apn_gone1234")))
 
     command = f"pdkernel accounts add --own --app {app} --id apn_gone1234 {credentials}"
     assert error.message.splitlines()[-1] == f"Add it: {command}"

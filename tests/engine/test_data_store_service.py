@@ -77,9 +77,9 @@ return {"before": before, "pairs": pairs, "found": found, "after": after, "end":
     ],
     ids=["node", "python"],
 )
-async def test_documented_operations(run: Run, step: Step) -> None:
+async def test_documented_operations(shared_run: Run, step: Step) -> None:
     """Every documented operation works as documented."""
-    value = await returned(run, step)
+    value = await returned(shared_run, step)
 
     assert value["before"][1] is False
     assert value["before"][0] is None
@@ -125,9 +125,9 @@ async def test_what_an_operation_returns(shared_run: Run, step: Step, value: JSO
     assert await returned(shared_run, step) == value
 
 
-async def test_keys_cannot_be_exported(run: Run) -> None:
+async def test_keys_cannot_be_exported(shared_run: Run) -> None:
     """`keys()` is not a list; the error for exporting it names the fix."""
-    error = error_of(await run(in_python("return s.keys()")))
+    error = error_of(await shared_run(in_python("return s.keys()")))
 
     assert error.code == "export_not_json"
     assert "list(...)" in error.message
@@ -209,9 +209,9 @@ async def test_store_of_many_records_is_read_completely(run: Run, project: Proje
     assert await returned(run, step) == 1234
 
 
-async def test_store_is_printed_as_its_name(run: Run) -> None:
+async def test_store_is_printed_as_its_name(shared_run: Run) -> None:
     """A store in a step's output is shown by its name."""
-    execution = await run(
+    execution = await shared_run(
         in_node("console.log(s)"), python_step("two", 'print(pd.inputs["d"])', options="--data-store d=x")
     )
 

@@ -85,7 +85,7 @@ async def test_error_has_its_line(shared_run: Run, step: Step | str, line: int |
     assert line_of(execution) == line
 
 
-async def test_errors_of_a_synced_folder_name_its_files(run: Run, tmp_path: Path) -> None:
+async def test_errors_of_a_synced_folder_name_its_files(shared_run: Run, tmp_path: Path) -> None:
     """In a synced folder, errors name the entry file for a missing prop and workflow.yaml for a wrong prop."""
     folder = synced(
         tmp_path / "w-p_1",
@@ -96,8 +96,8 @@ async def test_errors_of_a_synced_folder_name_its_files(run: Run, tmp_path: Path
     workflow = read_folder_workflow(folder)
     missing = with_step(workflow, Step("code", "node", NEEDS_CHANNEL, props_file="workflow.yaml"))
 
-    thrown = await run(workflow)
-    absent = await run(missing)
+    thrown = await shared_run(workflow)
+    absent = await shared_run(missing)
 
     assert line_of(thrown) is None
     assert thrown.error is not None
@@ -310,9 +310,11 @@ class TestSuspend:
         ],
         ids=["not served", "served"],
     )
-    async def test_step_gets_the_two_urls(self, run: Run, choices: dict[str, Any], resume: str, cancel: str) -> None:
+    async def test_step_gets_the_two_urls(
+        self, shared_run: Run, choices: dict[str, Any], resume: str, cancel: str
+    ) -> None:
         """With a server the URLs lead to the endpoint; without one they name a host that cannot exist."""
-        execution = await run(node_step("a", "return $.flow.suspend(1)"), **choices)
+        execution = await shared_run(node_step("a", "return $.flow.suspend(1)"), **choices)
 
         returned = execution.step("a").return_value
         assert isinstance(returned, dict)
@@ -363,7 +365,7 @@ class TestRerun:
         assert again.attempt == 3
         assert execution.step("after").status == "success"
 
-    async def test_logs_of_every_attempt_are_recorded(self, run: Run) -> None:
+    async def test_logs_of_every_attempt_are_recorded(self, shared_run: Run) -> None:
         """The logs of all attempts are in order and marked, in the growing and in the final record."""
         body = """
             n = pd.context["run"]["runs"]
@@ -371,7 +373,7 @@ class TestRerun:
             if n < 3:
                 pd.flow.rerun(0)
             """
-        execution = await run(python_step("again", body), pause_mode="skip")
+        execution = await shared_run(python_step("again", body), pause_mode="skip")
 
         assert execution.step("again").output.splitlines() == [
             "page 1",
@@ -383,7 +385,7 @@ class TestRerun:
             "page 3",
         ]
 
-    async def test_outbound_calls_of_every_attempt_are_recorded(self, run: Run) -> None:
+    async def test_outbound_calls_of_every_attempt_are_recorded(self, shared_run: Run) -> None:
         """The step's outbound calls include those of every attempt."""
         body = """
             import urllib.request
@@ -395,22 +397,24 @@ class TestRerun:
             if n < 2:
                 pd.flow.rerun(0)
             """
-        execution = await run(python_step("again", body), pause_mode="skip", egress="stand-in=http://127.0.0.1:9")
+        execution = await shared_run(
+            python_step("again", body), pause_mode="skip", egress="stand-in=http://127.0.0.1:9"
+        )
 
         assert [call.url for call in execution.step("again").requests] == [
             "http://hooks.example.test/1",
             "http://hooks.example.test/2",
         ]
 
-    async def test_run_continues_after_the_maximum_of_reruns(self, run: Run) -> None:
+    async def test_run_continues_after_the_maximum_of_reruns(self, shared_run: Run) -> None:
         """With at most N reruns the step runs N + 1 times, and then the next step runs."""
-        execution = await run(python_step("again", f"{COUNTS}\npd.flow.rerun(1, None, 2)"), python_step("after"))
+        execution = await shared_run(python_step("again", f"{COUNTS}\npd.flow.rerun(1, None, 2)"), python_step("after"))
         assert execution.step("again").exports["runs"] == 3
         assert execution.step("after").status == "success"
 
-    async def test_failed_step_does_not_rerun(self, run: Run) -> None:
+    async def test_failed_step_does_not_rerun(self, shared_run: Run) -> None:
         """A step that throws does not rerun."""
-        execution = await run(python_step("again", "pd.flow.rerun(1)\nraise ValueError('no')"))
+        execution = await shared_run(python_step("again", "pd.flow.rerun(1)\nraise ValueError('no')"))
         assert execution.status == "error"
         assert execution.step("again").attempt == 1
 
@@ -421,9 +425,11 @@ class TestRetry:
     FAILING = a_workflow(python_step("a", "import os\nraise ValueError('no ' + os.environ['KEY'])"), auto_retry=True)
     KEY: ClassVar = {"KEY": "key-0123456789"}
 
-    async def test_a_paused_run_shows_its_error_and_its_urls(self, run: Run) -> None:
+    async def test_a_paused_run_shows_its_error_and_its_urls(self, shared_run: Run) -> None:
         """`$attempt` has the redacted error, the time of the retry, and URLs for the pause of this run of the step."""
-        execution = await run(self.FAILING, pause_mode="park", base_url="https://flows.example.com", variables=self.KEY)
+        execution = await shared_run(
+            self.FAILING, pause_mode="park", base_url="https://flows.example.com", variables=self.KEY
+        )
 
         assert (execution.status, execution.error) == ("paused", None)
         assert execution.pause is not None
@@ -441,9 +447,9 @@ class TestRetry:
     @pytest.mark.parametrize(
         "choices", [{"pause_mode": "park", "interface": "notebook"}, {"pause_mode": "wait"}, {"pause_mode": "skip"}]
     )
-    async def test_a_person_gets_the_error_at_once(self, run: Run, choices: dict[str, Any]) -> None:
+    async def test_a_person_gets_the_error_at_once(self, shared_run: Run, choices: dict[str, Any]) -> None:
         """A run of a notebook, and a run that does not leave its pauses to a server, fails without a retry."""
-        execution = await run(self.FAILING, variables=self.KEY, **choices)
+        execution = await shared_run(self.FAILING, variables=self.KEY, **choices)
 
         assert execution.status == "error"
         assert "$attempt" not in execution.step("a").exports
@@ -509,13 +515,15 @@ class TestTrigger:
         }
         assert sorted(each.workflow for each in kept) == ["Other", "Other", "Test"]
 
-    async def test_choices_for_the_caller_do_not_count_for_the_other_workflow(self, run: Run, tmp_path: Path) -> None:
+    async def test_choices_for_the_caller_do_not_count_for_the_other_workflow(
+        self, shared_run: Run, tmp_path: Path
+    ) -> None:
         """Pins of the caller and its choice of steps name its own steps; the other workflow may have steps of the same names."""
         other = a_workflow(
             python_step("first", "return 'run'"), python_step("last", "return pd.steps['first']"), name="O"
         )
         pinned = {"first": {"$return_value": "pinned"}}
-        execution = await run(
+        execution = await shared_run(
             python_step("first"),
             python_step("call", "return pd.flow.trigger('o')"),
             find_workflow=beside(tmp_path, o=other),
@@ -651,13 +659,13 @@ class TestTrigger:
         ids=["the other workflow fails", "an unknown workflow", "a cycle"],
     )
     async def test_workflow_that_is_not_run_to_its_end_fails_the_step(
-        self, run: Run, tmp_path: Path, name: str, message: str
+        self, shared_run: Run, tmp_path: Path, name: str, message: str
     ) -> None:
         """The step fails with the reason, also if workflows trigger each other without end."""
         fails = a_workflow(python_step("one", "raise ValueError('broken')"), name="Fails")
         me = a_workflow(python_step("call", "return pd.flow.trigger('me', {})"), name="Me")
         caller = python_step("call", f"pd.flow.trigger({name!r})")
-        error = error_of(await run(caller, find_workflow=beside(tmp_path, fails=fails, me=me)))
+        error = error_of(await shared_run(caller, find_workflow=beside(tmp_path, fails=fails, me=me)))
 
         assert error.step == "call"
         assert message in error.message
@@ -675,12 +683,14 @@ class TestTrigger:
         assert execution.step("call").return_value == 2
         assert (clock.now() - before).total_seconds() == 90
 
-    async def test_a_process_without_a_server_applies_no_limits(self, run: Run, tmp_path: Path) -> None:
+    async def test_a_process_without_a_server_applies_no_limits(self, shared_run: Run, tmp_path: Path) -> None:
         """A served run that is replayed here does not wait for a dispatch to start the workflow that its step triggers."""
         other = a_workflow(python_step("one", "return 1"), name="Other", concurrency=1)
         caller = python_step("call", "return pd.flow.trigger('o')")
 
-        execution = await run(caller, find_workflow=beside(tmp_path, o=other), interface="http", pause_mode="park")
+        execution = await shared_run(
+            caller, find_workflow=beside(tmp_path, o=other), interface="http", pause_mode="park"
+        )
 
         assert execution.step("call").return_value == 1
 

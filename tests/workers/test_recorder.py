@@ -101,22 +101,21 @@ def test_truncated_output_ends_with_a_complete_line() -> None:
     assert outcome.warnings == ("15 more bytes of output were dropped: the limit is 1,048,576 bytes per step.",)
 
 
-def test_stderr_tail_has_complete_lines_only() -> None:
-    """The tail leaves out a line whose start is missing."""
+@pytest.mark.parametrize(
+    ("output", "tail"),
+    [
+        ("s" * 5000 + "\nlast\nwords\n", "last\nwords"),
+        ("".join(f"{number}\n" for number in range(12)), "\n".join(map(str, range(2, 12)))),
+    ],
+    ids=["only complete lines", "the last ten lines"],
+)
+def test_tail_of_stderr(output: str, tail: str) -> None:
+    """The cause of a crash is at the end of the output; a line whose start is missing is left out."""
     recorder = StepRecorder()
 
-    recorder.output("stderr", b"s" * 5000 + b"\nlast\nwords\n")
+    recorder.output("stderr", output.encode())
 
-    assert recorder.stderr_tail() == "last\nwords"
-
-
-def test_stderr_tail_has_the_last_ten_lines() -> None:
-    """The cause of a crash is at the end of the output."""
-    recorder = StepRecorder()
-
-    recorder.output("stderr", "".join(f"{number}\n" for number in range(12)).encode())
-
-    assert recorder.stderr_tail().split("\n") == [str(number) for number in range(2, 12)]
+    assert recorder.stderr_tail() == tail
 
 
 def test_a_warning_is_given_once() -> None:
@@ -174,26 +173,18 @@ def test_output_precedes_notes_that_follow_the_step(recorder: StepRecorder) -> N
 
 
 def test_exports_are_raw_in_the_outcome_and_redacted_in_the_record(recorder: StepRecorder) -> None:
-    """Later steps read the raw value; the growing and the final record have a placeholder."""
+    """Later steps read the raw value; the growing and the final record have a placeholder, also for the name of an export."""
     recorder.add_reply(Export("token", TOKEN))
+    recorder.export({TOKEN: 1})
     snapshot = recorder.snapshot()
     recorder.add_reply(Export("header", f"Bearer {TOKEN}"))
+
     outcome = recorder.outcome()
     result = recorder.finish("success")
 
-    assert outcome.exports == {"token": TOKEN, "header": f"Bearer {TOKEN}"}
-    assert snapshot.exports == {"token": PLACEHOLDER}
-    assert result.exports == {"token": PLACEHOLDER, "header": f"Bearer {PLACEHOLDER}"}
-
-
-def test_name_of_an_export_is_redacted(recorder: StepRecorder) -> None:
-    """An export with a token as its name has a placeholder as its name, in the growing and in the final record."""
-    recorder.export({TOKEN: 1})
-    before = recorder.snapshot()
-
-    after = recorder.finish("success")
-
-    assert before.exports == after.exports == {PLACEHOLDER: 1}
+    assert outcome.exports == {"token": TOKEN, TOKEN: 1, "header": f"Bearer {TOKEN}"}
+    assert snapshot.exports == {"token": PLACEHOLDER, PLACEHOLDER: 1}
+    assert result.exports == {**snapshot.exports, "header": f"Bearer {PLACEHOLDER}"}
 
 
 def test_short_secret_is_redacted_in_the_export_of_its_name(recorder: StepRecorder) -> None:
@@ -302,27 +293,17 @@ def test_ellipsis_inside_a_line_does_not_mark_a_shortened_local(recorder: StepRe
 
 
 @pytest.mark.parametrize("is_immediate", [True, False])
-def test_an_immediate_response_is_marked(is_immediate: bool) -> None:
-    """A response that the step wants to be sent before the run ends says so; another one does not."""
-    sent: list[dict[str, Any]] = []
-    recorder = StepRecorder(on_respond=sent.append)
-
-    recorder.add_reply(Respond(StepResponse(200, {}, "hi", immediate=is_immediate)))
-
-    assert ("immediate" in sent[0]) == is_immediate
-    assert recorder.outcome().response == sent[0]
-
-
-def test_only_the_first_response_is_sent() -> None:
-    """A second response is a warning."""
+def test_only_the_first_response_is_sent(is_immediate: bool) -> None:
+    """A second response is a warning; a response that the step wants to be sent before the run ends says so."""
     sent: list[dict[str, Any]] = []
     recorder = StepRecorder(on_respond=sent.append)
 
     for status in (201, 500):
-        recorder.add_reply(Respond(StepResponse(status, {}, None)))
-    outcome = recorder.outcome()
+        recorder.add_reply(Respond(StepResponse(status, {}, None, immediate=is_immediate)))
 
-    assert sent == [outcome.response] == [{"status": 201, "headers": {}, "body": None}]
+    outcome = recorder.outcome()
+    marked = {"immediate": True} if is_immediate else {}
+    assert sent == [outcome.response] == [{"status": 201, "headers": {}, "body": None, **marked}]
     assert outcome.warnings == ("The step responded more than once; the first response was sent.",)
 
 
@@ -408,29 +389,22 @@ def test_what_a_step_keeps_has_a_limit(reply: StepReply) -> None:
     assert recorder.emitted_events == []
 
 
-def test_small_messages_count_together() -> None:
-    """Many messages exceed the limit together, although each is small."""
-    recorder = StepRecorder()
-
-    for _ in range(7):
-        recorder.add_reply(Effect("emit", {"event": "x" * (1 << 20)}))
-
-    assert recorder.outcome().error is not None
-
-
 def test_messages_are_counted() -> None:
-    """A step may queue a thousand messages and events; with one more it fails, and none is sent."""
-    recorder, fuller = StepRecorder(), StepRecorder()
-
+    """A step may queue a thousand messages and events, which count together; with one more, or too large ones, it fails, and none is sent."""
+    recorder, fuller, larger = StepRecorder(), StepRecorder(), StepRecorder()
     for _ in range(MAX_MESSAGES):
         recorder.add_reply(Effect("emit", {}))
     for _ in range(MAX_MESSAGES + 1):
         fuller.add_reply(Effect("emit", {}))
+    for _ in range(7):
+        larger.add_reply(Effect("emit", {"event": "x" * (1 << 20)}))
+
     enough, too_many = recorder.outcome(), fuller.outcome()
 
     assert (enough.error, len(enough.queued_sends)) == (None, MAX_MESSAGES)
     assert too_many.queued_sends == ()
     assert "more than 1,000 messages" in str(too_many.error)
+    assert larger.outcome().error is not None
 
 
 def test_error_of_the_step_is_the_error_beside_a_limit() -> None:

@@ -15,13 +15,6 @@ from pdkernel.model import JSON
 from pdkernel.workers import RunSetup, WorkerPool
 from tests.workers.conftest import Bench
 
-
-@pytest.fixture
-def bench(warm_bench: Bench) -> Bench:
-    """A run whose processes earlier tests may have used."""
-    return warm_bench
-
-
 STEP = "export default { props: { r: 'http_request' }, async run() { return this.r.execute() } }"
 
 
