@@ -25,7 +25,7 @@ from pdkernel.engine.account_resolution import (
 )
 from pdkernel.errors import AccountNotFoundError, ProjectError
 from pdkernel.execution import AccountUse, StepResult
-from pdkernel.model import AppBinding
+from pdkernel.model import JSON, AppBinding
 from pdkernel.storage import Project
 from tests.builders import a_workflow, an_event, node_step, python_step
 from tests.engine.conftest import Run, error_of
@@ -312,14 +312,25 @@ def test_the_fields_of_a_key_file_are_secrets() -> None:
     ]
 
 
-async def test_a_credential_of_deeply_nested_json(run: Run, connect: Connect) -> None:
-    """A credential that an external user has typed, and that no parser of JSON reads to its end, is an ordinary secret."""
-    typed = '{"a":' * 100_000
+@pytest.mark.parametrize(
+    ("typed", "code", "returned"),
+    [
+        ('{"a":' * 100_000, "return len({})", 500_000),
+        ("-----BEGIN\nMIIEv\r\n\n-----END\n", "print({0})\nreturn {0}.split('\\n')[1].strip() == 'MII' + 'Ev'", True),
+    ],
+    ids=["JSON that no parser reads to its end", "a key of several lines"],
+)
+async def test_a_credential_of_an_unusual_form(
+    run: Run, connect: Connect, typed: str, code: str, returned: JSON
+) -> None:
+    """What an external user has typed is an ordinary secret, which reaches the step unchanged and is not in the record."""
     connect("ada", typed)
+    body = code.format('pd.inputs["slack"]["$auth"]["oauth_access_token"]')
 
-    execution = await run(python_step("say", TOKEN_LENGTH, options="--app slack"), external_user_id="ada")
+    execution = await run(python_step("say", body, options="--app slack"), external_user_id="ada")
 
-    assert (execution.status, execution.step("say").return_value) == ("success", len(typed))
+    assert (execution.status, execution.step("say").return_value) == ("success", returned)
+    assert typed.splitlines()[1 % len(typed.splitlines())] not in json.dumps(execution.to_json()["steps"][0]["logs"])
 
 
 class Unreadable(LocalDirectory):

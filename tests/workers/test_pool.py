@@ -89,10 +89,10 @@ async def test_steps_without_a_user_of_their_own_are_refused_if_isolation_is_req
 
 
 @LONG_LIVED
-async def test_fifty_runs_with_a_memory_limit_share_a_process(open_run: OpenRun, language: Language) -> None:
+async def test_runs_with_a_memory_limit_share_a_process(open_run: OpenRun, language: Language) -> None:
     """Runs whose steps leave no memory have one process, though it is checked after each of them."""
     pids = set()
-    for _ in range(50):
+    for _ in range(20):
         bench = await open_run()
         outcome = await bench.run(language, SLOW_PID[language], memory_limit_mb=2048)
         pids.add(outcome.exports["$return_value"])
