@@ -143,9 +143,7 @@ def reload_props() -> str:
 def run() -> str:
     """A run of an action with the user's account."""
     ran = PD.actions.run(
-        id="depot-put-thing",
-        external_user_id="ada",
-        configured_props={**DEPOT, "shelf": "s00", "thing": "box"},
+        id="depot-put-thing", external_user_id="ada", configured_props={**DEPOT, "shelf": "s00", "thing": "box"}
     )
     assert ran.ret["thing"] == "box", ran
     assert ran.exports["$summary"] == "Put box on s00", ran

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import ALL_OF, SHORTEN_LEASE
-from tests.durability.server_process import LIMIT_S, ServerProcess
+from tests.durability.server_process import ENDED, ServerProcess
 from tests.notebook_files import notebook_of
 from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 LEASE_S = 3.0
 """The lease of the hosts: after 1.5 leases at most, the others continue the runs of a dead one."""
@@ -30,7 +31,7 @@ class Hosts:
         executor_of: The executor of each server when it started, by its port.
     """
 
-    servers: Sequence[ServerProcess]
+    servers: list[ServerProcess]
     take_overs: list[float] = field(default_factory=list)
     executor_of: dict[int, str] = field(default_factory=dict)
 
@@ -55,15 +56,13 @@ class Hosts:
 
     def wait_until_taken_over(self, server: ServerProcess, since: float) -> None:
         """Wait until other hosts have taken the runs that *server* had at a fault; record the seconds."""
-        ends, owner = time.monotonic() + LIMIT_S, self.executor_of[server.port]
-        while self.reader.rows("select 1 from runs where owner = ?", owner):
-            assert time.monotonic() < ends, self.reader.errors
-            time.sleep(0.01)
+        owner = self.executor_of[server.port]
+        self.reader.wait_for("select 1 where not exists (select 1 from runs where owner = ?)", owner)
         self.take_overs.append(time.monotonic() - since)
 
     def wait_until_finished(self) -> None:
         """Wait until every run has ended."""
-        self.reader.wait_for("select 1 where not exists (select 1 from runs where ended is null)", limit_s=2 * LIMIT_S)
+        self.reader.wait_for(ENDED, limit_s=2 * LIMIT_S)
 
 
 @contextmanager
@@ -91,8 +90,8 @@ def hosts_of(
         faults: Calls of `faults` in each host.
         notebooks: Other notebooks.
     """
-    servers = []
     with ExitStack() as ending:
+        hosts = Hosts([])
         for number, url in enumerate(urls):
             place = folder / f"host{number}"
             place.mkdir()
@@ -102,8 +101,7 @@ def hosts_of(
                 fork_server, place, folder / "steps.log", free_port(), url, folder / "key", more=options
             )
             ending.callback(server.kill)
-            servers.append(server)
-        hosts = Hosts(servers)
-        for server in servers:
+            hosts.servers.append(server)
+        for server in hosts.servers:
             hosts.start(server, lease_s, *faults)
         yield hosts

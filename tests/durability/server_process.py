@@ -11,7 +11,7 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +24,10 @@ from pdkernel.storage import Project
 from tests.cli.fork_server import ROOT, ForkServer
 from tests.notebook_files import notebook_of
 from tests.ports import free_port
+from tests.waiting import LIMIT_S, T, wait_until
 
-LIMIT_S = 60.0
-"""Seconds that a test waits for what must happen."""
+ENDED = "select 1 where not exists (select 1 from runs where ended is null)"
+"""A query with a row as soon as every run has ended."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,8 @@ class ServerProcess:
         has_runs = self.rows("select 1 from sqlite_master where name = 'runs'")
         left = self.rows("select id, fence from runs where status = 'running'") if has_runs else []
         assert self.start(), self.errors
-        began = time.monotonic()
-        while left and not all(
-            self.rows("select 1 from runs where id = ? and (fence > ? or status <> 'running')", *each) for each in left
-        ):
-            assert time.monotonic() - began < LIMIT_S, (left, self.errors)
-            time.sleep(0.005)
+        began, goes_on = time.monotonic(), "select 1 from runs where id = ? and (fence > ? or status <> 'running')"
+        self.wait_until(lambda: all(self.rows(goes_on, *each) for each in left))
         if left:
             self.take_overs.append(time.monotonic() - began)
 
@@ -195,29 +192,34 @@ class ServerProcess:
 
     def get(self, path: str) -> Answer:
         """Send a GET."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return Answer(answer.status, answer.read().decode(), answer.headers["retry-after"])
-        except (OSError, http.client.HTTPException):
-            return Answer(0)
-        finally:
-            connection.close()
+        return self._request("GET", path)
 
     def post(self, url: str, body: Any = None, **headers: str) -> Answer:
         """Send a POST to the URL, or to its path if its port is an earlier one."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
-        path = "/" + url.split("://", 1)[1].split("/", 1)[1]
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        try:
-            connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **names})
-            answer = connection.getresponse()
-            return Answer(answer.status, answer.read().decode(), answer.headers["retry-after"])
-        except (OSError, http.client.HTTPException):
-            return Answer(0)
-        finally:
-            connection.close()
+        path = "/" + url.split("://", 1)[1].split("/", 1)[1]
+        return self._request("POST", path, json.dumps(body), {"content-type": "application/json", **names})
+
+    def _request(self, *request: Any) -> Answer:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)) as connection:
+            try:
+                connection.request(*request)
+                answer = connection.getresponse()
+                return Answer(answer.status, answer.read().decode(), answer.headers["retry-after"])
+            except (OSError, http.client.HTTPException):
+                return Answer(0)
+
+    def accept(self, body: Any = None, **headers: str) -> str:
+        """The run of a new event of `flow.ipynb`, which the server accepts."""
+        answer = self.post(self.endpoint, body or {}, **headers)
+        assert answer.is_accepted, (answer, self.errors)
+        run: str = json.loads(answer.text)["event_id"]
+        return run
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The URL of each workflow by its name, without a suffix."""
+        return {each["name"].partition(".")[0]: each["url"] for each in json.loads(self.said)["workflows"]}
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """The rows of a query of the project's database."""
@@ -228,16 +230,15 @@ class ServerProcess:
 
     def wait_for(self, query: str, *values: object, limit_s: float = LIMIT_S) -> list[Any]:
         """The rows of a query, as soon as there are any."""
-        ends = time.monotonic() + limit_s
-        while time.monotonic() < ends:
-            if rows := self.rows(query, *values):
-                return rows
-            time.sleep(0.01)
-        state = (
-            self.rows("select id, status, attempt from runs"),
-            self.rows("select run_id, path, tries, due from outbox"),
-        )
-        raise AssertionError(f"{query}: {state}\n{self.errors}")
+        return self.wait_until(lambda: self.rows(query, *values), limit_s)
+
+    def wait_until(self, condition: Callable[[], T], limit_s: float = LIMIT_S) -> T:
+        """What *condition* returns, as soon as it is true; fails with the log."""
+        return wait_until(condition, limit_s, report=lambda: self.errors)
+
+    def wait_until_begun(self, count: int = 1, step: str = "") -> None:
+        """Wait until so many steps, or runs of that *step*, have begun."""
+        self.wait_until(lambda: sum(each.step == (step or each.step) for each in self.begun()) >= count)
 
     def begun(self) -> list[Began]:
         """The steps that have begun, in order."""

@@ -82,9 +82,7 @@ def notebooks_of(log: Path) -> dict[str, list[str]]:
             settings="concurrency: 1",
         ),
         "throttled": flow(
-            "Throttled",
-            logging_step("start", log),
-            settings=f"throttle: {{limit: {STARTS}, interval: {PERIOD_S}}}",
+            "Throttled", logging_step("start", log), settings=f"throttle: {{limit: {STARTS}, interval: {PERIOD_S}}}"
         ),
         "bad": flow("Bad", logging_step("bad", log, "raise ValueError('no stock')")),
         "ears": flow(

@@ -13,7 +13,8 @@ from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import ALL_OF, KILL_AT_EVENT, SHORT_PAGES
 from tests.durability.hosts import hosts_of
-from tests.durability.server_process import LIMIT_S, new_project, server_of
+from tests.durability.server_process import new_project, server_of
+from tests.waiting import LIMIT_S
 
 HEADER = "%%pdworkflow\nname: Each\ntrigger: {type: schedule, interval_seconds: 86400, for_each: external_user}\n"
 CELLS = [HEADER, "%%pdstep done\ndef handler(pd):\n    return 1\n"]

@@ -13,23 +13,15 @@ import pytest
 
 from tests.cli.fork_server import ForkServer
 from tests.durability.hosts import hosts_of
-from tests.durability.server_process import ServerProcess, count_outcomes, logging_step, new_project, server_of
+from tests.durability.server_process import ENDED, ServerProcess, count_outcomes, logging_step, new_project, server_of
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 
 TOKEN = "sk-live-0123456789abcdef"
-ENDED = "select 1 where not exists (select 1 from runs where ended is null)"
 UNSEEN, AGAIN = "unknown: sent, answer not seen.", "sent again: an earlier attempt sent it, answer not seen."
 
 
 class PaymentHost:
-    """
-    A host whose second request gets no answer until the test allows it.
-
-    Attributes:
-        paths: The paths of all requests.
-        arrived: Set when the second request arrived.
-        go_on: Lets it be answered.
-    """
+    """A host whose second request has *arrived*, and gets no answer until the test sets *go_on*; the *paths* are those of all requests."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -64,14 +56,6 @@ def paying_cells(log: Path, first: str = "'first'", *, headers: str = "{}", opti
     return ["%%pdworkflow\nname: Flow\n", logging_step("pay", log, body, options=options)]
 
 
-def send_event(server: ServerProcess) -> str:
-    """The run of a new event of ada."""
-    answer = server.post(server.endpoint, {}, x_pd_external_user_id="ada")
-    assert answer.is_accepted, answer
-    run: str = json.loads(answer.text)["event_id"]
-    return run
-
-
 def calls_of(server: ServerProcess) -> list[tuple[str, int | None, str]]:
     """Outcome, attempt and the first sentence of the note of each call in the record of the step."""
     ((data,),) = server.rows("select data from steps where name = 'pay'")
@@ -90,7 +74,7 @@ def test_a_kill_between_first_byte_and_answer(fork_server: ForkServer, tmp_path:
         new_project(server.folder, cells, token=TOKEN)
         server.more = options
         assert server.start(), server.said + server.errors
-        run = send_event(server)
+        run = server.accept(x_pd_external_user_id="ada")
         assert host.arrived.wait(60), server.errors
 
         server.kill()
@@ -116,7 +100,7 @@ def test_another_host_continues_a_run_with_calls(fork_server: ForkServer, tmp_pa
     cells = paying_cells(tmp_path / "steps.log")
     with host.open() as options, hosts_of(fork_server, tmp_path, [postgres_url] * 2, cells, options=options) as hosts:
         killed, other = hosts.servers
-        send_event(killed)
+        killed.accept(x_pd_external_user_id="ada")
         assert host.arrived.wait(60), killed.errors
 
         killed.kill()

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.fork_server import ForkServer
-from tests.durability.server_process import logging_step, new_project, server_of
+from tests.durability.server_process import ENDED, logging_step, new_project, server_of
 
-ENDED = "select 1 where not exists (select 1 from runs where ended is null)"
 TRIGGER = (
     "def ask(name, n): return pd.flow.trigger(name, {{'n': n, 'caller': '{0}', 'token': 'sk-live-0123456789abcdef'}})\n"
 )
@@ -23,15 +22,7 @@ CALLS = [("charge", 1), ("charge", 1)]
 
 @dataclass(frozen=True)
 class Told:
-    """
-    What happened to a run whose server was killed.
-
-    Attributes:
-        status: The run's status.
-        output: The run's output: its error, if it failed.
-        result: The return value of the step that triggers, or None.
-        children: The names and the numbers of the triggered runs that have begun.
-    """
+    """The status and the output of a run whose server was killed, what its step returned, and the runs that it has triggered."""
 
     status: str
     output: str
@@ -57,9 +48,8 @@ def tell(fork_server: ForkServer, folder: Path, bodies: Mapping[str, str], *, ch
         new_project(folder, ["%%pdstep none\ndef handler(pd): pass"], token=None, **cells)
         server.more = tuple(f"{name}.ipynb" for name in cells)
         server.start()
-        urls = {each["name"].partition(".")[0]: each["url"] for each in json.loads(server.said)["workflows"]}
         for name in bodies:
-            assert server.post(urls[name], {}).is_accepted
+            assert server.post(server.urls[name], {}).is_accepted
         server.wait_for(
             "select 1 where (select count(*) from runs where parent is not null and ended is not null) = ?", children
         )
@@ -127,9 +117,9 @@ def test_runs_that_wait_for_each_other(fork_server: ForkServer, tmp_path: Path) 
         new_project(server.folder, cells, other=[settings.format(name="other"), call("flow")])
         server.more = ("other.ipynb",)
         server.start()
-        for workflow in json.loads(server.said)["workflows"]:
-            assert server.post(workflow["url"], {}).is_accepted
-        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+        for url in server.urls.values():
+            assert server.post(url, {}).is_accepted
+        server.wait_for(ENDED)
         ended = server.rows("select status, output from runs where parent is null")
 
     assert sorted(status for status, _ in ended) == ["error", "success"]

@@ -12,6 +12,7 @@ from pdkernel.engine.dispatch import POLL_INTERVAL_S
 from pdkernel.journal import Journal, SqliteBackend
 from tests.builders import Gate, a_workflow, python_step
 from tests.server.site import Site, site_of
+from tests.waiting import until_awaited
 
 HOUR_S = 3600.0
 
@@ -30,9 +31,12 @@ async def statuses_after_a_look(site: Site) -> dict[str, tuple[str, int]]:
 
 async def wait_for(site: Site, workflow: str, status: str) -> None:
     """Wait until the run of a workflow has the status."""
-    async with asyncio.timeout(60):
-        while (await statuses(site))[workflow][0] != status:
-            await asyncio.sleep(0.02)
+    await until_awaited(lambda: has_status(site, workflow, status))
+
+
+async def has_status(site: Site, workflow: str, status: str) -> bool:
+    """Whether the run of a workflow has the status."""
+    return (await statuses(site))[workflow][0] == status
 
 
 @pytest.mark.parametrize("first_s", [HOUR_S, -HOUR_S])

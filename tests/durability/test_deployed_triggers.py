@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,10 @@ import pytest
 from pdkernel.storage import Project, Webhook
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import KILL_AT_EVENT
-from tests.durability.server_process import LIMIT_S, logging_step, new_project, server_of
+from tests.durability.server_process import ENDED, logging_step, new_project, server_of
 from tests.durability.sources import deploy_source, write_source
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
+from tests.waiting import LIMIT_S
 
 SOURCE = """
 export default { key: "depot-called", name: "Called", version: "0.1.0", type: "source", dedupe: "unique", description: "d",
@@ -22,6 +22,7 @@ export default { key: "depot-called", name: "Called", version: "0.1.0", type: "s
   async run(event) { this.$emit({ n: event.body.n }, { id: event.body.n }) } };
 """
 TRIGGER = "dc_called"
+HANDED_OVER = "select 1 where not exists (select 1 from trigger_events)"
 
 
 def deploy(folder: Path, url: str, *, hooks: tuple[str, ...] = ("wh_1",)) -> str:
@@ -53,7 +54,7 @@ def test_a_kill_loses_and_repeats_no_event(
         server.restart()
         again = [server.post(url, {"n": 1}), server.post(url, {"n": 2})]
         server.wait_for("select 1 where (select count(*) from runs where status = 'success') = 2")
-        server.wait_for("select 1 where not exists (select 1 from trigger_events)")
+        server.wait_for(HANDED_OVER)
 
         assert (lost.status, [each.status for each in again]) == (0, [200, 200])
         assert len(waiting) == (0 if side == "before" else 2)
@@ -76,8 +77,8 @@ def test_a_kill_at_the_removal_of_an_event_loses_none(
         server.wait_until_ended()
         recorded = server.rows("select count(*) from runs")
         server.restart()
-        server.wait_for("select 1 where not exists (select 1 from trigger_events)")
-        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+        server.wait_for(HANDED_OVER)
+        server.wait_for(ENDED)
 
         assert recorded == [(1,)]
         assert server.rows("select status from runs") == [("success",)]
@@ -96,14 +97,11 @@ def test_a_kill_during_a_webhooks_request_sends_it_again(fork_server: ForkServer
         url = f"{server.url}{deploy(folder, product.url)}"
         server.start()
         assert server.post(url, {"n": 1}).is_accepted
-        ends = time.monotonic() + LIMIT_S
-        while not product.requests:
-            assert time.monotonic() < ends, server.errors
-            time.sleep(0.01)
+        server.wait_until(lambda: product.requests)
         server.kill()
         may_answer.set()
         server.restart()
-        server.wait_for("select 1 where not exists (select 1 from trigger_events)")
+        server.wait_for(HANDED_OVER)
 
         keys = [request.headers["idempotency-key"] for request in product.requests]
         assert len(keys) == 2
@@ -134,10 +132,7 @@ def test_a_kill_during_a_deployment_leaves_no_trigger(
         headers = {"authorization": f"Bearer {token}", "x_pd_environment": "development"}
         caller = threading.Thread(target=server.post, args=(url, body), kwargs=headers)
         caller.start()
-        ends = time.monotonic() + LIMIT_S
-        while not begun.exists():
-            assert time.monotonic() < ends, server.errors
-            time.sleep(0.01)
+        server.wait_until(begun.exists)
         server.kill()
         caller.join()
         left = server.rows("select count(*) from deployed_triggers")

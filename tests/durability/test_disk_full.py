@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.cli.fork_server import ForkServer
 from tests.durability.faults import LIMIT_DATABASE
-from tests.durability.server_process import LIMIT_S, ServerProcess, count_outcomes, logging_step, new_project, server_of
+from tests.durability.server_process import ENDED, ServerProcess, count_outcomes, logging_step, new_project, server_of
 from tests.http_servers import AnsweringServer
 
 LARGE = "'x' * 100_000"
@@ -25,10 +24,7 @@ class Gate:
 
     def wait_until_reached(self, server: ServerProcess) -> None:
         """Wait until the step waits at the gate."""
-        ends = time.monotonic() + LIMIT_S
-        while not self._reached.exists():
-            assert time.monotonic() < ends, server.errors
-            time.sleep(0.01)
+        server.wait_until(self._reached.exists)
 
     def open(self) -> None:
         """Let the step continue."""
@@ -60,7 +56,7 @@ def test_a_full_disk_delays_runs_and_loses_none(
             ],
         )
         assert server.start(LIMIT_DATABASE, str(full)), server.said
-        run = json.loads(server.post(server.endpoint, {}).text)["event_id"]
+        run = server.accept()
 
         held.wait_until_reached(server)
         full.touch()
@@ -96,13 +92,13 @@ def test_an_event_is_refused_at_once_although_every_place_is_taken(fork_server: 
         new_project(server.folder, ["%%pdworkflow\nname: Flow\n", step, logging_step("last", server.log)])
         server.more = ("--max-active-runs", "1")
         assert server.start(LIMIT_DATABASE, str(full)), server.said
-        run = json.loads(server.post(server.endpoint, {}).text)["event_id"]
+        run = server.accept()
         held.wait_until_reached(server)
         full.touch()
         held.open()
         refused = server.post(server.endpoint, {"large": "x" * 50_000})
         full.unlink()
-        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+        server.wait_for(ENDED)
 
         assert (refused.status, refused.retry_after) == (503, "5")
         assert server.rows("select id, status from runs") == [(run, "success")]
@@ -115,9 +111,8 @@ def test_a_server_that_starts_on_a_full_disk_continues_runs_later(fork_server: F
         step = logging_step("slow", server.log, f"if attempt == 1: time.sleep(60)\nreturn {LARGE}")
         new_project(server.folder, ["%%pdworkflow\nname: Flow\n", step, logging_step("last", server.log)])
         assert server.start()
-        run = json.loads(server.post(server.endpoint, {}).text)["event_id"]
-        while not server.begun():
-            time.sleep(0.01)
+        run = server.accept()
+        server.wait_until_begun()
         server.kill()
         full.touch()
         assert server.start(LIMIT_DATABASE, str(full)), server.said

@@ -23,7 +23,6 @@ from tests.durability.database_proxy import DatabaseProxy, each_or_nth, proxy_of
 from tests.durability.faults import KILL_AT_COMMIT
 from tests.durability.hosts import LEASE_S, Hosts, hosts_of
 from tests.durability.server_process import (
-    LIMIT_S,
     Counts,
     ServerProcess,
     count_outcomes,
@@ -33,6 +32,7 @@ from tests.durability.server_process import (
 )
 from tests.http_servers import AnsweringServer
 from tests.postgres import PostgresServer
+from tests.waiting import LIMIT_S
 
 TOKEN = "xoxb-durable-0123456789"
 SIGNATURE = "sha256=durable9876543210"

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.cli.fork_server import ForkServer
-from tests.durability.server_process import LIMIT_S, ServerProcess, new_project, server_of
+from tests.durability.server_process import ENDED, ServerProcess, new_project, server_of
 
 LIMIT = "--timeout 2"
 
@@ -35,10 +35,7 @@ def step_of(language: str, begun: Path, *, seconds: str) -> str:
 
 def freeze(server: ServerProcess, begun: Sequence[Path], *, whole_machine: bool) -> None:
     """Stop the server, or all its processes, while the steps run, for longer than the limit of the steps."""
-    ends = time.monotonic() + LIMIT_S
-    while not all(each.exists() for each in begun):
-        assert time.monotonic() < ends, server.errors
-        time.sleep(0.01)
+    server.wait_until(lambda: all(each.exists() for each in begun))
     process = psutil.Process(server.pid)
     stopped = [process, *(process.children(recursive=True) if whole_machine else ())]
     for each in stopped:
@@ -61,10 +58,10 @@ def run_frozen(
         new_project(server.folder, ["%%pdstep none\ndef handler(pd): pass"], token=None, **cells)
         server.more = tuple(f"{language}.ipynb" for language in languages)
         server.start()
-        for workflow in json.loads(server.said)["workflows"][1:]:
-            assert server.post(workflow["url"], {}).is_accepted
+        for language in languages:
+            assert server.post(server.urls[language], {}).is_accepted
         freeze(server, begun, whole_machine=whole_machine)
-        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+        server.wait_for(ENDED)
         return server.rows("select status, output from runs")
 
 

@@ -43,7 +43,7 @@ def test_messages_of_one_run_wait_for_their_own_host_only(
     """The last message of a step arrives although twelve messages before it hang."""
     sender.post(sender.endpoint, {"urls": [*(f"{hanging}{n}" for n in range(12)), receiver.url]})
 
-    wait_for_requests(receiver, 1)
+    sender.wait_until(lambda: receiver.requests, LIMIT_S)
 
 
 def test_further_tries_wait_for_their_own_host_only(sender: ServerProcess, hanging: str) -> None:
@@ -57,7 +57,7 @@ def test_further_tries_wait_for_their_own_host_only(sender: ServerProcess, hangi
         with closing(sqlite3.connect(sender.database, timeout=20)) as connection, connection:
             connection.execute("update outbox set due = case when shown like ? then 2 else 1 end", (f"%:{port}/%",))
 
-        wait_for_requests(receiver, 1)
+        sender.wait_until(lambda: receiver.requests, LIMIT_S)
 
 
 def test_new_runs_start_while_many_messages_hang(
@@ -71,16 +71,8 @@ def test_new_runs_start_while_many_messages_hang(
 
     sender.post(sender.endpoint, {"urls": [receiver.url]})
 
-    wait_for_requests(receiver, 1)
+    sender.wait_until(lambda: receiver.requests, LIMIT_S)
     assert left[0][0] > 0
     stored = sender.rows("select distinct lane from outbox")
     assert len(stored) == 2
     assert "127.0.0.1" not in json.dumps(stored)
-
-
-def wait_for_requests(receiver: AnsweringServer, count: int) -> None:
-    """Wait until the host has so many requests."""
-    ends = time.monotonic() + LIMIT_S
-    while len(receiver.requests) < count:
-        assert time.monotonic() < ends, len(receiver.requests)
-        time.sleep(0.02)

@@ -13,26 +13,11 @@ from pdkernel.journal import MAX_DEATHS_ALONE, MAX_INTERRUPTIONS
 from pdkernel.operations.triggers import enable_triggers
 from pdkernel.storage import Project
 from tests.cli.fork_server import ForkServer
-from tests.durability.server_process import LIMIT_S, ServerProcess, count_outcomes, logging_step, new_project, server_of
+from tests.durability.server_process import ENDED, ServerProcess, count_outcomes, logging_step, new_project, server_of
 
 FLOW = "%%pdworkflow\nname: Flow\nsettings: {lambda_timeout: 300}"
+FAILED = "select 1 from runs where id = ? and status = 'error'"
 LISTENS = "%%pdworkflow\nname: Ears\ntrigger: {type: errors}"
-
-
-def accept(server: ServerProcess, number: int) -> str:
-    """The run of the event with that number, which the server has accepted."""
-    answer = server.post(server.endpoint, {"n": number})
-    assert answer.is_accepted, answer
-    run: str = json.loads(answer.text)["event_id"]
-    return run
-
-
-def wait_until_begun(server: ServerProcess, count: int) -> None:
-    """Wait until so many steps have begun."""
-    ends = time.monotonic() + LIMIT_S
-    while len(server.begun()) < count:
-        assert time.monotonic() < ends, (server.begun(), server.errors)
-        time.sleep(0.01)
 
 
 def kill_and_restart(server: ServerProcess) -> None:
@@ -40,12 +25,7 @@ def kill_and_restart(server: ServerProcess) -> None:
     server.kill()
     begun = len(server.begun())
     server.restart()
-    wait_until_begun(server, begun + 1)
-
-
-def wait_until_ended(server: ServerProcess) -> None:
-    """Wait until every run has ended."""
-    server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+    server.wait_until_begun(begun + 1)
 
 
 @pytest.mark.timeout(300)
@@ -57,14 +37,14 @@ def test_runs_that_wait_for_a_place_are_not_interrupted(fork_server: ForkServer,
         new_project(server.folder, [FLOW, logging_step("held", server.log, held)])
         server.more = ("--max-active-runs", str(places))
         assert server.start()
-        runs = [accept(server, number) for number in range(events)]
-        wait_until_begun(server, 1)
+        runs = [server.accept({"n": number}) for number in range(events)]
+        server.wait_until_begun(1)
         for _ in range(kills):
             kill_and_restart(server)
         waiting = server.rows("select attempt from runs where ended is null")
         interrupted = sum(attempt - 1 for (attempt,) in waiting)
         open_gate.touch()
-        wait_until_ended(server)
+        server.wait_for(ENDED)
 
         assert 0 < interrupted <= 2 * kills * places
         count_outcomes(server, runs).check(f"{kills} kills, {places} places")
@@ -81,14 +61,6 @@ return attempt"""
     return logging_step(name, server.log, body.format(poison=str(server.folder.parent / "poison")))
 
 
-def wait_until_poisoned(server: ServerProcess, poison: Path) -> None:
-    """Wait until a step wants the server to end: the test then kills it, as the system does if a step takes all memory."""
-    ends = time.monotonic() + LIMIT_S
-    while not poison.exists():
-        assert time.monotonic() < ends, (server.begun(), server.errors)
-        time.sleep(0.01)
-
-
 @pytest.mark.timeout(300)
 def test_a_run_that_ends_servers_is_given_up_and_the_runs_beside_it_finish(
     fork_server: ForkServer, tmp_path: Path
@@ -101,28 +73,23 @@ def test_a_run_that_ends_servers_is_given_up_and_the_runs_beside_it_finish(
             enable_triggers(project, "Ears", server.folder)
         server.more = ("ears.ipynb",)
         assert server.start()
-        beside = [accept(server, 0) for _ in range(3)]
-        ending = accept(server, -1)
+        beside = [server.accept({"n": 0}) for _ in range(3)]
+        ending = server.accept({"n": -1})
         deaths, late = 0, ""
         while True:
-            wait_until_poisoned(server, poison)
+            server.wait_until(poison.exists)
             if deaths == MAX_INTERRUPTIONS:
-                late = accept(server, 1)
+                late = server.accept({"n": 1})
                 time.sleep(0.5)  # in which it would begin if the other run were not alone
                 assert late not in {each.run for each in server.begun()}
             server.kill()
             poison.unlink()
             deaths += 1
             server.restart()
-            ends = time.monotonic() + LIMIT_S
-            while not poison.exists() and not server.rows(
-                "select 1 from runs where id = ? and status = 'error'", ending
-            ):
-                assert time.monotonic() < ends, server.errors
-                time.sleep(0.01)
+            server.wait_until(lambda: poison.exists() or server.rows(FAILED, ending))
             if not poison.exists():
                 break
-        wait_until_ended(server)
+        server.wait_for(ENDED)
         server.wait_for("select 1 from runs where workflow = 'Ears' and status = 'success'")
 
         (output,) = server.rows("select output from runs where id = ?", ending)
@@ -146,8 +113,8 @@ def test_orderly_restarts_give_up_no_run(fork_server: ForkServer, tmp_path: Path
         new_project(server.folder, [FLOW, logging_step("held", server.log, held)])
         server.more = ("--max-active-runs", "2")
         assert server.start()
-        runs = [accept(server, number) for number in range(6)]
-        wait_until_begun(server, 1)
+        runs = [server.accept({"n": number}) for number in range(6)]
+        server.wait_until_begun(1)
         for _ in range(restarts):
             for _ in range(2):  # the second one does not wait for the steps
                 server.send_signal(signal.SIGTERM)
@@ -155,11 +122,11 @@ def test_orderly_restarts_give_up_no_run(fork_server: ForkServer, tmp_path: Path
             server.wait_until_ended()
             begun = len(server.begun())
             server.restart()
-            wait_until_begun(server, begun + 1)
+            server.wait_until_begun(begun + 1)
         kill_and_restart(server)
         interrupted = server.rows("select run_id, count(*) from interruptions group by run_id")
         open_gate.touch()
-        wait_until_ended(server)
+        server.wait_for(ENDED)
 
         assert {count for _, count in interrupted} == {1}
         count_outcomes(server, runs).check(f"{restarts} restarts")
@@ -180,7 +147,7 @@ def test_a_child_run_that_ends_servers_is_given_up_and_its_parent_goes_on(
         new_project(server.folder, [FLOW, logging_step("call", server.log, call)], child=[poison_step(server)])
         server.more = ("child.ipynb",)
         assert server.start()
-        parent = accept(server, 1)
+        parent = server.accept({"n": 1})
         deaths = 0
         while not server.rows("select 1 from runs where id = ? and ended is not null", parent):
             if poison.exists():

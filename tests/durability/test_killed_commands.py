@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,9 +25,7 @@ def kill_a_run(fork_server: ForkServer, server: ServerProcess) -> str:
     folder = server.folder
     words = ("run", "slow.ipynb", "--body", "{}")
     with fork_server.open(words, folder=folder, environ=environ_of(folder)) as command:
-        while not server.begun():
-            assert command.poll() is None
-            time.sleep(0.02)
+        server.wait_until(lambda: server.begun() or command.poll() is not None)
         [(run,)] = server.rows("select id from runs where status = 'running' and origin = 'terminal'")
         command.kill()
     return str(run)

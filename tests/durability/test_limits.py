@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.cli.fork_server import ForkServer
-from tests.durability.server_process import Answer, ServerProcess, new_project, server_of
+from tests.durability.server_process import ENDED, Answer, ServerProcess, new_project, server_of
 
 ONE = "%%pdworkflow\nname: {name}\nsettings: {{concurrency: 1}}\n"
 THROTTLED = "%%pdworkflow\nname: {name}\nsettings: {{throttle: {{limit: 3, interval: 1}}}}\n"
-ENDED = "select 1 where not exists (select 1 from runs where ended is null)"
 TRIGGER = "return pd.flow.trigger('limited', {'n': 1})"
 EVENTS = 6
 
@@ -50,22 +49,14 @@ def most_in_period(spans: Sequence[tuple[float, float]], period_s: float) -> int
 
 def wait_for_spans(server: ServerProcess, log: Path, count: int) -> list[tuple[float, float]]:
     """The spans, as soon as there are *count* of them."""
-    ends = time.monotonic() + 60
-    while len(found := spans_of(log)) < count:
-        assert time.monotonic() < ends, (found, server.errors)
-        time.sleep(0.02)
-    return found
+    server.wait_until(lambda: len(spans_of(log)) >= count)
+    return spans_of(log)
 
 
 def send_all(send: Callable[[int], Answer], count: int = EVENTS) -> list[Answer]:
     """Call *send* with each number at the same time."""
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(send, range(count)))
-
-
-def urls_of(server: ServerProcess) -> dict[str, str]:
-    """The URL of each workflow by its name, without a suffix."""
-    return {each["name"].partition(".")[0]: each["url"] for each in json.loads(server.said)["workflows"]}
 
 
 def test_one_run_executes_at_a_time(fork_server: ForkServer, tmp_path: Path) -> None:
@@ -76,7 +67,7 @@ def test_one_run_executes_at_a_time(fork_server: ForkServer, tmp_path: Path) -> 
         new_project(server.folder, [f"%%pdstep call\ndef handler(pd):\n    {TRIGGER}\n"], limited=limited)
         server.more = ("limited.ipynb",)
         server.start()
-        urls = urls_of(server)
+        urls = server.urls
         spans: list[tuple[float, float]] = []
         for name, is_stored in [
             ("limited", lambda _: False),
@@ -108,7 +99,7 @@ def test_starts_are_counted_when_steps_start(fork_server: ForkServer, tmp_path: 
         new_project(server.folder, ["%%pdstep busy\n" + busy], token=None, **limited)
         server.more = (*(f"{way}.ipynb" for way in ways), "--max-active-runs", "4")
         server.start()
-        urls = urls_of(server)
+        urls = server.urls
         for _ in range(4):
             server.post(server.endpoint, {})
 

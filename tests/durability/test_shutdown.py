@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from pdkernel.journal.postgres import LEASE_S
 from pdkernel.server.uvicorn_server import SHUTDOWN_GRACE_S
 from tests.cli.fork_server import ForkServer
 from tests.durability.server_process import (
-    LIMIT_S,
+    ENDED,
     ServerProcess,
     count_outcomes,
     logging_step,
@@ -25,6 +24,7 @@ from tests.durability.server_process import (
     server_of,
 )
 from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 FLOW = "%%pdworkflow\nname: Flow\n"
 
@@ -32,27 +32,6 @@ FLOW = "%%pdworkflow\nname: Flow\n"
 def held(server: ServerProcess, name: str) -> str:
     """A step that takes a minute at its first attempt."""
     return logging_step(name, server.log, "if attempt == 1: time.sleep(60)\nreturn attempt")
-
-
-def run_of(server: ServerProcess) -> str:
-    """The run of a new event, which the server has accepted."""
-    answer = server.post(server.endpoint, {})
-    assert answer.is_accepted, answer
-    run: str = json.loads(answer.text)["event_id"]
-    return run
-
-
-def wait_until_begun(server: ServerProcess, step: str, *, runs: int = 1) -> None:
-    """Wait until *step* has begun in so many runs."""
-    wait_until(server, lambda: sum(each.step == step for each in server.begun()) == runs)
-
-
-def wait_until(server: ServerProcess, condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds."""
-    ends = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < ends, server.errors
-        time.sleep(0.01)
 
 
 def listens(server: ServerProcess) -> bool:
@@ -74,17 +53,17 @@ def test_steps_in_flight_at_a_sigterm_run_again(fork_server: ForkServer, tmp_pat
         new_project(server.folder, [FLOW, logging_step("one", server.log), call], child=[held(server, "slow")])
         server.more = ("child.ipynb",)
         assert server.start()
-        runs = [run_of(server) for _ in range(2)]
-        wait_until_begun(server, "slow", runs=2)
+        runs = [server.accept() for _ in range(2)]
+        server.wait_until_begun(2, "slow")
 
         server.send_signal(signal.SIGTERM)
-        wait_until(server, lambda: not listens(server))  # two signals that arrive together would be one
+        server.wait_until(lambda: not listens(server))  # two signals that arrive together would be one
         if not waits:
             server.send_signal(signal.SIGTERM)
         seconds = server.wait_until_ended()
         statuses = {status for (status,) in server.rows("select status from runs")}
         server.restart()
-        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+        server.wait_for(ENDED)
 
         assert seconds < (LIMIT_S if waits else SHUTDOWN_GRACE_S)
         assert statuses == {"ready"}
@@ -120,13 +99,13 @@ def test_events_accepted_during_a_shutdown_are_not_lost(fork_server: ForkServer,
         for client in clients:
             client.start()
         time.sleep(0.5)
-        wait_until(server, lambda: len(accepted) >= 8)
+        server.wait_until(lambda: len(accepted) >= 8)
         server.send_signal(signal.SIGTERM)
         server.wait_until_ended()
         for client in clients:
             client.join()
         server.restart()
-        server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+        server.wait_for(ENDED)
 
         count_outcomes(server, accepted).check("SIGTERM under load")
         assert {status for (status,) in server.rows("select distinct status from runs")} == {"success"}
@@ -137,8 +116,8 @@ def test_a_second_server_is_refused(fork_server: ForkServer, tmp_path: Path) -> 
     with server_of(fork_server, tmp_path / "project") as server:
         new_project(server.folder, [FLOW, held(server, "slow"), logging_step("last", server.log)])
         assert server.start()
-        run = run_of(server)
-        wait_until_begun(server, "slow")
+        run = server.accept()
+        server.wait_until_begun(step="slow")
         second = ServerProcess(fork_server, server.folder, server.log, free_port())
         was_started, refusal = second.start(), second.said
         status = server.rows("select status, attempt from runs")

@@ -20,10 +20,11 @@ from pdkernel.storage import Project, Schedule
 from tests.cli.fork_server import ForkServer
 from tests.durability.database_proxy import each_or_nth, proxy_of
 from tests.durability.faults import LIMIT_DATABASE, SLOW_EVENT
-from tests.durability.hosts import LEASE_S, hosts_of
-from tests.durability.server_process import LIMIT_S, Answer, ServerProcess, logging_step, new_project, server_of
+from tests.durability.hosts import hosts_of
+from tests.durability.server_process import Answer, ServerProcess, logging_step, new_project, server_of
 from tests.durability.sources import deploy_source, write_source
 from tests.postgres import PostgresServer, stopping_postgres
+from tests.waiting import wait_until
 
 EARLY = "this.http.respond({ status: 202 });"
 DEPLOYED = ["deployed", pytest.param("workflow", marks=pytest.mark.slow)]
@@ -33,12 +34,7 @@ WORKFLOW = ["workflow", pytest.param("deployed", marks=pytest.mark.slow)]
 
 @dataclass(frozen=True)
 class Scene:
-    """
-    A source whose run a test holds.
-
-    Attributes:
-        folder: The folder of the files by which it is held.
-    """
+    """A source whose run a test holds by files in *folder*."""
 
     folder: Path
 
@@ -49,12 +45,10 @@ class Scene:
         A function `first` returns whether it is the first call of all.
         """
         interface = '{ type: "$.interface.http", customResponse: true }' if custom else '"$.interface.http"'
-        files = (
-            f"const begun = {json.dumps(str(self.folder / 'begun'))}, open = {json.dumps(str(self.folder / 'open'))};"
-        )
+        begun, opened = (json.dumps(str(self.folder / name)) for name in ("begun", "open"))
         return f"""
 import {{ appendFileSync, existsSync, writeFileSync, readFileSync }} from "node:fs";
-{files}
+const begun = {begun}, open = {opened};
 const first = () => existsSync(begun) && readFileSync(begun, "utf8").length === 1;
 const killed = async () => {{ process.kill(process.pid, "SIGKILL"); await new Promise(() => {{}}) }};
 export default {{ key: "depot-called", name: "Called", version: "0.1.0", type: "source", description: "d",
@@ -70,12 +64,9 @@ export default {{ key: "depot-called", name: "Called", version: "0.1.0", type: "
         """Let the source end."""
         (self.folder / "open").touch()
 
-    def wait_until_begun(self, times: int = 1) -> None:
-        """Wait until the source has begun so often."""
-        ends = time.monotonic() + LIMIT_S
-        while not (file := self.folder / "begun").exists() or len(file.read_text()) < times:
-            assert time.monotonic() < ends, "the source did not begin"
-            time.sleep(0.01)
+    def wait_until_begun(self) -> None:
+        """Wait until the source has begun."""
+        wait_until((self.folder / "begun").exists)
 
 
 @pytest.fixture
@@ -101,12 +92,6 @@ def cells_of(kind: str, log: Path) -> Sequence[str]:
     return [f"%%pdworkflow\nname: Flow\n{trigger}", logging_step("heard", log, number="trigger['event']['n']")]
 
 
-def wait_until_active(server: ServerProcess, kind: str) -> None:
-    """Wait until the trigger of the workflow is activated."""
-    if kind == "workflow":
-        server.wait_for("select 1 from workflow_triggers where active")
-
-
 @pytest.fixture
 def server(fork_server: ForkServer, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server in a folder of its own, not started."""
@@ -119,7 +104,8 @@ def start(server: ServerProcess, text: str, kind: str, *before: object) -> str:
     new_project(server.folder, cells_of(kind, server.log))
     path = add_source(server.folder, text, kind)
     assert server.start(*before), server.said
-    wait_until_active(server, kind)
+    if kind == "workflow":
+        server.wait_for("select 1 from workflow_triggers where active")
     return server.url + path
 
 
@@ -129,13 +115,9 @@ def heard(server: ServerProcess) -> list[object]:
 
 
 def wait_until_heard(server: ServerProcess, *numbers: object) -> None:
-    """Wait until the runs of these events have ended, and nothing waits."""
-    ends = time.monotonic() + LIMIT_S
-    while sorted(heard(server), key=str) != list(numbers) or server.rows(
-        "select 1 from trigger_events union select 1 from answered_requests"
-    ):
-        assert time.monotonic() < ends, (heard(server), server.errors)
-        time.sleep(0.02)
+    """Wait until the runs of these events have begun, and nothing waits."""
+    waiting = "select 1 from trigger_events union select 1 from answered_requests"
+    server.wait_until(lambda: sorted(heard(server), key=str) == list(numbers) and not server.rows(waiting))
 
 
 def make_due(server: ServerProcess, kind: str) -> None:
@@ -237,10 +219,7 @@ def test_a_sigterm_during_the_commit_repeats_no_request(server: ServerProcess, s
     url = start(server, scene.source(), "deployed", SLOW_EVENT, 2.0, str(reached))
     scene.open()
     thread, answers = post_later(server, url, {"n": 1})
-    ends = time.monotonic() + LIMIT_S
-    while not reached.exists():
-        assert time.monotonic() < ends, server.errors
-        time.sleep(0.01)
+    server.wait_until(reached.exists)
     for _ in range(2):
         server.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -322,15 +301,10 @@ def test_a_database_that_is_down_accepts_no_request(fork_server: ForkServer, tmp
             waiting.join()
             refused = server.post(endpoint, {"n": 3})
             restart()
-            ends = time.monotonic() + LIMIT_S
-            while not (again := server.post(endpoint, {"n": 3})).is_accepted:
-                assert time.monotonic() < ends, server.errors
-                time.sleep(LEASE_S / 4)
-            server.wait_for("select 1 where not exists (select 1 from answered_requests)")
-            server.wait_for("select 1 where not exists (select 1 from trigger_events)")
-            server.wait_for("select 1 where not exists (select 1 from runs where ended is null)")
+            again = server.wait_until(lambda: (answer := server.post(endpoint, {"n": 3})).is_accepted and answer)
+            wait_until_settled(server, 2)
 
-            assert (answered.status, again.status) == (202, 200)
+            assert (answered.status, again and again.status) == (202, 200)
             assert [(each.status, each.retry_after) for each in (*late, refused)] == [(503, "5")] * 2
             assert sorted(map(str, heard(server))) == ["1", "3"]
 

@@ -90,10 +90,7 @@ def connect_thousands(upstream: Upstream) -> None:
 
 def select_remote(project: Project, upstream: Upstream) -> UserSelection:
     """The selection of users in production of the Connect project."""
-    directory, catalog = (
-        RemoteDirectory(project, Sdk(upstream.login)),
-        Catalog.for_project(project, environ={}),
-    )
+    directory, catalog = (RemoteDirectory(project, Sdk(upstream.login)), Catalog.for_project(project, environ={}))
     return UserSelection(ForEach(environment="production"), NOTIFY, directory, catalog)
 
 

@@ -144,13 +144,7 @@ def test_an_export_is_proved(project: Project, directory: LocalDirectory, tmp_pa
     files = export_workflow(source, tmp_path / "flow", is_patch=False, pinned_steps=["one"])
 
     proof = prove_export(
-        source,
-        files.folder,
-        project=project,
-        directory=directory,
-        environ={},
-        is_patch=False,
-        pinned_steps=["one"],
+        source, files.folder, project=project, directory=directory, environ={}, is_patch=False, pinned_steps=["one"]
     )
 
     assert proof.verdict == "same"

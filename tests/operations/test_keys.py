@@ -15,14 +15,7 @@ from sqlalchemy import Column, LargeBinary, MetaData, insert, select, update
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.common.encode import encode_json
-from pdkernel.engine.restored_run import (
-    Carry,
-    restore_run,
-    seal_carry,
-    seal_message,
-    seal_payload,
-    seal_request,
-)
+from pdkernel.engine.restored_run import Carry, restore_run, seal_carry, seal_message, seal_payload, seal_request
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import Delivery, Execution, StepResult, StoredResponse
@@ -300,7 +293,7 @@ async def test_a_url_that_was_sent_resumes_its_run(tmp_path: Path) -> None:
     workflow = a_workflow(ASKS, ANSWERS, response="custom")
     async with site_of(tmp_path, workflow) as site:
         urls = (await site.http.post(site.path(), json={"order": 1})).json()
-        await site.wait_for_status("paused")
+        await site.wait_for_run("paused")
         stolen = site.context.project.vault
     for _ in range(2):
         with Project.open(tmp_path / ".pdkernel") as project:

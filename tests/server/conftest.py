@@ -55,7 +55,5 @@ async def parcels(tmp_path: Path) -> AsyncIterator[Served]:
     async with served(tmp_path, ServedWorkflow("p_work", "eowork", load_source(notebook))) as site:
         site.project.settings.set("actions", str(checkout))
         for user in ("ada", "grace"):
-            site.directory.add_account(
-                app="depot", credentials={"api_key": f"{KEY}-{user}"}, external_user_id=user, account_id=f"apn_{user}"
-            )
+            site.connect(user, "depot", {"api_key": f"{KEY}-{user}"}, account_id=f"apn_{user}")
         yield site

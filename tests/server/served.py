@@ -81,6 +81,10 @@ class Served:
         assert isinstance(self.context.clock, ManualClock)
         return self.context.clock
 
+    def connect(self, user: str | None, app: str, credentials: Mapping[str, str], **more: Any) -> str:
+        """Connect an account of *app* for the user; return its id."""
+        return self.directory.add_account(app=app, credentials=credentials, external_user_id=user, **more).id
+
     def headers(self, *scopes: str, environment: str | None = "development") -> dict[str, str]:
         """Headers of an OAuth client with a new access token for *scopes*."""
         token = self.project.access_tokens.issue(self.client.client.id, scopes or ("*",))

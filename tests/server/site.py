@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution, Status
 from pdkernel.files.definition import Sidecar
 from pdkernel.files.source import WorkflowSource
+from pdkernel.journal import Journal
 from pdkernel.model import Workflow
 from pdkernel.server import AppContext, ServeSettings, create_app
 from pdkernel.server.app_state import get_state
@@ -25,6 +26,7 @@ from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_workflows import SourceSelection, SourceWorkflows
 from pdkernel.server.uvicorn_server import Server, listen, local_url
 from tests.server.new_project import open_project
+from tests.waiting import until, until_awaited
 
 
 @dataclass
@@ -58,6 +60,10 @@ class Site:
         assert isinstance(self.context.directory, LocalDirectory)
         return self.context.directory
 
+    def connect(self, user: str, app: str, credentials: Mapping[str, str], **more: Any) -> str:
+        """Connect an account of *app* for the user; return its id."""
+        return self.directory.add_account(app=app, credentials=credentials, external_user_id=user, **more).id
+
     def path(self, name: str = "Test") -> str:
         """The path `/KEY` of the workflow with that name."""
         return next(
@@ -76,31 +82,42 @@ class Site:
         client = project.oauth_clients.create("tests").client
         return {"Authorization": f"Bearer {project.access_tokens.issue(client.id, scopes or ('*',))}"}
 
+    @property
+    def journal(self) -> Journal:
+        """The record of runs."""
+        return self.context.engine.journal
+
     async def wait_for_lines(self, count: int) -> list[str]:
         """The access log, as soon as it has *count* lines: the line of a run is written at the run's end."""
-        for _ in range(3000):
-            if len(self.lines) >= count:
-                return self.lines
-            await asyncio.sleep(0.02)
-        raise AssertionError(self.lines)
+        await until(lambda: len(self.lines) >= count)
+        return self.lines
 
-    async def wait_for_status(self, status: Status) -> None:
-        """Wait until the only run has *status*."""
-        for _ in range(3000):
-            (run,) = await self.context.engine.journal.list_executions()
-            if run.status == status:
-                return
-            await asyncio.sleep(0.02)
-        raise AssertionError(run.status)
+    async def wait_for_answer(self, path: str, status: int) -> None:
+        """Ask until *path* is answered with *status*."""
+
+        async def has_status() -> bool:
+            return (await self.http.get(path)).status_code == status
+
+        await until_awaited(has_status)
+
+    async def wait_for_run(self, *statuses: Status, run_id: str | None = None) -> Execution:
+        """The run with that id, or any, as soon as it has one of *statuses*."""
+
+        async def find() -> Execution | None:
+            runs = await self.journal.list_executions(limit=1000)
+            return next((run for run in runs if run.status in statuses and run_id in (None, run.id)), None)
+
+        return await until_awaited(find)
 
     async def runs(self) -> list[Execution]:
         """Finished runs of this test in the journal, oldest first; waits for runs in progress."""
-        for _ in range(3000):
-            kept = await self.context.engine.journal.list_executions(limit=1000)
-            if all(each.finished_at is not None for each in kept):
-                return [each for each in kept[::-1] if each.id not in self.earlier]
-            await asyncio.sleep(0.02)
-        raise AssertionError("a run has not ended")
+
+        async def find() -> list[list[Execution]]:
+            kept = await self.journal.list_executions(limit=1000)
+            return [kept] if all(each.finished_at is not None for each in kept) else []
+
+        (kept,) = await until_awaited(find)
+        return [each for each in kept[::-1] if each.id not in self.earlier]
 
 
 async def for_one_test(site: Site) -> Site:

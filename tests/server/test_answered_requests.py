@@ -41,7 +41,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
     write_sources(checkout, called=SOURCE)
     async with served(tmp_path) as site:
         site.project.settings.set("actions", str(checkout))
-        site.directory.add_account(app="depot", credentials={"api_key": "dk"}, external_user_id="ada")
+        site.connect("ada", "depot", {"api_key": "dk"})
         yield site
 
 

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from pdkernel.common.identity import Environment
 from pdkernel.execution import BatchSummary, Execution
 from pdkernel.journal import ExecutionQuery
 from pdkernel.operations.batches import cancel_batch, load_summary, request_retry
+from pdkernel.operations.run_history import list_runs
 from pdkernel.server.batches import Batches
 from tests.server.test_workflow_triggers import HOURLY, Serve, Serving, serve, write
 
@@ -27,6 +30,7 @@ def handler(pd):
     return {"user": user, "token": token}
 """
 EACH = "trigger: {type: schedule, cron: '30 * * * *', for_each: external_user}"
+PLAIN = "%%pdstep notify\ndef handler(pd):\n    return 1"
 HALF_HOUR_S = 1800
 
 
@@ -46,7 +50,8 @@ class Batched:
     """A served schedule and its batches."""
 
     def __init__(self, site: Serving, dispatching: asyncio.Task[None] | None = None) -> None:
-        self.site = site
+        self.site, self.project = site, site.project
+        self.directory, self.journal = site.context.directory, site.context.engine.journal
         self._dispatching = dispatching
         self.batches = Batches(site.context, site.registry)
 
@@ -66,6 +71,12 @@ class Batched:
         while pending := [*self.site.registry._sources]:
             await asyncio.wait(pending)
 
+    async def record(self) -> None:
+        """Let the next time of the schedule come, and record its runs, which wait."""
+        self.stop_dispatch()
+        await self.tick()
+        await self.look()
+
     async def finish(self) -> BatchSummary:
         """Let the server work until the newest batch is done; return its summary."""
         async with asyncio.timeout(30):
@@ -74,14 +85,19 @@ class Batched:
                 await asyncio.sleep(0.01)
         return found
 
+    async def complete(self, seconds: float = HALF_HOUR_S) -> BatchSummary:
+        """Let the next time of the schedule come, and its batch be done."""
+        await self.tick(seconds)
+        return await self.finish()
+
     async def summary(self) -> BatchSummary:
         """The summary of the newest batch."""
-        (newest,) = self.site.context.project.batches.list_newest(limit=1)
-        return await load_summary(self.site.context.project, self.site.context.engine.journal, newest.id)
+        (newest,) = self.project.batches.list_newest(limit=1)
+        return await load_summary(self.project, self.journal, newest.id)
 
     async def runs(self) -> list[Execution]:
         """All runs of the project, oldest first."""
-        return (await self.site.context.engine.journal.list_executions(limit=1000))[::-1]
+        return (await self.journal.list_executions(limit=1000))[::-1]
 
 
 @asynccontextmanager
@@ -93,7 +109,7 @@ async def batched(
         for user, token in (users or {}).items():
             connect(site, user, token)
         site.enable()
-        dispatching = asyncio.create_task(site.dispatch.run())
+        dispatching = asyncio.create_task(site.registry.dispatch.run())
         try:
             yield Batched(site, dispatching)
         finally:
@@ -106,13 +122,10 @@ class TestRuns:
     async def test_each_user_has_a_run_with_their_own_account(self, serve: Serve) -> None:
         """A run sees the account of its user, and the batch counts them."""
         async with batched(serve, users={"ada": None, "bob": None}) as each:
-            await each.tick()
-            summary = await each.finish()
+            summary = await each.complete()
             runs = await each.runs()
 
-            owned = {
-                account.id: account.external_user_id for account in each.site.context.directory.accounts(own=False)
-            }
+            owned = {account.id: account.external_user_id for account in each.directory.accounts(own=False)}
 
         values: list[Any] = [run.step("notify").return_value for run in runs]
         assert {value["user"] for value in values} == {"ada", "bob"}
@@ -125,8 +138,7 @@ class TestRuns:
         """No run is recorded for that user, and the summary names what is missing."""
         async with batched(serve, users={"ada": None}) as each:
             connect(each.site, "bob", app="github")
-            await each.tick()
-            summary = await each.finish()
+            summary = await each.complete()
 
         assert [(user.external_user, user.missing) for user in summary.skipped] == [("bob", ("slack",))]
         assert (summary.users, summary.succeeded) == (2, 1)
@@ -135,8 +147,7 @@ class TestRuns:
         """Only they have runs; a user who does not exist is skipped without an app."""
         header = EACH.replace("external_user}", "{external_user: [ada, zoe], except: [bob]}}")
         async with batched(serve, header, users={"ada": None, "bob": None, "eve": None}) as each:
-            await each.tick()
-            summary = await each.finish()
+            summary = await each.complete()
             runs = await each.runs()
 
         assert [run.external_user for run in runs] == ["ada"]
@@ -150,8 +161,7 @@ class TestRuns:
                 connect(each.site, user, environment="production")
             for user in ("ada", "eve"):
                 connect(each.site, user, app="github", environment="production")
-            await each.tick()
-            summary = await each.finish()
+            summary = await each.complete()
             runs = await each.runs()
 
         assert [(run.external_user, run.environment) for run in runs] == [("ada", "production")]
@@ -159,20 +169,16 @@ class TestRuns:
 
     async def test_a_workflow_without_accounts_runs_for_all_users(self, serve: Serve) -> None:
         """Users with any account are users of the project."""
-        step = "%%pdstep notify\ndef handler(pd):\n    return 1"
-        async with batched(serve, step=step, users={"ada": None, "bob": None}) as each:
-            await each.tick()
-
-            assert (await each.finish()).succeeded == 2
+        async with batched(serve, step=PLAIN, users={"ada": None, "bob": None}) as each:
+            assert (await each.complete()).succeeded == 2
 
     async def test_the_free_plan_has_no_runs_in_production(self, serve: Serve) -> None:
         """The batch has the reason, instead of a failed run for each user."""
         setting = "{external_user: all, environment: production}}"
         async with batched(serve, EACH.replace("external_user}", setting)) as each:
             connect(each.site, "ada", environment="production")
-            each.site.context.project.set_plan("free")
-            await each.tick()
-            summary = await each.finish()
+            each.project.set_plan("free")
+            summary = await each.complete()
 
             assert "higher tier plan" in (summary.problem or "")
             assert not await each.runs()
@@ -190,38 +196,23 @@ class TestRuns:
 class TestLimits:
     """`at_once`, and the limits of the workflow."""
 
-    async def test_at_most_that_many_runs_execute_at_once(self, serve: Serve) -> None:
-        """The others wait in the journal's queue of the schedule."""
-        header = EACH.replace("external_user}", "{external_user: all, at_once: 2}}")
+    @pytest.mark.parametrize(("at_once", "more", "begins"), [(2, "", 2), (5, "\nsettings: {concurrency: 1}", 1)])
+    async def test_the_stricter_limit_holds(self, serve: Serve, at_once: int, more: str, begins: int) -> None:
+        """No more runs execute than `at_once` and the `concurrency` of the workflow permit; the others wait in the journal's queue."""
+        header = EACH.replace("external_user}", f"{{external_user: all, at_once: {at_once}}}}}") + more
         async with batched(serve, header, users={f"user-{n}": None for n in range(6)}) as each:
-            await each.tick()
-            journal = each.site.context.engine.journal
-            each.stop_dispatch()
-            await each.look()
-            first = await journal.claim_ready(100)
-            second = await journal.claim_ready(100)
-            counts = await journal.count_batch((await each.summary()).id)
+            await each.record()
+            claimed = [len(await each.journal.claim_ready(100)) for _ in range(2)]
+            counts = await each.journal.count_batch((await each.summary()).id)
+            wakes = await each.journal.next_wake()
 
-        assert (len(first), len(second), counts) == (2, 0, {"ready": 4, "running": 2})
-
-    async def test_the_limits_of_the_workflow_hold_too(self, serve: Serve) -> None:
-        """A workflow with `concurrency: 1` executes one run, of the batch or of another event."""
-        header = EACH.replace("external_user}", "{external_user: all, at_once: 5}}") + "\nsettings: {concurrency: 1}"
-        async with batched(serve, header, users={f"user-{n}": None for n in range(3)}) as each:
-            await each.tick()
-            journal = each.site.context.engine.journal
-            each.stop_dispatch()
-            await each.look()
-
-            assert len(await journal.claim_ready(100)) == 1
-            assert await journal.next_wake() is None
+        assert (claimed, wakes) == ([begins, 0], None)
+        assert counts == {"ready": 6 - begins, "running": begins}
 
     async def test_a_tick_is_left_out_while_runs_wait(self, serve: Serve) -> None:
         """A schedule that is faster than its runs does not store more and more of them."""
         async with batched(serve, users={"ada": None}) as each:
-            each.stop_dispatch()
-            await each.tick()
-            await each.look()
+            await each.record()
             await each.tick(2 * HALF_HOUR_S)
             await each.look()
 
@@ -235,12 +226,11 @@ class TestPromises:
     async def test_a_server_that_dies_between_pages_is_followed(self, serve: Serve) -> None:
         """The next process records the rest: no user is lost, and none has two runs."""
         users = {f"user-{n:04}": None for n in range(450)}
-        step = "%%pdstep notify\ndef handler(pd):\n    return 1"
-        async with batched(serve, step=step, users=users) as each:
+        async with batched(serve, step=PLAIN, users=users) as each:
             each.stop_dispatch()
             await each.tick()
             await each.batches.continue_open()
-            while len(await each.site.context.engine.journal.list_executions(limit=1000)) < 210:
+            while len(await each.journal.list_executions(limit=1000)) < 210:
                 await asyncio.sleep(0)
             for task in each.site.registry._sources:
                 task.cancel()
@@ -257,11 +247,10 @@ class TestPromises:
     async def test_two_servers_record_each_user_once(self, serve: Serve) -> None:
         """Both find the same batch, and share nothing but the database."""
         users = {f"user-{n:04}": None for n in range(250)}
-        step = "%%pdstep notify\ndef handler(pd):\n    return 1"
-        async with batched(serve, step=step, users=users) as each:
+        async with batched(serve, step=PLAIN, users=users) as each:
             each.stop_dispatch()
             await each.tick()
-            (batch,) = each.site.context.project.batches.list_open()
+            (batch,) = each.project.batches.list_open()
             other = Batches(each.site.context, each.site.restarted_registry())
             served = each.site.context.workflows.find_id(batch.workflow_id)
             assert served is not None
@@ -273,12 +262,10 @@ class TestPromises:
     async def test_users_who_come_later_have_no_run_of_the_tick(self, serve: Serve) -> None:
         """The users are those of the moment at which the tick is listed; the next tick has the new one."""
         async with batched(serve, users={"ada": None}) as each:
-            await each.tick()
-            await each.finish()
+            await each.complete()
             connect(each.site, "bob")
             first = await each.finish()
-            await each.tick(2 * HALF_HOUR_S)
-            second = await each.finish()
+            second = await each.complete(2 * HALF_HOUR_S)
 
         assert (first.users, second.users) == (1, 2)
 
@@ -297,16 +284,12 @@ class TestPromises:
 async def test_the_runs_of_a_batch_are_cancelled_together(serve: Serve) -> None:
     """Those that wait do not start, and the batch ends; users whose runs have ended keep them."""
     async with batched(serve, users={f"user-{n}": None for n in range(5)}) as each:
-        each.stop_dispatch()
-        await each.tick()
-        await each.look()
-        project, journal = each.site.context.project, each.site.context.engine.journal
-        (batch,) = project.batches.list_open()
-        cancelled = await cancel_batch(project, journal, batch.id, by="ada")
-        again = await cancel_batch(project, journal, batch.id, by="ada")
+        await each.record()
+        (batch,) = each.project.batches.list_open()
+        cancelled = [await cancel_batch(each.project, each.journal, batch.id, by="ada") for _ in range(2)]
         summary = await each.finish()
 
-    assert (cancelled, again) == (5, 0)
+    assert cancelled == [5, 0]
     assert {user.status for user in summary.failed} == {"cancelled"}
 
 
@@ -316,8 +299,7 @@ class TestFailures:
     async def test_failed_users_are_listed_with_the_cause(self, serve: Serve) -> None:
         """The summary has the run and the message of each."""
         async with batched(serve, users={"ada": None, "bob": "bad"}) as each:
-            await each.tick()
-            summary = await each.finish()
+            summary = await each.complete()
 
         (failed,) = summary.failed
         assert (failed.external_user, failed.status) == ("bob", "error")
@@ -327,9 +309,8 @@ class TestFailures:
     async def test_one_notification_reports_all_failures(self, serve: Serve) -> None:
         """A thousand failed users are one message, with the numbers and the first ones."""
         async with batched(serve, users={f"user-{n:02}": "bad" for n in range(15)}) as each:
-            each.site.context.project.settings.set("error_notification", "https://alerts.example.com/pd")
-            await each.tick()
-            await each.finish()
+            each.project.settings.set("error_notification", "https://alerts.example.com/pd")
+            await each.complete()
             await each.look()
             sends = [send for run in await each.runs() for send in run.sends]
 
@@ -340,19 +321,14 @@ class TestFailures:
 
     async def test_an_errors_trigger_fires_once(self, serve: Serve) -> None:
         """The workflow that listens gets the event of the first failed run."""
-        async with serve(
-            EACH,
-            "trigger: {type: errors}",
-            steps={"Work": STEP},
-        ) as site:
+        async with serve(EACH, "trigger: {type: errors}", steps={"Work": STEP}) as site:
             for user in ("ada", "bob", "eve"):
                 connect(site, user, "bad")
             site.enable()
             site.enable("Work 2")
-            dispatching = asyncio.create_task(site.dispatch.run())
+            dispatching = asyncio.create_task(site.registry.dispatch.run())
             each = Batched(site)
-            await each.tick()
-            await each.finish()
+            await each.complete()
             await site.context.engine.deliver_due()
             await site.events.start_runs()
             await site.settle()
@@ -365,15 +341,14 @@ class TestFailures:
     async def test_a_retry_runs_the_failed_users_only(self, serve: Serve) -> None:
         """Their new runs are of the same batch, and the summary counts the newest run of each user."""
         async with batched(serve, users={"ada": None, "bob": "bad"}) as each:
-            await each.tick()
-            first = await each.finish()
-            (account,) = each.site.context.directory.accounts(external_user_id="bob")
-            each.site.context.directory.reconnect_account(account.id, {"oauth_access_token": "good"})
+            first = await each.complete()
+            (account,) = each.directory.accounts(external_user_id="bob")
+            each.directory.reconnect_account(account.id, {"oauth_access_token": "good"})
             each.site.clock.advance(1)  # a list has the newest run first
-            count = await request_retry(each.site.context.project, each.site.context.engine.journal, first.id)
+            count = await request_retry(each.project, each.journal, first.id)
             second = await each.finish()
-            again = await each.site.context.engine.journal.list_executions(external_user_id="bob")
-            listed = await each.site.context.engine.journal.list_executions(external_user_id="ada")
+            again = await each.journal.list_executions(external_user_id="bob")
+            listed = await each.journal.list_executions(external_user_id="ada")
 
         assert (count, second.succeeded, second.failed, second.retries) == (1, 2, (), 1)
         assert [run.status for run in again] == ["success", "error"]
@@ -383,15 +358,12 @@ class TestFailures:
     async def test_a_retry_that_is_interrupted_starts_no_run_twice(self, serve: Serve) -> None:
         """The retry of a failed run has a dedupe key of its own."""
         async with batched(serve, users={"ada": "bad", "bob": "bad"}) as each:
-            await each.tick()
-            first = await each.finish()
-            await request_retry(each.site.context.project, each.site.context.engine.journal, first.id)
+            first = await each.complete()
+            await request_retry(each.project, each.journal, first.id)
             each.stop_dispatch()
-            (batch,) = each.site.context.project.batches.list_open()
+            (batch,) = each.project.batches.list_open()
             await each.look()
-            each.site.context.project.batches.set_state(
-                next(iter(each.site.context.project.batches.list_newest())), "retrying"
-            )
+            each.project.batches.set_state(batch, "retrying")
             await each.look()
             runs = await each.runs()
 
@@ -402,13 +374,9 @@ class TestFailures:
 async def test_runs_of_a_batch_are_found_by_its_id(serve: Serve) -> None:
     """The query of lists has a filter for the batch."""
     async with batched(serve, users={"ada": None, "bob": None}) as each:
-        await each.tick()
-        summary = await each.finish()
-        await each.tick(2 * HALF_HOUR_S)
-        await each.finish()
-        from pdkernel.operations.run_history import list_runs
-
-        found = await list_runs(each.site.context.project, ExecutionQuery(batch=summary.id))
+        summary = await each.complete()
+        await each.complete(2 * HALF_HOUR_S)
+        found = await list_runs(each.project, ExecutionQuery(batch=summary.id))
 
     assert {run.external_user for run in found} == {"ada", "bob"}
     assert len(found) == 2

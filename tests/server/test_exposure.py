@@ -35,26 +35,18 @@ def folder(workflow: object, sidecar: Sidecar | None = None) -> ServedWorkflow:
     )
 
 
-def test_loopback_serves_a_trigger_without_auth(project: Project) -> None:
-    """On loopback a trigger without auth is served without a warning."""
+PUBLIC = "https://hooks.example.com"
+
+
+def test_what_is_served_without_a_warning(project: Project) -> None:
+    """A trigger without auth on loopback; with auth also behind a public URL, and at another address with an OAuth client."""
+    closed, other = [notebook(CLOSED), folder(CLOSED, Sidecar())], "0.0.0.0"
+
     assert check_exposure("127.0.0.1", [notebook(OPEN)], project) == []
-
-
-def test_a_trigger_without_auth_behind_a_public_url_is_warned_of(project: Project) -> None:
-    """With a public URL, a warning names the workflows that every client can start."""
-    public = "https://hooks.example.com"
-
-    (warning,) = check_exposure("127.0.0.1", [notebook(CLOSED), notebook(OPEN)], project, public_url=public)
-
-    assert warning.startswith(f"Every client that reaches {public} can start ")
-    assert check_exposure("127.0.0.1", [notebook(CLOSED)], project, public_url=public) == []
-
-
-def test_a_trigger_without_auth_is_refused_at_another_address(project: Project) -> None:
-    """A trigger without auth is refused at an address other than loopback."""
+    assert check_exposure("127.0.0.1", closed, project, public_url=PUBLIC) == []
+    assert check_exposure(other, closed, project, has_pipedream_login=True) == []
     project.oauth_clients.create("one")
-    with pytest.raises(RequestError, match="requires no auth"):
-        check_exposure("0.0.0.0", [notebook(CLOSED), notebook(OPEN)], project)
+    assert check_exposure(other, closed, project) == []
 
 
 def test_every_http_trigger_requires_auth(project: Project) -> None:
@@ -62,7 +54,7 @@ def test_every_http_trigger_requires_auth(project: Project) -> None:
     project.oauth_clients.create("one")
     second = notebook(replace(OPEN, triggers=(Trigger("schedule"), Trigger(auth="none"))))
 
-    warnings = check_exposure("127.0.0.1", [second], project, public_url="https://hooks.example.com")
+    warnings = check_exposure("127.0.0.1", [second], project, public_url=PUBLIC)
     with pytest.raises(RequestError, match="requires no auth"):
         check_exposure("0.0.0.0", [second], project)
 
@@ -73,13 +65,6 @@ def test_another_address_requires_an_oauth_client(project: Project) -> None:
     """Without an OAuth client, another address than loopback is refused."""
     with pytest.raises(RequestError, match="no OAuth client"):
         check_exposure("0.0.0.0", [notebook(CLOSED)], project)
-
-
-def test_auth_and_a_client_are_served(project: Project) -> None:
-    """With auth and an OAuth client, another address is served."""
-    project.oauth_clients.create("one")
-
-    assert check_exposure("0.0.0.0", [notebook(CLOSED), folder(CLOSED, Sidecar())], project) == []
 
 
 def test_a_folder_without_pdkernel_yaml_is_served_on_loopback_only(project: Project) -> None:
@@ -116,11 +101,6 @@ def test_missing_isolation_is_refused(host: str, required: bool) -> None:
         check_isolation(host, INCOMPLETE, is_required=required, accepts_gaps=False)
 
 
-def test_clients_of_a_real_project_are_sufficient(project: Project) -> None:
-    """With a login at a real project, another address requires no OAuth client of this server."""
-    assert check_exposure("0.0.0.0", [notebook(CLOSED)], project, has_pipedream_login=True) == []
-
-
 @pytest.mark.parametrize(
     ("host", "expected"),
     [("localhost", True), ("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("0.0.0.0", False), ("::", False),
@@ -136,7 +116,8 @@ def test_the_messages_name_every_open_workflow(project: Project) -> None:
     served = [notebook(replace(workflow, name=name)) for name, workflow in (("A", OPEN), ("B", CLOSED), ("C", OPEN))]
     with pytest.raises(RequestError, match=r"every client could start 'A', 'C': ") as refused:
         check_exposure("0.0.0.0", served, project)
-    (warning,) = check_exposure("127.0.0.1", served, project, public_url="https://hooks.example.com")
+    (warning,) = check_exposure("127.0.0.1", served, project, public_url=PUBLIC)
 
+    assert warning.startswith(f"Every client that reaches {PUBLIC} ")
     assert warning.endswith("can start 'A', 'C': the trigger requires no auth.")
     assert "auth: oauth" in (refused.value.fix or "")

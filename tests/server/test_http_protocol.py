@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,7 @@ from pdkernel.server.http_protocol import (
 from pdkernel.server.uvicorn_server import UvicornServer, listen
 from tests.builders import Gate, a_workflow, python_step
 from tests.server.site import site_of
+from tests.waiting import until
 
 HOST = b"host: localhost\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST
@@ -137,13 +138,6 @@ async def _server_reads() -> None:
         await asyncio.sleep(0)
 
 
-async def _wait_for(condition: Callable[[], object]) -> None:
-    """Wait until *condition* is true."""
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 async def _parts(body: Any) -> AsyncIterator[bytes]:
     yield bytes(body)[:10]
     yield bytes(body)[10:]
@@ -247,6 +241,7 @@ async def test_an_invalid_request_is_rejected(echo: Echo, request_: bytes) -> No
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1") == 1
     assert b"connection: close" in answer
+    assert b"\r\nserver:" not in answer.lower()
     assert echo.paths == []
 
 
@@ -355,7 +350,7 @@ async def test_requests_before_an_invalid_one_are_answered(echo: Echo) -> None:
     """Complete requests on a connection get their responses before the connection closes for an invalid request behind them."""
     reader, writer = await echo.open()
     writer.write(b"".join(b"GET /slow%d HTTP/1.1\r\n" % n + HOST + b"\r\n" for n in range(2)) + b"no request\r\n\r\n")
-    await _wait_for(lambda: echo.paths)
+    await until(lambda: echo.paths)
     await _server_reads()
     echo.wait.set()
     received = await asyncio.wait_for(reader.read(), 60)
@@ -370,7 +365,7 @@ async def test_the_number_of_pipelined_requests_is_limited(echo: Echo) -> None:
     reader, writer = await echo.open()
     slow = b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n"
     writer.write((GET + b"\r\n") * 300 + slow + (GET + b"\r\n") * 450_000)
-    await _wait_for(lambda: "/slow" in echo.paths)
+    await until(lambda: "/slow" in echo.paths)
     kept, before = writer.transport.get_write_buffer_size(), 0
     while kept != before:  # the system's buffers are still being filled
         await asyncio.sleep(0.05)
@@ -383,27 +378,23 @@ async def test_the_number_of_pipelined_requests_is_limited(echo: Echo) -> None:
     assert received.count(b"HTTP/1.1 200 ") > 300
 
 
-async def test_invalid_data_behind_a_request(echo: Echo) -> None:
-    """The request gets its response, and then the connection closes."""
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [(b"\x00\r\n\r\n" + GET + b"\r\n", 1), (CHUNKED + b"no chunk\r\n", 0)],
+    ids=["a head", "a body"],
+)
+async def test_invalid_data_behind_a_request(echo: Echo, sent: bytes, answers: int) -> None:
+    """The connection closes, without a 400, which would look like the response; behind an invalid head it gets that one first."""
     reader, writer = await echo.open()
     writer.write(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
-    await _wait_for(lambda: echo.paths)
-    writer.write(b"\x00\r\n\r\n" + GET + b"\r\n")
+    await until(lambda: echo.paths)
+    writer.write(sent)
     await _server_reads()
     echo.wait.set()
     answer = await asyncio.wait_for(reader.read(), 60)
     writer.close()
 
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.count(b"HTTP/1.1") == 1
-    assert echo.paths == ["/slow"]
-
-
-async def test_an_invalid_body_behind_a_request(echo: Echo) -> None:
-    """The connection closes without a 400, which would look like the response to the first request."""
-    answer = await echo.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n" + CHUNKED + b"no chunk\r\n")
-
-    assert answer == b""
+    assert (answer.count(b"HTTP/1.1"), answer.count(b"HTTP/1.1 200 ")) == (answers, answers)
     assert echo.paths == ["/slow"]
 
 
@@ -411,9 +402,9 @@ async def test_a_client_disconnects_with_pipelined_requests(echo: Echo) -> None:
     """The application learns of the disconnect, and the second request does not start."""
     _, writer = await echo.open()
     writer.write(b"GET /leaves HTTP/1.1\r\n" + HOST + b"\r\n" + GET + b"\r\n")
-    await _wait_for(lambda: echo.paths)
+    await until(lambda: echo.paths)
     writer.transport.abort()
-    await _wait_for(lambda: echo.disconnected)
+    await until(lambda: echo.disconnected)
     await _server_reads()
 
     assert echo.paths == echo.disconnected == ["/leaves"]
@@ -425,6 +416,7 @@ async def test_expect_100_continue(echo: Echo) -> None:
 
     answers = [await echo.send(head % minor, b"hi") for minor in (0, 1)]
 
+    assert b"\r\nserver:" not in answers[0].lower()
     assert [answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ") for answer in answers] == [False, True]
     assert answers[0].startswith(b"HTTP/1.1 200 ")
 
@@ -448,13 +440,6 @@ async def test_an_http_1_0_response_has_a_length(echo: Echo, path: bytes) -> Non
     assert b"content-length: %d" % len(body) in head
     assert b"transfer-encoding" not in head
     assert json.loads(body)["path"] == path.decode()
-
-
-async def test_responses_have_no_server_header(echo: Echo) -> None:
-    """Neither a response nor a rejection names the server."""
-    answers = await echo.send(GET + b"connection: close\r\n\r\n"), await echo.send(b"no request\r\n\r\n")
-
-    assert [b"\r\nserver:" in answer.lower() for answer in answers] == [False, False]
 
 
 async def wait_for_the_limits(app: Echo) -> None:
@@ -577,25 +562,8 @@ async def test_a_late_100_continue(impatient: Echo) -> None:
     writer.close()
 
 
-async def test_a_length_and_chunks_are_rejected(tmp_path: Path) -> None:
-    """Content-Length beside Transfer-Encoding is rejected, because a proxy may parse another request."""
-    async with site_of(tmp_path, a_workflow(python_step())) as site:
-        reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
-        head = (
-            f"POST {site.path()} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
-        writer.write(f"{head}0\r\n\r\nGET /-/live HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
-        answer = await asyncio.wait_for(reader.read(), 60)
-        writer.close()
-        runs = await site.runs()
-
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"live" not in answer
-    assert runs == []
-
-
 async def test_invalid_data_after_a_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Invalid data after a head is answered 400, and the log has no traceback."""
+    """Invalid data after a head that is answered without its body gets 400, and the log has no traceback."""
     async with site_of(tmp_path, a_workflow(python_step())) as site:
         reader, writer = await asyncio.open_connection(*site.url.removeprefix("http://").split(":"))
         head = f"OPTIONS {site.path()} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -628,13 +596,16 @@ async def test_data_after_the_last_request_is_not_read(tmp_path: Path, caplog: p
     assert [record.message for record in caplog.records if record.exc_info] == []
 
 
-def _open_without_reading(port: int) -> socket.socket:
-    """A connection that reads only when a test reads."""
-    opened = socket.socket()
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    opened.connect(("127.0.0.1", port))
-    opened.setblocking(False)
-    return opened
+async def _ask_without_reading(port: int, count: int, sent: bytes) -> list[socket.socket]:
+    """Connections that have sent a request, and that read only when a test reads."""
+    clients = []
+    for _ in range(count):
+        clients.append(client := socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(client, sent)
+    return clients
 
 
 @pytest.mark.parametrize(
@@ -650,13 +621,11 @@ def _open_without_reading(port: int) -> socket.socket:
 async def test_a_client_that_does_not_read(sent: bytes) -> None:
     """Its connection buffers no more than flow control permits, and is closed after the window; others are answered."""
     async with _served(Pace(response_window_s=0.5, response_bytes_per_s=100_000)) as echo:
-        clients = [_open_without_reading(echo.port) for _ in range(20)]
-        for client in clients:
-            await asyncio.get_running_loop().sock_sendall(client, sent)
-        await _wait_for(lambda: len(echo.buffered_bytes) == 20 and min(echo.buffered_bytes) > 0)
+        clients = await _ask_without_reading(echo.port, 20, sent)
+        await until(lambda: len(echo.buffered_bytes) == 20 and min(echo.buffered_bytes) > 0)
         buffered = max(echo.buffered_bytes)
         others = await echo.send_and_parse(GET + b"\r\n")
-        await _wait_for(lambda: not echo.buffered_bytes)
+        await until(lambda: not echo.buffered_bytes)
         for client in clients:
             client.close()
 
@@ -667,10 +636,8 @@ async def test_a_client_that_does_not_read(sent: bytes) -> None:
 async def test_a_client_that_reads_too_slowly(caplog: pytest.LogCaptureFixture) -> None:
     """A client that reads some bytes now and then is cut off as one that reads nothing."""
     async with _served(Pace(response_window_s=0.5, response_bytes_per_s=1_000_000)) as echo:
-        client = _open_without_reading(echo.port)
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(client, GET_LARGE)
-        await _wait_for(lambda: echo.buffered_bytes)
+        (client,), loop = await _ask_without_reading(echo.port, 1, GET_LARGE), asyncio.get_running_loop()
+        await until(lambda: echo.buffered_bytes)
         received = 0
         async with asyncio.timeout(60):
             while echo.buffered_bytes:
@@ -714,10 +681,8 @@ async def test_unsent_responses_of_all_clients(caplog: pytest.LogCaptureFixture)
     """Many clients that do not read hold no more than the limit of the process, and a client that reads gets its response."""
     limit = 4 * len(LARGE)
     async with _served(Pace(), max_unsent_bytes=limit) as echo:
-        clients = [_open_without_reading(echo.port) for _ in range(12)]
-        for client in clients:
-            await asyncio.get_running_loop().sock_sendall(client, GET_LARGE)
-        await _wait_for(lambda: "reads the slowest" in caplog.text and echo.unsent_bytes <= limit)
+        clients = await _ask_without_reading(echo.port, 12, GET_LARGE)
+        await until(lambda: "reads the slowest" in caplog.text and echo.unsent_bytes <= limit)
         await asyncio.sleep(1.1)  # from now on the rates of those that are left can be compared
         reader, writer = await echo.open()
         writer.write(GET_LARGE.replace(HOST, HOST + b"connection: close\r\n"))
@@ -794,42 +759,26 @@ def _clients(*sizes: int) -> tuple[Time, UnsentResponses, list[Client]]:
     return time, unsent, clients
 
 
-def test_responses_below_the_limit_stay() -> None:
-    """No connection is closed while the sum is at most the limit."""
-    _, _, clients = _clients(50, 50)
+@pytest.mark.parametrize(
+    ("sizes", "read", "new", "closed"),
+    [
+        pytest.param((50, 50), (1, 2), 0, [0, 0, 0], id="none at the limit"),
+        pytest.param((40, 40, 20), (500, 30, 90), 30, [0, 1, 0, 0], id="the slowest"),
+        pytest.param((30, 30, 40), (1, 2, 3), 50, [1, 1, 0, 0], id="as many as a large response needs"),
+        pytest.param((), (), 1000, [0], id="not a single response"),
+    ],
+)
+def test_the_clients_that_read_the_slowest_are_closed(
+    sizes: Sequence[int], read: Sequence[int], new: int, closed: list[int]
+) -> None:
+    """Above the limit, connections with the lowest rate are closed until the rest fits; the only response of a process is sent."""
+    _, unsent, clients = _clients(*sizes)
+    for client, bytes_ in zip(clients, read, strict=True):
+        client.read_bytes = bytes_
 
-    assert not any(client.is_closed for client in clients)
+    unsent.update(newcomer := Client(new), is_new=True)
 
-
-def test_the_client_that_reads_the_slowest_is_closed() -> None:
-    """Above the limit, the connection with the lowest rate is closed, and no other."""
-    _, unsent, clients = _clients(40, 40, 20)
-    for client, read in zip(clients, (500, 30, 90), strict=True):
-        client.read_bytes = read
-
-    unsent.update(newcomer := Client(30), is_new=True)
-
-    assert [client.is_closed for client in (*clients, newcomer)] == [False, True, False, False]
-
-
-def test_several_are_closed_until_the_rest_fits() -> None:
-    """A large response closes as many slow connections as its size needs."""
-    _, unsent, clients = _clients(30, 30, 40)
-    for client, read in zip(clients, (1, 2, 3), strict=True):
-        client.read_bytes = read
-
-    unsent.update(Client(50), is_new=True)
-
-    assert [client.is_closed for client in clients] == [True, True, False]
-
-
-def test_a_single_response_may_be_larger() -> None:
-    """The only response of a process is sent, whatever its size."""
-    _, unsent, _ = _clients()
-
-    unsent.update(client := Client(1000), is_new=True)
-
-    assert not client.is_closed
+    assert [client.is_closed for client in (*clients, newcomer)] == closed
 
 
 def test_what_clients_have_read_meanwhile_does_not_count() -> None:

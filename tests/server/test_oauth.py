@@ -24,13 +24,15 @@ from tests.server.served import Served
 TOKEN = "/v1/oauth/token"
 
 
+def credentials(site: Served, **change: Any) -> dict[str, Any]:
+    """The fields of a request of the site's client."""
+    client = {"client_id": site.client.client.id, "client_secret": site.client.secret}
+    return {**client, "grant_type": "client_credentials", **change}
+
+
 async def test_credentials_as_json(site: Served) -> None:
     """Python and JS SDKs 2.x and 3.x send JSON."""
-    fields = {
-        "client_id": site.client.client.id,
-        "client_secret": site.client.secret,
-        "grant_type": "client_credentials",
-    }
+    fields = credentials(site)
 
     answer = await site.http.post(TOKEN, json=fields)
 
@@ -49,31 +51,14 @@ async def test_credentials_as_json(site: Served) -> None:
 
 async def test_credentials_as_a_form(site: Served) -> None:
     """JS SDKs 1.6 and 1.8 send a form, with fields that have no meaning here."""
-    fields = {
-        "project_id": "proj_x",
-        "environment": "development",
-        "grant_type": "client_credentials",
-        "client_id": site.client.client.id,
-        "client_secret": site.client.secret,
-        "scope": "connect:accounts:read connect:proxy",
-    }
+    scope = "connect:accounts:read connect:proxy"
+    fields = credentials(site, project_id="proj_x", environment="development", scope=scope)
 
     answer = await site.http.post(TOKEN, data=fields)
 
     caller = authorize(site.project, f"Bearer {answer.json()['access_token']}")
     assert caller.scopes == ("connect:accounts:read", "connect:proxy")
     assert (caller.client_id, caller.project_id) == (site.client.client.id, site.project.project_id)
-
-
-async def test_credentials_as_basic(site: Served) -> None:
-    """JS SDK 1.0 sends HTTP Basic, and a form with only the grant type."""
-    pair = base64.b64encode(f"{site.client.client.id}:{site.client.secret}".encode()).decode()
-
-    answer = await site.http.post(
-        TOKEN, data={"grant_type": "client_credentials"}, headers={"Authorization": f"Basic {pair}"}
-    )
-
-    assert authorize(site.project, f"Bearer {answer.json()['access_token']}").client_id
 
 
 @pytest.mark.parametrize(
@@ -93,12 +78,7 @@ async def test_invalid_credentials_are_rejected(
     shared_site: Served, change: dict[str, Any], status: int, error: str
 ) -> None:
     """A wrong secret, an unknown client and another grant type get the errors of OAuth 2."""
-    fields = {
-        "client_id": shared_site.client.client.id,
-        "client_secret": shared_site.client.secret,
-        "grant_type": "client_credentials",
-        **change,
-    }
+    fields = credentials(shared_site, **change)
 
     answer = await shared_site.http.post(
         TOKEN, content=json.dumps(fields), headers={"Content-Type": "application/json"}
@@ -124,6 +104,7 @@ async def test_invalid_credentials_are_rejected(
 )
 async def test_parts_of_basic_credentials(shared_site: Served, authorization: str, status: int) -> None:
     """The scheme has no case, each part is form-encoded (RFC 6749, section 2.3.1), and the form may repeat the client's id."""
+    repeated = {} if authorization == "Basic {id}:{secret}" else {"client_id": shared_site.client.client.id}
     scheme, _, pair = authorization.partition(" ")
     id_, secret = shared_site.client.client.id, shared_site.client.secret
     encoded, encoded_secret = ("".join(f"%{ord(character):02X}" for character in part) for part in (id_, secret))
@@ -131,7 +112,7 @@ async def test_parts_of_basic_credentials(shared_site: Served, authorization: st
     header = f"{scheme} {base64.b64encode(pair.encode()).decode()}"
 
     answer = await shared_site.http.post(
-        TOKEN, data={"grant_type": "client_credentials", "client_id": id_}, headers={"Authorization": header}
+        TOKEN, data={"grant_type": "client_credentials", **repeated}, headers={"Authorization": header}
     )
 
     assert answer.status_code == status
@@ -152,11 +133,7 @@ async def test_limits_of_a_body(shared_site: Served, size: int, count: int, stat
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/x+json", None])
 async def test_media_types_of_json(shared_site: Served, kind: str | None) -> None:
     """JSON is recognized by its media type, and without a media type by its first character."""
-    fields = {
-        "client_id": shared_site.client.client.id,
-        "client_secret": shared_site.client.secret,
-        "grant_type": "client_credentials",
-    }
+    fields = credentials(shared_site)
     content = f"\n{json.dumps({**fields, 'scope': ['a', 'b', 'a']})}".encode()
 
     answer = await shared_site.http.post(TOKEN, content=content, headers={"Content-Type": kind} if kind else {})
@@ -164,14 +141,14 @@ async def test_media_types_of_json(shared_site: Served, kind: str | None) -> Non
     assert (answer.status_code, answer.json()["scope"]) == (200, "a b")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", ""])
-async def test_an_invalid_body_is_rejected(shared_site: Served, body: bytes, kind: str) -> None:
+async def test_an_invalid_body_is_rejected(shared_site: Served, kind: str) -> None:
     """A body that cannot be parsed is answered with a 4xx error of OAuth 2."""
-    answer = await shared_site.http.post(TOKEN, content=body, headers={"Content-Type": kind})
+    for body in (b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000):
+        answer = await shared_site.http.post(TOKEN, content=body, headers={"Content-Type": kind})
 
-    assert answer.status_code in (400, 401, 413)
-    assert set(answer.json()) == {"error", "error_description"}
+        assert answer.status_code in (400, 401, 413)
+        assert set(answer.json()) == {"error", "error_description"}
 
 
 async def test_a_token_never_has_more_scopes_than_its_client(site: Served) -> None:
@@ -250,20 +227,6 @@ async def test_an_invalid_request_to_revoke(
     answer = await shared_site.http.post("/v1/oauth/revoke", json=fields)
 
     assert (answer.status_code, answer.json()["error"]) == (status, error)
-
-
-async def test_another_process_has_the_same_tokens(site: Served, tmp_path: Path) -> None:
-    """A second process on the same database accepts a token, and rejects it after a revocation."""
-    clock = site.clock
-    token = site.project.access_tokens.issue(site.client.client.id, ("*",))
-    with Project.open(tmp_path / ".pdkernel", clock=clock) as other:
-        found = other.access_tokens.verify(token)
-        assert found is not None
-
-        site.project.access_tokens.revoke(found)
-        clock.advance(5.1)
-
-        assert other.access_tokens.verify(token) is None
 
 
 async def test_a_signing_key_of_another_process(site: Served, tmp_path: Path) -> None:
@@ -368,19 +331,12 @@ async def test_basic_credentials_that_are_not_base64(shared_site: Served, encode
     ]
 
     assert [answer.status_code for answer in answers] == [400, 400]
-    assert answers[0].json() == {
-        "error": "invalid_request",
-        "error_description": "The Basic credentials are invalid.",
-    }
+    assert answers[0].json() == {"error": "invalid_request", "error_description": "The Basic credentials are invalid."}
 
 
 async def test_a_repeated_field_is_rejected(shared_site: Served) -> None:
     """A form with two client ids is rejected (RFC 6749, section 3.2)."""
-    fields = {
-        "client_id": ["other", shared_site.client.client.id],
-        "client_secret": shared_site.client.secret,
-        "grant_type": "client_credentials",
-    }
+    fields = credentials(shared_site, client_id=["other", shared_site.client.client.id])
 
     answer = await shared_site.http.post(TOKEN, data=fields)
 
@@ -420,13 +376,8 @@ def signed(
 
 async def request_token(site: Served, assertion: str, **fields: Any) -> httpx.Response:
     """Request a token with *assertion*."""
-    fields_sent = {
-        "grant_type": "client_credentials",
-        "client_assertion_type": TYPE,
-        "client_assertion": assertion,
-        **fields,
-    }
-    return await site.http.post("/v1/oauth/token", json=fields_sent)
+    sent = {"client_assertion_type": TYPE, "client_assertion": assertion}
+    return await site.http.post(TOKEN, json={"grant_type": "client_credentials", **sent, **fields})
 
 
 @pytest.mark.parametrize("key", [EC, RSA], ids=["ES256", "RS256"])
@@ -467,31 +418,17 @@ async def test_the_public_url_is_an_audience(site: Served) -> None:
     assert (by_public.status_code, by_address.status_code) == (200, 200)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"aud": "https://api.pipedream.com"},
-        {"aud": None},
-        {"iss": "pdc_other"},
-        {"iss": None},
-        {"sub": "pdc_other"},
-        {"sub": None},
-        {"exp": None},
-        {"exp": "soon"},
-        {"jti": None},
-        {"jti": 7},
-        {"typ": "JWT"},
-        {"typ": None},
-        {"key": ec.generate_private_key(ec.SECP256R1())},
-        {"key": RSA},
-    ],
-    ids=lambda change: " ".join(change),
-)
-async def test_an_invalid_assertion_is_rejected(shared_site: Served, change: dict[str, Any]) -> None:
+async def test_an_invalid_assertion_is_rejected(shared_site: Served) -> None:
     """A wrong audience, issuer, subject, expiry, type or key is rejected."""
-    answer = await request_token(shared_site, signed(shared_site, keyed(shared_site), **change))
+    changes: list[dict[str, Any]] = [
+        *({name: None} for name in ("aud", "iss", "sub", "exp", "jti", "typ")),
+        *({"aud": "https://api.pipedream.com"}, {"iss": "pdc_other"}, {"sub": "pdc_other"}, {"exp": "soon"}),
+        *({"jti": 7}, {"typ": "JWT"}, {"key": ec.generate_private_key(ec.SECP256R1())}, {"key": RSA}),
+    ]
+    for change in changes:
+        answer = await request_token(shared_site, signed(shared_site, keyed(shared_site), **change))
 
-    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+        assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client"), change
 
 
 async def test_the_time_of_an_assertion(site: Served) -> None:
@@ -532,24 +469,13 @@ async def test_an_assertion_of_another_client_is_rejected(site: Served) -> None:
     site.project.oauth_clients.remove(client.id)
     removed = await request_token(site, signed(site, client))
 
-    assert [each.status_code for each in (named, secret, both, kind, by_secret, removed)] == [
-        401,
-        401,
-        400,
-        400,
-        401,
-        401,
-    ]
+    statuses = [each.status_code for each in (named, secret, both, kind, by_secret, removed)]
+    assert statuses == [401, 401, 400, 400, 401, 401]
 
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        "not a key",
-        pem(ec.generate_private_key(ec.SECP384R1())),
-        pem(rsa.generate_private_key(65537, 1024)),
-    ],
+    ["", "not a key", pem(ec.generate_private_key(ec.SECP384R1())), pem(rsa.generate_private_key(65537, 1024))],
     ids=["nothing", "text", "P-384", "RSA 1024"],
 )
 def test_an_unusable_key_is_rejected(site: Served, text: str) -> None:

@@ -20,6 +20,8 @@ from pdkernel.storage import Login
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.served import Served, served
 
+FIELDS = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
+
 
 @asynccontextmanager
 async def hanging(start: bytes) -> AsyncIterator[str]:
@@ -49,6 +51,16 @@ async def logged_in(site: Served, url: str, timeout_s: float) -> AsyncIterator[h
     await pipedream.close()
 
 
+async def ask(folder: Path, url: str) -> list[int | str | None]:
+    """The status of a check of a token by the login at *url*, and the login's own token."""
+    login = Login("client", "a-secret-0123456789", "proj_1", "development", base_url=url)
+    async with served(folder) as site:
+        api = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
+        found = [await api.probe_accounts("a-token", timeout_s=10), await api.fetch_own_token(timeout_s=10)]
+        await api.close()
+    return found
+
+
 async def test_a_timeout_is_answered_502(tmp_path: Path) -> None:
     """After the timeout the caller gets 502 with the address that did not respond."""
     async with served(tmp_path) as site, hanging(b"") as url, logged_in(site, url, 0.3) as http:
@@ -67,14 +79,8 @@ async def test_a_caller_that_disconnects_after_its_body(tmp_path: Path) -> None:
     async def receive() -> Message:
         return next(messages)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/x",
-        "raw_path": b"/v1/x",
-        "query_string": b"",
-        "headers": [(b"content-length", b"2")],
-    }
+    scope = {"type": "http", "method": "POST", "path": "/v1/x", "raw_path": b"/v1/x", "query_string": b""}
+    scope["headers"] = [(b"content-length", b"2")]
     async with served(tmp_path) as site, hanging(b"") as url:
         login = Login("client", "a-secret-0123456789", "proj_1", base_url=url)
         pipedream = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock, timeout_s=5)
@@ -84,25 +90,22 @@ async def test_a_caller_that_disconnects_after_its_body(tmp_path: Path) -> None:
     assert answer.status_code == 499
 
 
-@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"])
-async def test_a_timeout_of_the_token_endpoint(tmp_path: Path, start: bytes) -> None:
-    """If Pipedream's token endpoint does not respond, the caller gets 502."""
-    fields = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"", "does not respond"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{", "does not respond"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n" + b" " * 600_000, "Pipedream's answer is too large."),
+    ],
+    ids=["silent", "incomplete", "too large"],
+)
+async def test_a_token_endpoint_without_a_valid_response(tmp_path: Path, start: bytes, reason: str) -> None:
+    """If Pipedream's token endpoint does not respond, or with too much, the caller gets 502."""
     async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 0.3) as http:
-        answer = await http.post("/v1/oauth/token", json=fields)
+        answer = await http.post("/v1/oauth/token", json=FIELDS)
 
     assert answer.status_code == 502
-    assert "does not respond" in answer.json()["error"]
-
-
-async def test_a_large_response_of_the_token_endpoint(tmp_path: Path) -> None:
-    """A response that is too large for the token endpoint is answered 502."""
-    endless = b"HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n" + b" " * 600_000
-    fields = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
-    async with served(tmp_path) as site, hanging(endless) as url, logged_in(site, url, 5) as http:
-        answer = await http.post("/v1/oauth/token", json=fields)
-
-    assert (answer.status_code, answer.json()["error"]) == (502, "Pipedream's answer is too large.")
+    assert reason in answer.json()["error"]
 
 
 async def test_cookies_of_this_server_are_not_forwarded(tmp_path: Path) -> None:
@@ -117,23 +120,27 @@ async def test_cookies_of_this_server_are_not_forwarded(tmp_path: Path) -> None:
     assert "cookie" not in request.headers
 
 
-async def test_a_304_has_no_length(tmp_path: Path) -> None:
-    """A 304 is forwarded without the length of a body."""
-    start = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\netag: 1\r\n\r\n"
-    async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 5) as http:
+@pytest.mark.parametrize(
+    ("start", "status", "headers"),
+    [
+        (b"304 Not Modified\r\ncontent-length: 100\r\netag: 1", 304, {"etag": "1"}),
+        (b"200 OK\r\ncontent-length: 0\r\nx-other: a\x01b", 200, {"x-other": "ab", "content-length": "0"}),
+    ],
+    ids=["a 304 has no length", "control characters are removed"],
+)
+async def test_a_header_that_is_not_forwarded(
+    tmp_path: Path, start: bytes, status: int, headers: dict[str, str]
+) -> None:
+    """The length of a body that a 304 does not have, and control characters, are not forwarded."""
+    async with (
+        served(tmp_path) as site,
+        hanging(b"HTTP/1.1 %b\r\n\r\n" % start) as url,
+        logged_in(site, url, 5) as http,
+    ):
         answer = await http.get("/v1/connect/proj_1/users")
 
-    assert (answer.status_code, answer.headers["etag"]) == (304, "1")
-    assert "content-length" not in answer.headers
-
-
-async def test_control_characters_in_a_header(tmp_path: Path) -> None:
-    """Control characters are removed from a forwarded header."""
-    start = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-other: a\x01b\r\n\r\n"
-    async with served(tmp_path) as site, hanging(start) as url, logged_in(site, url, 5) as http:
-        answer = await http.get("/v1/connect/proj_1/users")
-
-    assert (answer.status_code, answer.headers["x-other"]) == (200, "ab")
+    assert (answer.status_code, dict(answer.headers)) == (status, {**dict(answer.headers), **headers})
+    assert ("content-length" in answer.headers) == ("content-length" in headers)
 
 
 async def test_the_requests_that_check_tokens(tmp_path: Path) -> None:
@@ -143,11 +150,7 @@ async def test_the_requests_that_check_tokens(tmp_path: Path) -> None:
         return 200, {"access_token": "own"} if request.method == "POST" else {"data": "none"}
 
     with serve(AnsweringServer(answer)) as pipedream:
-        login = Login("client", "a-secret-0123456789", "proj_1", "development", base_url=pipedream.url)
-        async with served(tmp_path) as site:
-            api = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
-            found = [await api.probe_accounts("a-token", timeout_s=10), await api.fetch_own_token(timeout_s=10)]
-            await api.close()
+        found = await ask(tmp_path, pipedream.url)
 
     check, issue = pipedream.requests
     assert found == [200, "own"]
@@ -161,27 +164,15 @@ async def test_the_requests_that_check_tokens(tmp_path: Path) -> None:
     }
 
 
-async def test_a_login_at_an_address_without_a_server(tmp_path: Path) -> None:
-    """If Pipedream cannot be reached, a token is unchecked, and the login has no token."""
-    login = Login("client", "a-secret-0123456789", "proj_1", base_url="http://127.0.0.1:9")
-    async with served(tmp_path) as site:
-        api = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
-        found = [await api.probe_accounts("a-token", timeout_s=10), await api.fetch_own_token(timeout_s=10)]
-        await api.close()
-
-    assert found == [None, None]
-
-
 @pytest.mark.parametrize(("encoding", "is_stored"), [("identity", True), ("gzip", True), ("broken", False)])
 async def test_a_token_in_a_compressed_response(tmp_path: Path, encoding: str, is_stored: bool) -> None:
     """The caller gets the response unchanged; the token is stored if the server can read the response."""
     body = b'{"access_token": "a-token", "expires_in": 60}'
     sent = {"identity": body, "gzip": gzip.compress(body), "broken": b"not gzip"}[encoding]
     name = "gzip" if encoding == "broken" else encoding
-    fields = {"grant_type": "client_credentials", "client_id": "client", "client_secret": "x"}
     with serve(AnsweringServer(lambda _: (200, sent, {"content-encoding": name}))) as pipedream:
         async with served(tmp_path) as site, logged_in(site, pipedream.url, 5) as http:
-            async with http.stream("POST", "/v1/oauth/token", json=fields) as answer:
+            async with http.stream("POST", "/v1/oauth/token", json=FIELDS) as answer:
                 raw = b"".join([part async for part in answer.aiter_raw()])
             stored = site.project.pipedream_tokens.find("a-token")
 
@@ -191,15 +182,14 @@ async def test_a_token_in_a_compressed_response(tmp_path: Path, encoding: str, i
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(401, {"access_token": "own"}), (200, {}), (200, {"access_token": 7}), (200, b"<html>"), (200, b"[]")],
+    [
+        *[(401, {"access_token": "own"}), (200, {}), (200, {"access_token": 7}), (200, b"<html>"), (200, b"[]")],
+        (None, None),
+    ],
 )
-async def test_a_login_that_gets_no_token(tmp_path: Path, status: int, body: object) -> None:
-    """If Pipedream issues no token to the login, there is none; the status of a check is that of Pipedream."""
-    with serve(AnsweringServer(lambda _: (status, body))) as pipedream:
-        login = Login("client", "a-secret-0123456789", "proj_1", base_url=pipedream.url)
-        async with served(tmp_path) as site:
-            api = PipedreamPassthrough(login, site.project.pipedream_tokens, site.context.clock)
-            found = [await api.probe_accounts("a-token", timeout_s=10), await api.fetch_own_token(timeout_s=10)]
-            await api.close()
+async def test_a_login_that_gets_no_token(tmp_path: Path, status: int | None, body: object) -> None:
+    """If Pipedream issues no token to the login, or cannot be reached, there is none; a check has its status, or None."""
+    with serve(AnsweringServer(lambda _: (status or 200, body))) as pipedream:
+        found = await ask(tmp_path, pipedream.url if status else "http://127.0.0.1:9")
 
     assert found == [status, None]

@@ -264,8 +264,7 @@ def test_one_answer_for_all(accounts: str, choice: AccountChoice, binding: str |
 
 
 @pytest.mark.parametrize(
-    ("own", "choice"),
-    [(["apn_mine"], "apn_mine"), ([], "unanswered"), (["apn_1", "apn_2"], "unanswered")],
+    ("own", "choice"), [(["apn_mine"], "apn_mine"), ([], "unanswered"), (["apn_1", "apn_2"], "unanswered")]
 )
 def test_own_accounts_of_props_that_only_code_declares(own: list[str], choice: str, tmp_path: Path) -> None:
     """With `own`, such a prop gets the project's one account of the app, else it is unanswered; Git stays without an id."""

@@ -468,12 +468,7 @@ def _connect(site: Site, chance: random.Random) -> None:
     for user in USERS:
         for environment in ENVIRONMENTS:
             for app in APPS if user == "ada" else chance.sample(APPS, chance.randrange(len(APPS) + 1)):
-                site.directory.add_account(
-                    app=app,
-                    credentials={"oauth_access_token": "a-token-of-a-test"},
-                    external_user_id=user,
-                    environment=environment,
-                )
+                site.connect(user, app, {"oauth_access_token": "a-token-of-a-test"}, environment=environment)
 
 
 def _matrix_of_site(site: Site, workflow: Workflow, environment: Environment) -> list[tuple[str, MatrixCell]]:

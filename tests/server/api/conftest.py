@@ -32,7 +32,5 @@ def with_components(site: Served, folder: Path) -> Served:
     """Add the components and the accounts to *site*."""
     site.project.settings.set("actions", str(write_checkout(folder / "components")))
     for user in ("ada", "grace"):
-        site.directory.add_account(
-            app="depot", credentials={"api_key": f"{KEY}-{user}"}, external_user_id=user, account_id=f"apn_{user}"
-        )
+        site.connect(user, "depot", {"api_key": f"{KEY}-{user}"}, account_id=f"apn_{user}")
     return site

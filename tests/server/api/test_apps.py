@@ -98,7 +98,7 @@ async def test_apps_have_no_categories(site: Served) -> None:
 
 async def test_fields_of_an_unlisted_app(site: Served) -> None:
     """The fields of an app that is not listed are the credentials of its newest account."""
-    site.directory.add_account(app="depot", credentials={"api_key": "dk-12345678"}, external_user_id="ada")
+    site.connect("ada", "depot", {"api_key": "dk-12345678"})
 
     app = (await site.call("GET", "/v1/connect/apps/depot")).json()["data"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -20,12 +19,14 @@ from pdkernel.server.run_registry import RunRegistry
 from pdkernel.server.source_turns import SourceOccasion
 from pdkernel.server.trigger_events import TriggerEvents
 from pdkernel.server.trigger_runner import DeployedTriggers, build_source_request
+from pdkernel.storage import Webhook
 from pdkernel.storage.schema import source_state
 from tests.actions.checkout import write_checkout
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.deploying import KEY, PARCELS, call_trigger, deploy, events, pass_time, write_sources
 from tests.server.served import Served, served
+from tests.waiting import until
 
 FETCHES = """
 export default {
@@ -65,6 +66,14 @@ def site(parcels: Served, tmp_path: Path) -> Served:
     """A project with sources, a served workflow, and accounts of ada and grace."""
     write_sources(tmp_path / "components", fetches=FETCHES, storing=STORING, hooked=HOOKED, never=NEVER)
     return parcels
+
+
+def hook_of(site: Served, made: dict[str, Any]) -> Webhook:
+    """The only webhook of a deployed trigger, as it is stored."""
+    trigger = site.project.deployed_triggers.find(made["id"])
+    assert trigger is not None
+    (hook,) = trigger.webhooks
+    return hook
 
 
 async def test_a_trigger_is_deployed(site: Served) -> None:
@@ -127,13 +136,10 @@ async def test_a_failing_webhook_is_recorded(site: Served) -> None:
 async def test_a_delivery_resets_the_count_of_failures(site: Served, receiver: AnsweringServer) -> None:
     """A successful delivery ends the count of failures."""
     made = await deploy(site, webhook_url=receiver.url)
-    [hook] = site.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
-    site.project.deployed_triggers.record_delivery(made["id"], hook.id, "status 500")
+    site.project.deployed_triggers.record_delivery(made["id"], hook_of(site, made).id, "status 500")
 
     await pass_time(site, 61, 2, made["id"])
-    async with asyncio.timeout(60):
-        while site.project.deployed_triggers.find(made["id"]).webhooks[0].failures:  # type: ignore[union-attr]
-            await asyncio.sleep(0.02)
+    await until(lambda: not hook_of(site, made).failures)
 
     assert [request.json() for request in receiver.requests][-1]["parcel"] == 1
 
@@ -186,17 +192,16 @@ async def test_a_connect_token_gets_no_signing_key(live: Served) -> None:
 async def test_triggers_are_listed_by_kind(site: Served) -> None:
     """Every deployed trigger is a source; another kind has none, and an unknown one is answered 400."""
     made = await deploy(site)
-    kinds = ("source", "email", "http", "timer", "sms")
-    answers = [await call_trigger(site, "GET", "", params={"emitter_type": kind}) for kind in kinds]
+    for kind, status, ids in (
+        ("source", 200, [made["id"]]),
+        ("email", 200, []),
+        ("http", 200, []),
+        ("timer", 200, []),
+        ("sms", 400, []),
+    ):
+        answer = await call_trigger(site, "GET", "", params={"emitter_type": kind})
 
-    assert [[each["id"] for each in answer.json().get("data", ())] for answer in answers] == [
-        [made["id"]],
-        [],
-        [],
-        [],
-        [],
-    ]
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 400]
+        assert (answer.status_code, [each["id"] for each in answer.json().get("data", ())]) == (status, ids)
 
 
 async def test_workflows_are_replaced(site: Served) -> None:
@@ -217,11 +222,8 @@ async def test_a_trigger_is_updated(site: Served) -> None:
     made = await deploy(site, emit_on_deploy=False)
     path = f"/{made['id']}"
 
-    changed = (
-        await call_trigger(
-            site, "PUT", path, json={"name": "Mine", "active": False, "configured_props": {"size": "xl"}}
-        )
-    ).json()["data"]
+    change = {"name": "Mine", "active": False, "configured_props": {"size": "xl"}}
+    changed = (await call_trigger(site, "PUT", path, json=change)).json()["data"]
     site.clock.advance(1000)
     asleep = site.project.deployed_triggers.list_due()
     await call_trigger(site, "PUT", path, json={"active": True})
@@ -330,31 +332,31 @@ def state_key(site: Served, trigger_id: str) -> str:
     return build_source_request(site.context, trigger, "run").state_key
 
 
-@pytest.mark.parametrize(
-    ("change", "status", "word"),
-    [
+async def test_an_invalid_deployment_is_rejected(site: Served) -> None:
+    """An invalid request is rejected, and nothing is stored."""
+    changes: list[tuple[dict[str, Any], int, str]] = [
         ({"id": "depot-hooked"}, 400, "sends to Pipedream only"),
         ({"id": "depot-never"}, 400, "not today"),
         ({"id": "depot-put-thing"}, 404, "is an action"),
         ({"external_user_id": "bob"}, 400, "No matching external user"),
         ({"workflow_id": "p_none"}, 404, "p_none"),
-        ({"webhook_url": "x"}, 400, "URL"),
-        ({"webhook_url": "http://[::1"}, 400, "URL"),
-        ({"webhook_url": "https://a.example:99999/"}, 400, "URL"),
+        *(({"webhook_url": url}, 400, "URL") for url in ("x", "http://[::1", "https://a.example:99999/")),
         ({"webhook_url": "https://ada:pw@a.example/"}, 400, "URL"),
         ({"emit_on_deploy": 1}, 400, "emit_on_deploy"),
-        ({"configured_props": {"timer": {"cron": "* * *"}}}, 400, "five fields"),
-        ({"configured_props": {"timer": {"cron": "61 * * * *"}}}, 400, "is invalid"),
-        ({"configured_props": {"timer": {"cron": "0 0 30 2 *"}}}, 400, "is invalid"),
-        ({"configured_props": {"timer": {"cron": "0 0 * * *", "timezone": "Mars/Base"}}}, 400, "time zone"),
-        ({"configured_props": {"timer": {"cron": 5}}}, 400, "strings"),
-        ({"configured_props": {"timer": {"intervalSeconds": "x"}}}, 400, "number"),
-    ],
-)
-async def test_an_invalid_deployment_is_rejected(site: Served, change: dict[str, Any], status: int, word: str) -> None:
-    """An invalid request is rejected, and nothing is stored."""
-    assert word in await deploy(site, status=status, **change)
-
+    ]
+    timers: list[tuple[dict[str, Any], str]] = [
+        ({"cron": "* * *"}, "five fields"),
+        ({"cron": "61 * * * *"}, "is invalid"),
+        ({"cron": "0 0 30 2 *"}, "is invalid"),
+        ({"cron": "0 0 * * *", "timezone": "Mars/Base"}, "time zone"),
+        ({"cron": 5}, "strings"),
+        ({"intervalSeconds": "x"}, "number"),
+    ]
+    for change, status, word in (
+        *changes,
+        *(({"configured_props": {"timer": each}}, 400, word) for each, word in timers),
+    ):
+        assert word in await deploy(site, status=status, **change), change
     assert (await call_trigger(site, "GET", "")).json()["data"] == []
 
 
@@ -385,31 +387,32 @@ async def live(tmp_path: Path, receiver: AnsweringServer, names: Names) -> Async
     gateway = await Gateway.start(tmp_path / "egress", environ={}, host_overrides=resolve, lookup=names.lookup)
     async with served(tmp_path, egress="live", gateway=gateway) as site:
         site.project.settings.set("actions", str(checkout))
-        site.directory.add_account(
-            app="depot", credentials={"api_key": f"{KEY}-ada"}, external_user_id="ada", account_id="apn_ada"
-        )
+        site.connect("ada", "depot", {"api_key": f"{KEY}-ada"}, account_id="apn_ada")
         yield site
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1:9/x", "http://localhost/x", "http://[::1]/x", "http://[::ffff:10.0.0.1]/x", "http://0.0.0.0/x",
-        "http://169.254.169.254/latest", "http://100.64.0.1/x", "http://hooks.test/x",
-    ],
-)  # fmt: skip
-async def test_a_webhook_of_a_connect_token_must_be_public(live: Served, names: Names, url: str) -> None:
+async def test_a_webhook_of_a_connect_token_must_be_public(live: Served, names: Names) -> None:
     """A webhook on this machine or in a private network is rejected in a deployment and in an update."""
-    names.address = "10.0.0.1"
-    token = bearer(connect_token(live))
-
-    refused = await deploy(live, status=403, webhook_url=url, headers=token)
+    names.address, token = "10.0.0.1", bearer(connect_token(live))
     made = await deploy(live)
-    changed = await call_trigger(live, "PUT", f"/{made['id']}/webhooks", json={"webhook_urls": [url]}, headers=token)
+    path = f"/{made['id']}/webhooks"
+    for host in (
+        "127.0.0.1:9",
+        "localhost",
+        "[::1]",
+        "[::ffff:10.0.0.1]",
+        "0.0.0.0",
+        "169.254.169.254",
+        "100.64.0.1",
+        "hooks.test",
+    ):
+        url = f"http://{host}/x"
+        refused = await deploy(live, status=403, webhook_url=url, headers=token)
+        changed = await call_trigger(live, "PUT", path, json={"webhook_urls": [url]}, headers=token)
 
-    assert "public address" in refused
-    assert changed.status_code == 403
-    assert (await call_trigger(live, "GET", f"/{made['id']}/webhooks")).json()["webhook_urls"] == []
+        assert "public address" in refused
+        assert changed.status_code == 403
+    assert (await call_trigger(live, "GET", path)).json()["webhook_urls"] == []
 
 
 async def test_a_webhook_whose_name_moves_inside_gets_nothing(
@@ -423,47 +426,33 @@ async def test_a_webhook_whose_name_moves_inside_gets_nothing(
     names.address = "127.0.0.1"
     moved = await deploy(live, webhook_url=url, status=403, headers=bearer(connect_token(live)))
     await pass_time(live, 61, 2, made["id"])
-    async with asyncio.timeout(60):
-        while not live.project.deployed_triggers.find(made["id"]).webhooks[0].failures:  # type: ignore[union-attr]
-            await asyncio.sleep(0.02)
+    await until(lambda: hook_of(live, made).failures)
 
-    [hook] = live.project.deployed_triggers.find(made["id"]).webhooks  # type: ignore[union-attr]
     assert (first, len(receiver.requests)) == (1, 1)
     assert "public address" in moved
-    assert hook.last_error == "not sent"
+    assert hook_of(live, made).last_error == "not sent"
 
 
 async def test_a_webhook_of_an_oauth_client_may_be_local(live: Served, receiver: AnsweringServer) -> None:
     """The product's webhook may be on this machine, also if a Connect token lists the URL later."""
     made = await deploy(live, webhook_url=receiver.url)
-    listed = await call_trigger(
-        live,
-        "PUT",
-        f"/{made['id']}/webhooks",
-        json={"webhook_urls": [receiver.url]},
-        headers=bearer(connect_token(live)),
-    )
+    path, urls = f"/{made['id']}/webhooks", {"webhook_urls": [receiver.url]}
+    listed = await call_trigger(live, "PUT", path, json=urls, headers=bearer(connect_token(live)))
     await pass_time(live, 61, 2, made["id"])
-    async with asyncio.timeout(60):
-        while len(receiver.requests) < 2:
-            await asyncio.sleep(0.02)
+    await until(lambda: len(receiver.requests) >= 2)
 
     assert listed.status_code == 200
     assert receiver.requests[0].json() == {"past": True}
 
 
-async def test_a_client_takes_over_the_webhook_of_a_token(
-    live: Served, names: Names, receiver: AnsweringServer
-) -> None:
+async def test_a_client_takes_over_the_webhook_of_a_token(live: Served, receiver: AnsweringServer) -> None:
     """If an OAuth client lists a URL that a Connect token has set, the URL may lead to this machine from then on."""
     url = "http://hooks.test/hook"
     made = await deploy(live, webhook_url=url, headers=bearer(connect_token(live)))
-
+    before = hook_of(live, made).public_only
     await call_trigger(live, "PUT", f"/{made['id']}/webhooks", json={"webhook_urls": [url]})
-    stored = live.project.deployed_triggers.find(made["id"])
 
-    assert stored is not None
-    assert [hook.public_only for hook in stored.webhooks] == [False]
+    assert (before, hook_of(live, made).public_only) == (True, False)
 
 
 async def test_a_failed_deployment_leaves_no_state(site: Served, tmp_path: Path) -> None:

@@ -67,12 +67,7 @@ async def site(tmp_path: Path, outside: str) -> AsyncIterator[Served]:
 def add_accounts(site: Served) -> None:
     """Connect the accounts of ada and grace."""
     for user in ("ada", "grace"):
-        site.directory.add_account(
-            app="slack",
-            credentials={"oauth_access_token": f"{TOKEN}-{user}"},
-            external_user_id=user,
-            account_id=f"apn_{user}",
-        )
+        site.connect(user, "slack", {"oauth_access_token": f"{TOKEN}-{user}"}, account_id=f"apn_{user}")
 
 
 def encoded(url: str = URL) -> str:
@@ -81,9 +76,9 @@ def encoded(url: str = URL) -> str:
 
 
 async def send(site: Served, url: str = URL, *, method: str = "POST", account: str = "apn_ada", **kwargs: Any) -> Any:
-    """Send a request of ada."""
-    params = {"external_user_id": "ada", "account_id": account}
-    return await site.call(method, f"/proxy/{encoded(url)}", params=params, **kwargs)
+    """Send a request of the user of the account."""
+    params = {"external_user_id": "grace" if account == "apn_grace" else "ada", "account_id": account}
+    return await site.call(method, f"/proxy/{encoded(url)}", params={**params, **kwargs.pop("params", {})}, **kwargs)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
@@ -125,86 +120,48 @@ async def test_both_alphabets_of_base64(site: Served, text: str) -> None:
     assert answer.status_code == 201
 
 
-async def test_a_redirect_is_not_followed(site: Served) -> None:
-    """The caller gets a redirect of the app; the proxy does not send the account's token there."""
-    answer = await send(site, "https://slack.com/api/away", method="GET")
+async def test_responses_of_the_app(site: Served) -> None:
+    """A redirect is not followed with the token, a 304 has no length, and the gateway's mark of a refusal is the app's own."""
+    away, unchanged, marked = [
+        await send(site, f"https://slack.com/api/{name}", method="GET") for name in ("away", "unchanged", "marked")
+    ]
 
-    assert (answer.status_code, answer.headers["location"]) == (302, "https://elsewhere.example/")
-
-
-async def test_an_app_cannot_answer_as_the_gateway(site: Served) -> None:
-    """A response of the app with the gateway's mark of a refusal is the app's response."""
-    answer = await send(site, "https://slack.com/api/marked", method="GET")
-
-    assert (answer.status_code, answer.text) == (403, "of the app")
+    assert (away.status_code, away.headers["location"]) == (302, "https://elsewhere.example/")
+    assert (unchanged.status_code, "content-length" in unchanged.headers) == (304, False)
+    assert (marked.status_code, marked.text) == (403, "of the app")
 
 
-async def test_a_304_has_no_length(site: Served) -> None:
-    """A 304 is forwarded without the length of a body."""
-    answer = await send(site, "https://slack.com/api/unchanged", method="GET")
-
-    assert answer.status_code == 304
-    assert "content-length" not in answer.headers
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
+async def test_only_hosts_of_the_app_get_the_token(site: Served) -> None:
+    """Another host or port, plain HTTP, and addresses of this machine or a private network are rejected."""
+    for url in (
         "https://slack.com.evil.example/",
         "https://evil.example/?https://slack.com/",
         "https://slack.com@evil.example/",
         "https://evilslack.com/",
         "http://slack.com/api",
         "https://slack.com:8443/api",
-        "http://127.0.0.1:80/",
-        "http://localhost/",
-        "https://[::1]/",
-        "https://10.0.0.7/",
-        "https://169.254.169.254/latest/meta-data",
-        "https://2130706433/",
-        "https://0x7f.1/",
-        "file:///etc/passwd",
-        "/relative",
-        "https://",
-        "https://slack.com:99999/",
-        "not a url",
-    ],
-)
-async def test_only_hosts_of_the_app_get_the_token(site: Served, url: str) -> None:
-    """Another host or port, plain HTTP, and addresses of this machine or a private network are rejected."""
-    answer = await send(site, url, method="GET")
+        *("http://127.0.0.1:80/", "http://localhost/", "https://[::1]/", "https://10.0.0.7/", "https://2130706433/"),
+        *("https://169.254.169.254/latest/meta-data", "https://0x7f.1/", "file:///etc/passwd"),
+        *("/relative", "https://", "https://slack.com:99999/", "not a url"),
+    ):
+        answer = await send(site, url, method="GET")
 
-    assert answer.status_code in (400, 403)
-    assert TOKEN not in answer.text
-    assert "path" not in answer.json()
+        assert answer.status_code in (400, 403), url
+        assert TOKEN not in answer.text
+        assert "path" not in answer.json()
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://.slack.com/",
-        "https://a..slack.com/",
-        "https://slack.com../",
-        "https://-a.slack.com/",
-        f"https://{'a' * 64}.slack.com/",
-        f"https://{'.'.join(['a' * 60] * 5)}.slack.com/",
-        "https://xn--.slack.com/",
-        "https://xn--a.slack.com/",
-        "https://*.slack.com/",
-        "https://sl%61ck.com/",
-        "https://ü\0.slack.com/",
-        "https://slack.com:99999/",
-        "https://ada@slack.com/",
-        "https://@slack.com/",
-        "https://[slack.com]/",
-    ],
-)
-async def test_an_invalid_host_is_rejected(site: Served, url: str) -> None:
+async def test_an_invalid_host_is_rejected(site: Served) -> None:
     """Invalid labels and ports, and user names in the URL, are answered 400; nothing is sent."""
-    answer = await send(site, url, method="GET")
+    labels = (".", "a..", "-a.", f"{'a' * 64}.", f"{'.'.join(['a' * 60] * 5)}.", "xn--.", "xn--a.", "*.", "ü\0.")
+    for host in (
+        *(f"{label}slack.com" for label in labels),
+        *("slack.com..", "sl%61ck.com", "slack.com:99999", "ada@slack.com", "@slack.com", "[slack.com]"),
+    ):
+        answer = await send(site, f"https://{host}/", method="GET")
 
-    assert answer.status_code == 400
-    assert "is not an absolute http or https URL" in answer.json()["error"]
+        assert answer.status_code == 400, host
+        assert "is not an absolute http or https URL" in answer.json()["error"]
 
 
 async def test_an_internationalized_host_name(site: Served) -> None:
@@ -216,7 +173,7 @@ async def test_an_internationalized_host_name(site: Served) -> None:
 
 async def test_only_the_users_account_is_used(site: Served) -> None:
     """Another user's account, an unknown account and the other environment are answered 404."""
-    assert (await send(site, account="apn_grace")).status_code == 404
+    assert (await send(site, account="apn_grace", params={"external_user_id": "ada"})).status_code == 404
     assert (await send(site, account="apn_nobody")).status_code == 404
     assert (await send(site, environment="production")).status_code == 404
     assert (await site.call("GET", f"/proxy/{encoded()}", params={"external_user_id": "ada"})).status_code == 400
@@ -224,28 +181,22 @@ async def test_only_the_users_account_is_used(site: Served) -> None:
     assert (await site.call("GET", "/proxy/%25%25?external_user_id=ada&account_id=apn_ada")).status_code == 400
 
 
-async def test_the_policy_for_outbound_calls_applies(tmp_path: Path) -> None:
-    """If outbound calls are denied, the proxy sends nothing and returns the reason."""
-    async with served(tmp_path, egress="deny") as site:
+@pytest.mark.parametrize(
+    ("egress", "status", "reason"),
+    [
+        ("deny", 403, "the outbound policy is deny"),
+        ("stand-in=http://127.0.0.1:9", 502, "got no response: 127.0.0.1:9 refused the connection (ECONNREFUSED)."),
+    ],
+)
+async def test_a_request_that_gets_no_response(tmp_path: Path, egress: str, status: int, reason: str) -> None:
+    """If outbound calls are denied, or the host cannot be reached, the caller gets the reason, and not the token."""
+    async with served(tmp_path, egress=egress) as site:
         add_accounts(site)
-
         answer = await send(site)
 
-        assert answer.status_code == 403
-        assert "the outbound policy is deny" in answer.json()["error"]
-        assert TOKEN not in answer.text
-
-
-async def test_an_unreachable_host_is_answered_502(tmp_path: Path) -> None:
-    """The 502 has the cause, and not the token."""
-    async with served(tmp_path, egress="stand-in=http://127.0.0.1:9") as site:
-        add_accounts(site)
-
-        answer = await send(site)
-
-        assert answer.status_code == 502
-        assert "got no response: 127.0.0.1:9 refused the connection (ECONNREFUSED)." in answer.json()["error"]
-        assert TOKEN not in answer.text
+    assert answer.status_code == status
+    assert reason in answer.json()["error"]
+    assert TOKEN not in answer.text
 
 
 async def test_an_app_without_known_hosts(site: Served, tmp_path: Path) -> None:
@@ -265,9 +216,7 @@ async def test_an_app_without_known_hosts(site: Served, tmp_path: Path) -> None:
 
 async def test_an_account_without_the_apps_credential(site: Served) -> None:
     """An account that lacks the credential of its app's API is answered 400 with the name of the credential."""
-    site.directory.add_account(
-        app="slack", credentials={"other": "x-0123456789"}, external_user_id="ada", account_id="apn_odd"
-    )
+    site.connect("ada", "slack", {"other": "x-0123456789"}, account_id="apn_odd")
 
     answer = await send(site, account="apn_odd")
 
@@ -277,12 +226,10 @@ async def test_an_account_without_the_apps_credential(site: Served) -> None:
 
 async def test_a_header_with_a_forbidden_character(site: Served) -> None:
     """A header that HTTP cannot send to the app is answered 400."""
-    path = f"/v1/connect/{site.project.project_id}/proxy/{encoded()}"
-    headers = [(name.encode(), value.encode()) for name, value in site.headers().items()]
+    sent = [(name.encode(), value.encode()) for name, value in site.headers().items()]
     answer = await site.http.get(
-        path,
-        params={"external_user_id": "ada", "account_id": "apn_ada"},
-        headers=[*headers, (b"x-pd-proxy-x-name", b"M\xc3\xbcller")],
+        f"/v1/connect/{site.project.project_id}/proxy/{encoded()}?external_user_id=ada&account_id=apn_ada",
+        headers=[*sent, (b"x-pd-proxy-x-name", b"M\xc3\xbcller")],
     )
 
     assert answer.status_code == 400
@@ -295,11 +242,7 @@ async def test_a_rejected_token_is_refreshed_once(site: Served, outside: str) ->
     store_grant(site.project, "apn_ada", OAuthTokens("old", "refresh-token-1", 3600.0))
 
     renewed = await send(site, "https://slack.com/api/guarded")
-    other = await site.call(
-        "POST",
-        f"/proxy/{encoded('https://slack.com/api/guarded')}",
-        params={"external_user_id": "grace", "account_id": "apn_grace"},
-    )
+    other = await send(site, "https://slack.com/api/guarded", account="apn_grace")
 
     assert renewed.status_code == 201
     assert httpx.Headers(renewed.json()["headers"])["authorization"] == "Bearer renewed-token-1"
@@ -325,12 +268,7 @@ async def test_a_rejected_request_ends_its_connection(tmp_path: Path, outside: s
     host, port = app.sockets[0].getsockname()
     async with app, served(tmp_path, egress=f"allow={host}") as there:
         register_provider(there.project, "depot", OAuthProvider(f"{outside}/authorize", f"{outside}/token", "client-1"))
-        there.directory.add_account(
-            app="depot",
-            credentials={"oauth_access_token": TOKEN},
-            external_user_id="ada",
-            account_id="apn_ada",
-        )
+        there.connect("ada", "depot", {"oauth_access_token": TOKEN}, account_id="apn_ada")
         store_grant(there.project, "apn_ada", OAuthTokens("old", "refresh-token-1", 3600.0))
 
         found = await send(there, f"http://{host}:{port}/guarded")
@@ -394,9 +332,7 @@ async def test_a_connect_token_does_not_reach_this_machine(tmp_path: Path, outsi
     resolve = {} if host != "inside.test" else {(host, port + 1): ("127.0.0.1", port)}
     gateway = await Gateway.start(tmp_path / "egress", environ={}, host_overrides=resolve, lookup=lookup)
     async with served(tmp_path, egress=f"allow={host}", gateway=gateway) as site:
-        site.directory.add_account(
-            app="depot", credentials={"api_key": TOKEN}, external_user_id="ada", account_id="apn_ada"
-        )
+        site.connect("ada", "depot", {"api_key": TOKEN}, account_id="apn_ada")
         url = f"http://{host}:{port}/x"
         refused = await send(site, url, headers=bearer(connect_token(site)))
         answered = await send(site, url if not resolve else f"http://{host}:{port + 1}/x")
@@ -415,10 +351,7 @@ async def test_a_rejected_token_of_an_oauth_provider(tmp_path: Path, can_refresh
             provider.tokens.clear()
             if not can_refresh:
                 provider.refresh_tokens.clear()
-            params = {"external_user_id": "ada", "account_id": account}
-            path = f"/proxy/{encoded('https://api.my-crm.example/api/me')}"
-
-            answer = await site.call("GET", path, params=params)
+            answer = await send(site, "https://api.my-crm.example/api/me", method="GET", account=account)
 
     assert answer.status_code == status
     assert answer.json() == ({"name": "Ada"} if can_refresh else {"error": "invalid_token"})
@@ -438,7 +371,7 @@ async def test_a_relative_url_has_the_domain_of_the_account(
 ) -> None:
     """A relative URL goes to the account's own domain, or to the only host of the app."""
     token = {"oauth_access_token": TOKEN}
-    site.directory.add_account(app=app, credentials=token | credentials, external_user_id="ada", account_id="apn_rel")
+    site.connect("ada", app, token | credentials, account_id="apn_rel")
 
     answer = await send(site, "/services/data?q=1", account="apn_rel", method="GET")
 
@@ -446,15 +379,11 @@ async def test_a_relative_url_has_the_domain_of_the_account(
     assert (seen["path"], httpx.Headers(seen["headers"])["x-forwarded-host"]) == ("/services/data?q=1", host)
 
 
-@pytest.mark.parametrize("domain", ["https://evil.example", "127.0.0.1:4000", "https://x.salesforce.com@evil.example"])
-async def test_the_domain_of_an_account_is_a_host_of_its_app(site: Served, domain: str) -> None:
+async def test_the_domain_of_an_account_is_a_host_of_its_app(site: Served) -> None:
     """A relative URL does not take the credentials to a host that is not the app's, whatever the account's domain is."""
-    credentials = {"oauth_access_token": TOKEN, "instance_url": domain}
-    site.directory.add_account(
-        app="salesforce_rest_api", credentials=credentials, external_user_id="ada", account_id="apn_evil"
-    )
+    for domain in ("https://evil.example", "127.0.0.1:4000", "https://x.salesforce.com@evil.example"):
+        account = site.connect("ada", "salesforce_rest_api", {"oauth_access_token": TOKEN, "instance_url": domain})
+        answer = await send(site, "/services", account=account)
 
-    answer = await send(site, "/services", account="apn_evil")
-
-    assert answer.status_code in (400, 403)
-    assert TOKEN not in answer.text
+        assert answer.status_code in (400, 403)
+        assert TOKEN not in answer.text

@@ -6,69 +6,58 @@ import re
 from pathlib import Path
 
 import pipedream
-import pytest
 
 from tests.server.api.test_accounts import bearer, connect_token
 from tests.server.served import Served
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "scope"),
-    [
-        ("GET", "/users", "connect:users:read"),
-        ("DELETE", "/users/ada", "connect:users:write"),
-        ("GET", "/accounts", "connect:accounts:read"),
-        ("DELETE", "/accounts/apn_1", "connect:accounts:write"),
-        ("POST", "/actions/run", "connect:actions:run"),
-        ("GET", "/triggers", "connect:triggers:list"),
-        ("GET", "/proxy/aHR0cHM6Ly9hLmI", "connect:proxy"),
-        ("GET", "/v1/connect/apps", "connect:apps:*"),
-        ("GET", "/v1/apps/slack", "connect:apps:*"),
-        ("GET", "/v1/connect/app_categories", "connect:apps:*"),
-        ("GET", "/projects/info", "connect:projects:read"),
-        ("GET", "/v1/connect/projects", "connect:projects:read"),
-        ("GET", "/components", "connect:actions:list"),
-        ("GET", "/components", "connect:triggers:*"),
-        ("GET", "/components/a-b", "connect:triggers:retrieve"),
-        ("POST", "/components/configure", "connect:actions:configure"),
-        ("POST", "/components/props", "connect:actions:*"),
-        ("POST", "/triggers/deploy", "connect:triggers:deploy"),
-        ("GET", "/deployed-triggers", "connect:deployed_triggers:read"),
-        ("DELETE", "/deployed-triggers/dc_1", "connect:deployed_triggers:write"),
-    ],
-)
-async def test_each_route_requires_a_scope(shared_site: Served, method: str, path: str, scope: str) -> None:
+async def test_each_route_requires_a_scope(shared_site: Served) -> None:
     """A token without the scope is answered 403; the scope, or a wider one, is accepted."""
-    other = shared_site.headers("connect:tokens:create")
-    right, wider = shared_site.headers(scope), shared_site.headers("connect:*")
+    other, wider = shared_site.headers("connect:tokens:create"), shared_site.headers("connect:*")
+    for method, path, scope in (
+        ("GET", "/users", "users:read"),
+        ("DELETE", "/users/ada", "users:write"),
+        ("GET", "/accounts", "accounts:read"),
+        ("DELETE", "/accounts/apn_1", "accounts:write"),
+        ("POST", "/actions/run", "actions:run"),
+        ("GET", "/triggers", "triggers:list"),
+        ("GET", "/proxy/aHR0cHM6Ly9hLmI", "proxy"),
+        ("GET", "/v1/connect/apps", "apps:*"),
+        ("GET", "/v1/apps/slack", "apps:*"),
+        ("GET", "/v1/connect/app_categories", "apps:*"),
+        ("GET", "/projects/info", "projects:read"),
+        ("GET", "/v1/connect/projects", "projects:read"),
+        ("GET", "/components", "actions:list"),
+        ("GET", "/components", "triggers:*"),
+        ("GET", "/components/a-b", "triggers:retrieve"),
+        ("POST", "/components/configure", "actions:configure"),
+        ("POST", "/components/props", "actions:*"),
+        ("POST", "/triggers/deploy", "triggers:deploy"),
+        ("GET", "/deployed-triggers", "deployed_triggers:read"),
+        ("DELETE", "/deployed-triggers/dc_1", "deployed_triggers:write"),
+    ):
+        right = shared_site.headers(f"connect:{scope}")
 
-    assert (await shared_site.call(method, path, headers=other)).status_code == 403
-    assert (await shared_site.call(method, path, headers=right)).status_code != 403
-    assert (await shared_site.call(method, path, headers=wider)).status_code != 403
+        assert (await shared_site.call(method, path, headers=other)).status_code == 403, path
+        assert (await shared_site.call(method, path, headers=right)).status_code != 403, path
+        assert (await shared_site.call(method, path, headers=wider)).status_code != 403, path
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/users"),
-        ("DELETE", "/users/ada"),
-        ("DELETE", "/accounts/app/slack"),
-        ("DELETE", "/apps/slack/accounts"),
-        ("GET", "/v1/connect/projects"),
-        ("GET", "/v1/connect/projects/proj_1"),
-    ],
-)
-async def test_a_route_of_the_back_end_rejects_a_connect_token(shared_site: Served, method: str, path: str) -> None:
+async def test_a_route_of_the_back_end_rejects_a_connect_token(shared_site: Served) -> None:
     """A Connect token with every scope is answered 403 by the routes that list or delete more than its user's accounts."""
-    answer = await shared_site.call(method, path, headers=bearer(connect_token(shared_site, scope="connect:*")))
+    token = bearer(connect_token(shared_site, scope="connect:*"))
+    listing = (("GET", path) for path in ("/users", "/v1/connect/projects", "/v1/connect/projects/proj_1"))
+    removing = (("DELETE", path) for path in ("/users/ada", "/accounts/app/slack", "/apps/slack/accounts"))
+    for method, path in (*listing, *removing):
+        answer = await shared_site.call(method, path, headers=token)
 
-    assert answer.status_code == 403
-    assert "not a Connect token" in answer.json()["error"]
+        assert answer.status_code == 403, path
+        assert "not a Connect token" in answer.json()["error"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "name"),
-    [
+async def test_an_unsupported_route_is_answered_501(shared_site: Served) -> None:
+    """The response names the route."""
+    for method, path, name in (
         ("GET", "/oauth_apps", "oauth_apps"),
         ("POST", "/app_overrides", "app_overrides"),
         ("GET", "/v1/connect/usage", "usage"),
@@ -77,58 +66,37 @@ async def test_a_route_of_the_back_end_rejects_a_connect_token(shared_site: Serv
         ("POST", "/v1/connect/rate_limits", "rate_limits"),
         ("POST", "/v1/connect/projects", "projects"),
         ("GET", "/v1/workspaces/o_1", "GET /v1/workspaces/o_1"),
-    ],
-)
-async def test_an_unsupported_route_is_answered_501(shared_site: Served, method: str, path: str, name: str) -> None:
-    """The response names the route."""
-    answer = await shared_site.call(method, path)
+    ):
+        answer = await shared_site.call(method, path)
 
-    assert answer.status_code == 501
-    assert answer.json()["route"] == name
+        assert (answer.status_code, answer.json()["route"]) == (501, name)
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/accounts/apn%2F1"),
-        ("DELETE", "/accounts/apn%2F1"),
-        ("GET", "/v1/connect/apps/no%2Fapp"),
-        ("GET", "/v1/apps/no%2Fapp"),
-        ("GET", "/v1/connect/app_categories/a%2Fb"),
-        ("GET", "/v1/connect/projects/proj_%2F"),
-        ("GET", "/deployed-triggers/dc%2F1?external_user_id=ada"),
-        ("PUT", "/deployed-triggers/dc%2F1?external_user_id=ada"),
-        ("DELETE", "/deployed-triggers/dc%2F1?external_user_id=ada"),
-        ("GET", "/deployed-triggers/dc%2F1/events?external_user_id=ada"),
-        ("PUT", "/deployed-triggers/dc%2F1/pipelines?external_user_id=ada"),
-        ("GET", "/deployed-triggers/dc%2F1/webhooks/wh%2F1?external_user_id=ada"),
-    ],
-)
-async def test_an_id_with_a_slash_is_not_found(shared_site: Served, method: str, path: str) -> None:
+async def test_an_id_with_a_slash_is_not_found(shared_site: Served) -> None:
     """An id with a slash is answered 404, and not 501, after which SDKs would repeat the request."""
-    assert (await shared_site.call(method, path)).status_code == 404
+    trigger, user = "/deployed-triggers/dc%2F1", "?external_user_id=ada"
+    for method, path in (
+        *(("GET", "/accounts/apn%2F1"), ("DELETE", "/accounts/apn%2F1")),
+        *(("GET", "/v1/connect/apps/no%2Fapp"), ("GET", "/v1/apps/no%2Fapp")),
+        *(("GET", "/v1/connect/app_categories/a%2Fb"), ("GET", "/v1/connect/projects/proj_%2F")),
+        *((method, f"{trigger}{user}") for method in ("GET", "PUT", "DELETE")),
+        *(("GET", f"{trigger}/events{user}"), ("PUT", f"{trigger}/pipelines{user}")),
+        ("GET", f"{trigger}/webhooks/wh%2F1{user}"),
+    ):
+        assert (await shared_site.call(method, path)).status_code == 404, path
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/accounts", 200),
-        ("/accounts/apn_1", 404),
-        ("/actions", 200),
-        ("/deployed-triggers", 200),
-        ("/projects/info", 200),
-    ],
-)
-async def test_a_connect_token_needs_no_project_in_the_path(shared_site: Served, path: str, status: int) -> None:
+LISTS = ("/accounts", "/actions", "/deployed-triggers", "/projects/info")
+
+
+async def test_a_connect_token_needs_no_project_in_the_path(shared_site: Served) -> None:
     """With a Connect token, the path may have the project, omit it, or have an empty segment in its place."""
     token = bearer(connect_token(shared_site, scope="connect:*"))
+    for path, status in {"/accounts/apn_1": 404, "/proxy/x": 400, **dict.fromkeys(LISTS, 200)}.items():
+        for project in (f"/{shared_site.project.project_id}", "", "/"):
+            answer = await shared_site.http.get(f"/v1/connect{project}{path}", headers=token)
 
-    answers = [
-        await shared_site.http.get(f"/v1/connect{project}{path}", headers=token)
-        for project in (f"/{shared_site.project.project_id}", "", "/")
-    ]
-
-    assert [answer.status_code for answer in answers] == [status] * 3
+            assert answer.status_code == status, path
 
 
 def list_sdk_routes() -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pdkernel.execution import Execution
+from pdkernel.execution import Execution, Status
 from pdkernel.model import Workflow
 from pdkernel.server.app_state import AppState, get_state
 from pdkernel.server.console_sessions import hash_admin_token
@@ -64,26 +64,20 @@ class Console:
         answer = await self.site.http.post(self.site.path(name), json=body, headers=headers)
         return str(answer.json()["event_id"])
 
-    async def wait_until(self, run_id: str, *statuses: str) -> Execution:
+    async def start_paused(self, **call: Any) -> str:
+        """Call an endpoint; return the id of the run, as soon as it is paused."""
+        run_id = await self.start(**call)
+        await self.wait_until(run_id, "paused")
+        return run_id
+
+    async def wait_until(self, run_id: str, *statuses: Status) -> Execution:
         """The run, as soon as it has one of the statuses."""
-        return await wait_until(self.site, run_id, *statuses)
+        return await self.site.wait_for_run(*statuses, run_id=run_id)
 
 
 def app_state(site: Site) -> AppState:
     """State of the application of *site*."""
     return get_state(site.server.config.loaded_app)
-
-
-async def wait_until(site: Site, run_id: str, *statuses: str) -> Execution:
-    """The run, as soon as it has one of the statuses."""
-    import asyncio
-
-    for _ in range(3000):
-        execution = await site.context.engine.journal.get_execution(run_id)
-        if execution is not None and execution.status in statuses:
-            return execution
-        await asyncio.sleep(0.02)
-    raise AssertionError(execution)
 
 
 async def log_in(site: Site, secret: str, http: httpx.AsyncClient | None = None) -> httpx.Response:

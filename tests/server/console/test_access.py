@@ -27,6 +27,13 @@ ACTIONS = ["approve", "cancel", "fork", "reject", "replay", "resume"]
 BEARER = {"authorization": f"Bearer {ADMIN}"}
 
 
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    """A server on a terminal, without an admin token."""
+    async with site_of(tmp_path) as site:
+        yield site
+
+
 @pytest.mark.parametrize("peer", [{}, {"x-forwarded-for": "127.0.0.1"}])
 async def test_nothing_opens_without_a_login(tmp_path: Path, peer: dict[str, str]) -> None:
     """No page and no action opens for a client on this machine that has not logged in."""
@@ -42,47 +49,28 @@ async def test_nothing_opens_without_a_login(tmp_path: Path, peer: dict[str, str
     assert after == [run]
 
 
-async def test_a_code_opens_the_console_once(tmp_path: Path) -> None:
+async def test_a_code_opens_the_console_once(site: Site) -> None:
     """The link shows a button and does not use the code up; the form does, and its cookie is closed to scripts, sites and ports."""
-    async with site_of(tmp_path) as site:
-        app_state(site).console.print_new_code()
-        link = f"/-/login?{urlencode({'code': site.codes[0]})}"
-        previews = [await site.http.get(link, headers=HTML) for _ in range(2)]
-        first = await log_in(site, site.codes[0])
-        page = await site.http.get("/-/", headers=HTML)
-        site.http.cookies.clear()
-        second = await log_in(site, site.codes[0])
-        refused = await site.http.get("/-/", headers=HTML)
+    app_state(site).console.print_new_code()
+    code = site.codes[0]
+    link = f"/-/login?{urlencode({'code': code})}"
+    previews = [await site.http.get(link, headers=HTML) for _ in range(2)]
+    first = await log_in(site, f" {code.lower().replace('-', ' ')} ")  # as a person may type it
+    page = await site.http.get("/-/", headers=HTML)
+    site.http.cookies.clear()
+    second = await log_in(site, code)
+    refused = await site.http.get("/-/", headers=HTML)
+    lines = "\n".join(await site.wait_for_lines(6))
 
     (cookie,) = SimpleCookie(first.headers["set-cookie"]).values()
     assert [(answer.status_code, "set-cookie" in answer.headers) for answer in previews] == [(200, False)] * 2
-    assert f'value="{site.codes[0]}"' in previews[0].text
+    assert f'value="{code}"' in previews[0].text
     assert (first.status_code, first.headers["location"]) == (303, "/-/")
     assert (cookie["path"], cookie["httponly"], cookie["samesite"], cookie["secure"]) == ("/-/", True, "strict", "")
     assert (cookie.key, cookie["max-age"]) == (f"pdkernel_console_{urlsplit(site.url).port}", str(SESSION_LIFETIME_S))
     assert len(cookie.value) >= 43
     assert (page.status_code, second.status_code, refused.status_code) == (200, 401, 303)
-
-
-async def test_a_code_is_in_no_log(tmp_path: Path) -> None:
-    """The access log has neither the code of the URL nor that of the form."""
-    async with site_of(tmp_path) as site:
-        app_state(site).console.print_new_code()
-        await site.http.get("/-/login", params={"code": site.codes[0]})
-        await log_in(site, site.codes[0])
-        lines = "\n".join(await site.wait_for_lines(2))
-
-    assert site.codes[0] not in lines
-    assert "/-/login" in lines
-
-
-async def test_a_typed_code_may_have_blanks_and_small_letters(tmp_path: Path) -> None:
-    """A person may type the code in small letters and without its dashes."""
-    async with site_of(tmp_path) as site:
-        app_state(site).console.print_new_code()
-        answer = await log_in(site, f" {site.codes[0].lower().replace('-', ' ')} ")
-
-    assert answer.status_code == 303
+    assert ("/-/login" in lines, code in lines) == (True, False)
 
 
 async def test_the_admin_token_opens_the_console(serve: Serve) -> None:
@@ -96,11 +84,10 @@ async def test_the_admin_token_opens_the_console(serve: Serve) -> None:
     assert answers == [303, 303, 401, 401]
 
 
-async def test_without_an_admin_token_no_token_is_accepted(tmp_path: Path) -> None:
+async def test_without_an_admin_token_no_token_is_accepted(site: Site) -> None:
     """If no admin token is set, no bearer token opens a page."""
-    async with site_of(tmp_path) as site:
-        tokens = ("x", "y", "0" * 64, hashlib.sha256(b"").hexdigest())
-        answers = [await site.http.get("/-/", headers={"authorization": f"Bearer {each}"}) for each in tokens]
+    tokens = ("x", "y", "0" * 64, hashlib.sha256(b"").hexdigest())
+    answers = [await site.http.get("/-/", headers={"authorization": f"Bearer {each}"}) for each in tokens]
 
     assert {answer.status_code for answer in answers} == {401}
 
@@ -170,25 +157,18 @@ async def test_a_public_url_with_a_path(tmp_path: Path) -> None:
     assert (answer.headers["location"], "Path=/base/-/;" in answer.headers["set-cookie"]) == ("/base/-/", True)
 
 
-@pytest.mark.parametrize(
-    ("given", "target"),
-    [
-        ("/-/runs/abc", "/-/runs/abc"),
-        ("/-/runs?workflow=A+b&status=error", "/-/runs?workflow=A+b&status=error"),
-        ("//evil.example", "/-/"),
-        ("/-//evil.example", "/-/"),
-        ("https://evil.example/-/", "/-/"),
-        ("/-/\\evil.example", "/-/"),
-        ("/-/logout", "/-/"),
-        ("/-/runs/abc\r\nset-cookie: a=b", "/-/"),
-    ],
-)
-async def test_a_login_leads_back_to_a_page_of_the_console(serve: Serve, given: str, target: str) -> None:
+async def test_a_login_leads_back_to_a_page_of_the_console(serve: Serve) -> None:
     """After the login, a person is where they wanted to be, but never on another site."""
     console = await serve()
-    answer = await console.site.http.post("/-/login", data={"secret": ADMIN, "next": given})
+    foreign = ("//evil.example", "/-//evil.example", "https://evil.example/-/", "/-/\\evil.example")
+    for given, target in {
+        "/-/runs/abc": "/-/runs/abc",
+        "/-/runs?workflow=A+b&status=error": "/-/runs?workflow=A+b&status=error",
+        **dict.fromkeys((*foreign, "/-/logout", "/-/runs/abc\r\nset-cookie: a=b"), "/-/"),
+    }.items():
+        answer = await console.site.http.post("/-/login", data={"secret": ADMIN, "next": given})
 
-    assert answer.headers["location"] == target
+        assert answer.headers["location"] == target, given
 
 
 async def test_an_inspect_url_leads_to_the_login_and_back(tmp_path: Path) -> None:
@@ -212,78 +192,60 @@ async def test_an_inspect_url_leads_to_the_login_and_back(tmp_path: Path) -> Non
 
 
 async def test_a_logout_ends_the_session(serve: Serve) -> None:
-    """After the logout the old cookie opens nothing, also if it is sent again."""
+    """A program's logout ends no session; after a person's own the old cookie opens nothing, also if it is sent again."""
     console = await serve()
     token, site = dict(console.http.cookies), console.site
+    program = await console.site.http.post("/-/logout", headers=BEARER)
+    before = await console.page("/-/")
     answer = await console.http.post("/-/logout", data={"csrf": await console.csrf()}, headers=HTML)
     async with httpx.AsyncClient(base_url=site.url, cookies=token, timeout=60) as http:
         again = await http.get("/-/", headers=HTML)
 
+    assert (program.status_code, "Workflows" in before) == (303, True)
     assert (answer.status_code, answer.headers["location"]) == (303, "/-/login")
     assert again.status_code == 303
-
-
-async def test_a_program_has_no_session_to_end(serve: Serve) -> None:
-    """A logout with the admin token ends no session: a person stays logged in."""
-    console = await serve()
-    answer = await console.site.http.post("/-/logout", headers=BEARER)
-
-    assert answer.status_code == 303
-    assert "Workflows" in await console.page("/-/")
 
 
 async def test_a_form_with_too_many_fields_is_not_read(serve: Serve) -> None:
     """A form with more than 200 fields counts as empty: a correct token among them does not act."""
     console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)")))
-    run_id = await console.start()
-    await console.wait_until(run_id, "paused")
+    run_id = await console.start_paused()
     csrf = await console.csrf()
-    refused = await console.http.post(
-        f"/-/runs/{run_id}/cancel", data={"csrf": csrf, **{f"f{number}": "" for number in range(200)}}
-    )
+    path, data = f"/-/runs/{run_id}/cancel", {"csrf": csrf, **{f"f{number}": "" for number in range(200)}}
+    refused = await console.http.post(path, data=data)
     before = await console.wait_until(run_id, "paused")
-    accepted = await console.http.post(
-        f"/-/runs/{run_id}/cancel", data={"csrf": csrf, **{f"f{number}": "" for number in range(199)}}
-    )
+    data.pop("f0")
+    accepted = await console.http.post(path, data=data)
 
     assert (refused.status_code, before.status, accepted.status_code) == (403, "paused", 303)
 
 
 FOREIGN = [
-    {"origin": "https://evil.example"},
-    {"origin": "null"},
-    {"sec-fetch-site": "cross-site"},
-    {"sec-fetch-site": "same-site"},
+    *({"origin": origin} for origin in ("https://evil.example", "null")),
+    *({"sec-fetch-site": kind} for kind in ("cross-site", "same-site")),
 ]
 
 
-@pytest.mark.parametrize("headers", FOREIGN)
-async def test_other_sites_cannot_act(serve: Serve, headers: dict[str, str]) -> None:
+async def test_other_sites_cannot_act(serve: Serve) -> None:
     """An action, a login and a new code are refused if a page of another site sends them, even with all tokens."""
     console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)")))
-    run_id = await console.start()
-    await console.wait_until(run_id, "paused")
-    csrf, codes = await console.csrf(), len(console.site.codes)
-    answers = [
-        await console.http.post(f"/-/runs/{run_id}/{name}", data={"csrf": csrf}, headers=headers) for name in ACTIONS
-    ]
-    answers += [
-        await console.http.post(path, data={"csrf": csrf, "secret": ADMIN}, headers=headers)
-        for path in ("/-/login", "/-/login/code", "/-/logout")
-    ]
-    bearer = await console.site.http.post(f"/-/runs/{run_id}/cancel", headers={**BEARER, **headers})
-    run = await console.wait_until(run_id, "paused")
+    run_id = await console.start_paused()
+    data, codes = {"csrf": await console.csrf(), "secret": ADMIN}, len(console.site.codes)
+    paths = [*(f"/-/runs/{run_id}/{name}" for name in ACTIONS), "/-/login", "/-/login/code", "/-/logout"]
+    for headers in FOREIGN:
+        answers = [await console.http.post(path, data=data, headers=headers) for path in paths]
+        answers.append(await console.site.http.post(f"/-/runs/{run_id}/cancel", headers={**BEARER, **headers}))
 
-    assert {answer.status_code for answer in [*answers, bearer]} == {403}
-    assert (run.status, len(console.site.codes)) == ("paused", codes)
+        assert {answer.status_code for answer in answers} == {403}, headers
+    await console.wait_until(run_id, "paused")
+    assert len(console.site.codes) == codes
     assert "Workflows" in await console.page("/-/")
 
 
 async def test_an_action_requires_the_token_of_its_session(serve: Serve) -> None:
     """A form without a token, with a wrong token, or with the token of another session does nothing."""
     console = await serve(a_workflow(python_step("ask", "pd.flow.suspend(60000)")))
-    run_id = await console.start()
-    await console.wait_until(run_id, "paused")
+    run_id = await console.start_paused()
     first = await console.csrf()
     await log_in(console.site, ADMIN, console.http)
     answers = [
@@ -321,13 +283,6 @@ async def test_the_front_page_leads_to_the_console(serve: Serve) -> None:
 
     assert (front.status_code, front.headers["location"]) == (303, "/-/")
     assert at_host.json()["path"] == "/"
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> Any:
-    """A server on a terminal, without an admin token."""
-    async with site_of(tmp_path) as site:
-        yield site
 
 
 async def test_a_new_code_is_printed_on_the_terminal(site: Site) -> None:
@@ -390,9 +345,7 @@ async def test_a_console_with_a_host_of_its_own(serve: Serve) -> None:
         others = [await http.get("/-/runs", headers={**HTML, "host": host}) for host in hosts]
 
     assert own.status_code == 200
-    assert [(each.status_code, each.headers.get("location")) for each in others] == [
-        (303, "/-/login?next=%2F-%2Fruns")
-    ] * len(hosts)
+    assert {(each.status_code, each.headers.get("location")) for each in others} == {(303, "/-/login?next=%2F-%2Fruns")}
 
 
 async def test_a_login_at_another_host_leads_to_the_console(serve: Serve) -> None:

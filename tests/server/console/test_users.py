@@ -91,7 +91,7 @@ async def test_many_users(serve: Serve) -> None:
     """A page has a limited number of users, the most recently active, and reports how many others there are."""
     console = await serve(GREET)
     for number in range(MAX_FOUND_USERS + 3):
-        console.site.directory.add_account(app="x", credentials={"k": "v"}, external_user_id=f"user-{number:03d}")
+        console.site.connect(f"user-{number:03d}", "x", {"k": "v"})
     page = await console.page("/-/users")
     found = await console.page("/-/users?search=user")
 

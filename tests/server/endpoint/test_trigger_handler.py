@@ -66,9 +66,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
     write_sources(checkout, new_call=CALLED, answers=ANSWERS)
     async with served(tmp_path) as site:
         site.project.settings.set("actions", str(checkout))
-        site.directory.add_account(
-            app="depot", credentials={"api_key": KEY}, external_user_id="ada", account_id="apn_a"
-        )
+        site.connect("ada", "depot", {"api_key": KEY}, account_id="apn_a")
         yield site
 
 

@@ -103,10 +103,7 @@ def _connect() -> Iterator[Operation]:
         "GET", "/users/{external_user_id}/accounts", query=("app", "include_credentials"), answer="Accounts"
     )
     yield from _both(
-        "GET",
-        "/accounts",
-        query=(*NAMED, "app", "oauth_app_id", "include_credentials", *PAGING),
-        answer="AccountPage",
+        "GET", "/accounts", query=(*NAMED, "app", "oauth_app_id", "include_credentials", *PAGING), answer="AccountPage"
     )
     yield from _both("POST", "/accounts", body=dict.fromkeys(_ACCOUNT_BODY, TEXT), answer="Account", names=_NEW)
     yield from _both("GET", "/accounts/{account_id}", query=("include_credentials",), answer="Account")

@@ -125,12 +125,7 @@ def _send(
     with requests.Session() as session:
 
         @seed(number)
-        @settings(
-            max_examples=count,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
+        @settings(max_examples=count, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
         @given(pair=cases)
         def send(pair: tuple[Any, Any]) -> None:
             case, who, environment = pair[1 if next(numbers, 1) else 0]

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -30,9 +31,8 @@ from tests.server.served import Served, served
 async def test_an_account_is_connected(site: Served, visitor: Visitor) -> None:
     """The form asks for the app's credentials; the account belongs to the token's user and environment."""
     register_app(site.project, "my_crm", ["subdomain", "api_key"])
-    made = await make(site)
 
-    page = await visitor.open(made["connect_link_url"], app="my_crm")
+    page = await visitor.start("my_crm")
     done = await visitor.fill(page, subdomain="acme", api_key="k-0123456789")
 
     account = site.directory.newest_account("ada", "development", "my_crm")
@@ -44,11 +44,9 @@ async def test_an_account_is_connected(site: Served, visitor: Visitor) -> None:
     assert "k-0123456789" not in done.html
 
 
-async def test_the_page_names_the_user_as_text(site: Served, visitor: Visitor) -> None:
+async def test_the_page_names_the_user_as_text(visitor: Visitor) -> None:
     """User and environment are shown, and HTML in the user's id is escaped."""
-    made = await make(site, user="<img src=x onerror=alert(1)>")
-
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start("slack", user="<img src=x onerror=alert(1)>")
 
     assert "For <img src=x onerror=alert(1)>, in development." in page.words
     assert "<img src=x" not in page.html
@@ -57,9 +55,8 @@ async def test_the_page_names_the_user_as_text(site: Served, visitor: Visitor) -
 async def test_fields_with_the_same_title_are_told_apart(site: Served, visitor: Visitor) -> None:
     """Fields whose titles are the same are shown with their names."""
     register_app(site.project, "my_crm", ["api_key", "apiKey", "subdomain"])
-    made = await make(site)
 
-    page = await visitor.open(made["connect_link_url"], app="my_crm")
+    page = await visitor.start("my_crm")
 
     assert [title in page.html for title in (">api_key<", ">apiKey<", ">Subdomain<", ">API key<")] == [True] * 3 + [
         False
@@ -82,23 +79,20 @@ async def test_a_link_without_an_app_asks_for_the_app(site: Served, visitor: Vis
 
 async def test_a_token_connects_one_account(site: Served, visitor: Visitor) -> None:
     """After an account was connected, the token connects no other account."""
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start()
     await visitor.fill(page, api_key="k-0123456789")
 
     again = await visitor.fill(page, api_key="k-other")
-    opened = await visitor.open(made["connect_link_url"], app="slack")
+    opened = await visitor.open(page.url)
 
     assert len(site.directory.accounts()) == 1
-    assert (again.status, opened.status) == (400, 400)
-    assert "This session has expired." in again.words
-    assert "This session has expired." in opened.words
+    for each in (again, opened):
+        assert (each.status, "This session has expired." in each.words) == (400, True)
 
 
 async def test_concurrent_forms_connect_one_account(site: Served, visitor: Visitor) -> None:
     """Of eight forms with the same token, sent at the same time, one succeeds."""
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start("slack")
 
     ends = await asyncio.gather(*(visitor.fill(page, api_key=f"k-{number}") for number in range(8)))
 
@@ -106,10 +100,9 @@ async def test_concurrent_forms_connect_one_account(site: Served, visitor: Visit
     assert len(site.directory.accounts()) == 1
 
 
-async def test_an_empty_form_is_shown_again(site: Served, visitor: Visitor) -> None:
+async def test_an_empty_form_is_shown_again(visitor: Visitor) -> None:
     """The token stays unused, and the next form connects the account."""
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start("slack")
 
     empty = await visitor.fill(page, api_key="")
     done = await visitor.fill(empty, api_key="k-0123456789")
@@ -129,8 +122,7 @@ async def test_an_empty_form_is_shown_again(site: Served, visitor: Visitor) -> N
 )
 async def test_a_form_from_another_site_is_rejected(site: Served, visitor: Visitor, headers: dict[str, str]) -> None:
     """A form that another site's page sends is shown again, and does not connect an account."""
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start("slack")
 
     forged = await visitor.fill(page, headers=headers, api_key="k-0123456789")
 
@@ -138,33 +130,20 @@ async def test_a_form_from_another_site_is_rejected(site: Served, visitor: Visit
     assert site.directory.accounts() == []
 
 
-async def test_a_client_that_is_not_a_browser_can_send_the_form(site: Served, visitor: Visitor) -> None:
-    """Without the headers of a browser, the form is accepted, so that a product can test its links over HTTP."""
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="slack")
-
-    done = await visitor.fill(page, headers={}, api_key="k-0123456789")
-
-    assert done.status == 200
-
-
-async def test_a_form_with_only_an_origin_is_accepted(site: Served, visitor: Visitor) -> None:
-    """To plain HTTP on another machine, browsers send Origin without Sec-Fetch-Site."""
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="slack")
-
-    done = await visitor.fill(page, headers={"origin": "http://127.0.0.1:4000"}, api_key="k-0123456789")
+@pytest.mark.parametrize("headers", [{}, {"origin": "http://127.0.0.1:4000"}], ids=["no-browser", "plain-http"])
+async def test_a_form_without_the_header_of_its_site_is_accepted(visitor: Visitor, headers: dict[str, str]) -> None:
+    """A product tests its links over HTTP; to plain HTTP on another machine, browsers send Origin without Sec-Fetch-Site."""
+    done = await visitor.fill(await visitor.start(), headers=headers, api_key="k-0123456789")
 
     assert done.status == 200
 
 
 async def test_cancelling_leaves_the_link_valid(site: Served, visitor: Visitor) -> None:
     """No account is connected, the product's frame gets `close`, and the link can be opened again."""
-    made = await make(site, allowed_origins=["https://app.example.com"])
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start(allowed_origins=["https://app.example.com"])
 
     cancelled = await visitor.send({**page.hidden, "cancel": "true"})
-    again = await visitor.open(made["connect_link_url"], app="slack")
+    again = await visitor.open(page.url)
 
     assert (cancelled.status, "No account was connected." in cancelled.words) == (200, True)
     assert json.loads(cancelled.body["data-message"] or "") == {"type": "close"}
@@ -174,12 +153,10 @@ async def test_cancelling_leaves_the_link_valid(site: Served, visitor: Visitor) 
 
 async def test_an_account_is_reconnected(site: Served, visitor: Visitor) -> None:
     """With `accountId` the account keeps its id, name and creation time, and gets the new credentials."""
-    old = site.directory.add_account(
-        app="slack", credentials={"api_key": "k-old"}, external_user_id="ada", name="Ada's", account_id="apn_old"
-    )
+    site.connect("ada", "slack", {"api_key": "k-old"}, account_id="apn_old", name="Ada's")
+    (old,) = site.directory.accounts()
     site.project.accounts.mark_unhealthy("apn_old")
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="slack", accountId="apn_old")
+    page = await visitor.start("slack", query={"accountId": "apn_old"})
 
     done = await visitor.fill(page, api_key="k-new")
 
@@ -204,19 +181,9 @@ async def test_only_the_users_own_account_is_reconnected(
     site: Served, visitor: Visitor, user: str, app: str, account: str
 ) -> None:
     """Another user's account, another app's, one of your own, one of production and an unknown one get the same message."""
-    site.directory.add_account(
-        app="slack", credentials={"api_key": "k-old"}, external_user_id="ada", account_id="apn_old"
-    )
-    site.directory.add_account(
-        app="slack", credentials={"api_key": "k-own"}, external_user_id=None, account_id="apn_own"
-    )
-    site.directory.add_account(
-        app="slack",
-        credentials={"api_key": "k-live"},
-        external_user_id="ada",
-        environment="production",
-        account_id="apn_live",
-    )
+    site.connect("ada", "slack", {"api_key": "k-old"}, account_id="apn_old")
+    site.connect(None, "slack", {"api_key": "k-own"}, account_id="apn_own")
+    site.connect("ada", "slack", {"api_key": "k-live"}, account_id="apn_live", environment="production")
     made = await make(site, user=user)
     page = await visitor.open(made["connect_link_url"], app=app)
     page.hidden["accountId"] = account
@@ -232,71 +199,53 @@ async def test_only_the_users_own_account_is_reconnected(
     assert kept == ["k-old", "k-own", "k-live"]
 
 
-async def test_hide_close_removes_the_buttons_that_close_the_frame(site: Served, visitor: Visitor) -> None:
+async def test_hide_close_removes_the_buttons_that_close_the_frame(visitor: Visitor) -> None:
     """With `hideClose` the page has no cancel button, because the product has its own."""
-    made = await make(site)
+    with_it, without = await visitor.start(), await visitor.start(query={"hideClose": "true"})
 
-    with_it = await visitor.open(made["connect_link_url"], app="slack")
-    without = await visitor.open(made["connect_link_url"], app="slack", hideClose="true")
-
-    assert "Cancel" in with_it.words
-    assert "Cancel" not in without.words
+    assert ("Cancel" in with_it.words, "Cancel" in without.words) == (True, False)
     assert without.hidden["hideClose"] == "true"
 
 
-@pytest.mark.parametrize(
-    ("query", "status", "words"),
-    [
-        ({"token": "ctok_0", "app": "slack"}, 400, "The Pipedream Connect token is invalid."),
-        ({}, 400, "The Pipedream Connect token is invalid."),
-    ],
-)
-async def test_a_link_with_an_unknown_token(visitor: Visitor, query: dict[str, str], status: int, words: str) -> None:
+@pytest.mark.parametrize("query", [{"token": "ctok_0", "app": "slack"}, {}], ids=["unknown", "missing"])
+async def test_a_link_with_an_unknown_token(visitor: Visitor, query: dict[str, str]) -> None:
     """A link without a token or with an unknown token shows the platform's message."""
     page = await visitor.open(PAGE, **query)
 
-    assert (page.status, words in page.words) == (status, True)
+    assert (page.status, "The Pipedream Connect token is invalid." in page.words) == (400, True)
+
+
+async def test_an_expired_link(site: Served, visitor: Visitor) -> None:
+    """An expired token opens no form, and a form that was open before is rejected."""
+    page = await visitor.start(expires_in=60)
+    site.clock.advance(61)
+
+    opened = await visitor.open(page.url)
+    sent = await visitor.fill(page, api_key="k-0123456789")
+
+    assert ["This link has expired." in each.words for each in (opened, sent)] == [True, True]
+    assert site.directory.accounts() == []
 
 
 @pytest.mark.parametrize("app", ["google_sheets", "Google Sheets", " GOOGLE sheets "])
-async def test_an_app_is_named_by_slug_or_name(site: Served, visitor: Visitor, app: str) -> None:
+async def test_an_app_is_named_by_slug_or_name(visitor: Visitor, app: str) -> None:
     """A link may have the app's slug or its name, in any case."""
-    made = await make(site)
-
-    page = await visitor.open(made["connect_link_url"], app=app)
+    page = await visitor.start(app)
 
     assert (page.status, page.hidden["app"]) == (200, "google_sheets")
 
 
-async def test_an_invalid_app_is_not_found(site: Served, visitor: Visitor) -> None:
+async def test_an_invalid_app_is_not_found(visitor: Visitor) -> None:
     """A text that is not a slug is answered 404, and is not shown as HTML."""
-    made = await make(site)
-
-    page = await visitor.open(made["connect_link_url"], app="<script>alert(1)</script>")
+    page = await visitor.start("<script>alert(1)</script>")
 
     assert (page.status, "App not found." in page.words) == (404, True)
     assert "alert(1)" not in page.html
 
 
-async def test_an_expired_link(site: Served, visitor: Visitor) -> None:
-    """An expired token opens no form, and a form that was open before is rejected."""
-    made = await make(site, expires_in=60)
-    page = await visitor.open(made["connect_link_url"], app="slack")
-    site.clock.advance(61)
-
-    opened = await visitor.open(made["connect_link_url"], app="slack")
-    sent = await visitor.fill(page, api_key="k-0123456789")
-
-    assert "This link has expired." in opened.words
-    assert "This link has expired." in sent.words
-    assert site.directory.accounts() == []
-
-
-async def test_the_pages_headers_allow_no_foreign_content(site: Served, visitor: Visitor) -> None:
+async def test_the_pages_headers_allow_no_foreign_content(visitor: Visitor) -> None:
     """The policy allows only the page's own script and style; no frame, cache, referrer or cookie."""
-    made = await make(site)
-
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start("slack")
 
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
@@ -308,8 +257,7 @@ async def test_the_pages_headers_allow_no_foreign_content(site: Served, visitor:
 
 async def test_allowed_origins_may_frame_the_page(site: Served, visitor: Visitor) -> None:
     """The product's origins may frame the page and get the result; other origins do not."""
-    made = await make(site, allowed_origins=["https://app.example.com/settings", "http://localhost:3000"])
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start("slack", allowed_origins=["https://app.example.com/settings", "http://localhost:3000"])
 
     done = await visitor.fill(page, api_key="k-0123456789")
 
@@ -322,10 +270,9 @@ async def test_allowed_origins_may_frame_the_page(site: Served, visitor: Visitor
     assert json.loads(done.body["data-message"] or "") == {"type": "success", "authProvisionId": account.id}
 
 
-async def test_a_redirect_after_success(site: Served, visitor: Visitor) -> None:
+async def test_a_redirect_after_success(visitor: Visitor) -> None:
     """After success the page redirects to the product's URL."""
-    made = await make(site, success_redirect_uri="https://example.com/ok?a=1&b='2'")
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start("slack", success_redirect_uri="https://example.com/ok?a=1&b='2'")
 
     done = await visitor.fill(page, api_key="k-0123456789")
 
@@ -335,8 +282,7 @@ async def test_a_redirect_after_success(site: Served, visitor: Visitor) -> None:
 
 async def test_a_large_form_is_refused(site: Served, visitor: Visitor) -> None:
     """A form of more than a megabyte is answered 413."""
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="slack")
+    page = await visitor.start("slack")
 
     refused = await visitor.fill(page, api_key="x" * (1 << 20))
 
@@ -347,8 +293,7 @@ async def test_a_large_form_is_refused(site: Served, visitor: Visitor) -> None:
 async def test_a_key_file_keeps_its_lines(site: Served, visitor: Visitor) -> None:
     """A private key of several lines is entered in a text area, which keeps line breaks."""
     register_app(site.project, "my_crm", ["private_key"])
-    made = await make(site)
-    page = await visitor.open(made["connect_link_url"], app="my_crm")
+    page = await visitor.start("my_crm")
     key = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----"
 
     await visitor.fill(page, private_key=key)
@@ -400,9 +345,10 @@ async def test_concurrent_users_do_not_exceed_the_limit(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    """An app's OAuth provider."""
+def provider(site: Served) -> Iterator[Provider]:
+    """An app's OAuth provider, registered in the project."""
     with oauth_provider() as running:
+        register(site.project, running)
         yield running
 
 
@@ -423,9 +369,8 @@ async def test_a_sign_in_connects_an_account(
 ) -> None:
     """The account has an access token that the app's API accepts, and no other credential."""
     register(site.project, provider, client_auth=client_auth)
-    made = await make(site)
 
-    page = await visitor.open(made["connect_link_url"], app=APP)
+    page = await visitor.start(APP)
     away = await visitor.fill(page)
     done = await visitor.open(await sign_in(away))
 
@@ -443,7 +388,6 @@ async def test_a_sign_in_connects_an_account(
 
 async def test_the_authorization_request_uses_pkce(site: Served, visitor: Visitor, provider: Provider) -> None:
     """The URL has PKCE with S256, a state and the scopes, and not the client's secret or the Connect token."""
-    register(site.project, provider)
     made = await make(site)
 
     away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
@@ -459,55 +403,42 @@ async def test_the_authorization_request_uses_pkce(site: Served, visitor: Visito
     assert CLIENT_SECRET not in away.html
 
 
-async def test_a_declined_sign_in_shows_the_apps_reason(site: Served, visitor: Visitor, provider: Provider) -> None:
+@pytest.mark.usefixtures("provider")
+async def test_a_declined_sign_in_shows_the_apps_reason(visitor: Visitor) -> None:
     """The reason is shown as text, and the token stays valid."""
-    register(site.project, provider)
-    made = await make(site)
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    page = await visitor.start(APP)
 
-    back = await visitor.open(await sign_in(away, "Deny"))
-    again = await visitor.open(made["connect_link_url"], app=APP)
+    back = await visitor.open(await sign_in(await visitor.fill(page), "Deny"))
+    again = await visitor.open(page.url)
 
     assert (back.status, "My CRM answered: access_denied: No <b>thanks</b>" in back.words) == (400, True)
     assert "<b>" not in back.html
     assert again.status == 200
 
 
-async def test_a_callback_in_another_browser_is_rejected(site: Served, visitor: Visitor, provider: Provider) -> None:
-    """An attacker who has a victim finish the attacker's sign-in does not get the victim's account."""
-    register(site.project, provider)
-    made = await make(site, user="mallory")
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
-    back = await sign_in(away)
+@pytest.mark.usefixtures("provider")
+async def test_a_callback_in_another_browser_is_rejected(site: Served, visitor: Visitor) -> None:
+    """
+    An attacker who has a victim finish the attacker's sign-in does not get the victim's account.
+
+    The callback is not used up: one that the preview of a link has opened still connects the account of its own browser.
+    """
+    back = await sign_in(await visitor.fill(await visitor.start(APP, "mallory")))
 
     victim = await Visitor(site).open(back)
-
-    assert (victim.status, "not started in this browser" in victim.words) == (400, True)
-    assert site.directory.accounts() == []
-
-
-async def test_another_browser_does_not_use_up_a_sign_in(site: Served, visitor: Visitor, provider: Provider) -> None:
-    """A callback that another browser has opened, as the preview of a link does, still connects the account of its own browser."""
-    register(site.project, provider)
-    made = await make(site, user="ada")
-    back = await sign_in(await visitor.fill(await visitor.open(made["connect_link_url"], app=APP)))
-
-    await Visitor(site).open(back)
+    before = site.directory.accounts()
     await visitor.open(back)
 
-    assert [account.external_user_id for account in site.directory.accounts()] == ["ada"]
+    assert (victim.status, "not started in this browser" in victim.words, before) == (400, True, [])
+    assert [account.external_user_id for account in site.directory.accounts()] == ["mallory"]
 
 
-async def test_a_callback_in_a_browser_with_another_sign_in_is_rejected(
-    site: Served, visitor: Visitor, provider: Provider
-) -> None:
+@pytest.mark.usefixtures("provider")
+async def test_a_callback_in_a_browser_with_another_sign_in_is_rejected(site: Served, visitor: Visitor) -> None:
     """A browser that has started a sign-in of its own does not finish that of another browser."""
-    register(site.project, provider)
-    mallorys = await make(site, user="mallory")
-    back = await sign_in(await visitor.fill(await visitor.open(mallorys["connect_link_url"], app=APP)))
+    back = await sign_in(await visitor.fill(await visitor.start(APP, "mallory")))
     victim = Visitor(site)
-    own = await make(site, user="ada")
-    await victim.fill(await victim.open(own["connect_link_url"], app=APP))
+    await victim.fill(await victim.start(APP))
 
     opened = await victim.open(back)
 
@@ -517,9 +448,7 @@ async def test_a_callback_in_a_browser_with_another_sign_in_is_rejected(
 
 async def test_a_callback_is_valid_once(site: Served, visitor: Visitor, provider: Provider) -> None:
     """A repeated callback and a callback with an unknown state are rejected."""
-    register(site.project, provider)
-    made = await make(site)
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    away = await visitor.fill(await visitor.start(APP))
     back = await sign_in(away)
     await visitor.open(back)
 
@@ -535,9 +464,7 @@ async def test_a_sign_in_takes_at_most_fifteen_minutes(
     site: Served, visitor: Visitor, provider: Provider, seconds: int, status: int
 ) -> None:
     """A callback that arrives later connects no account."""
-    register(site.project, provider)
-    made = await make(site)
-    back = await sign_in(await visitor.fill(await visitor.open(made["connect_link_url"], app=APP)))
+    back = await sign_in(await visitor.fill(await visitor.start(APP)))
     site.clock.advance(seconds)
 
     assert (await visitor.open(back)).status == status
@@ -546,9 +473,7 @@ async def test_a_sign_in_takes_at_most_fifteen_minutes(
 
 async def test_a_link_that_expires_during_the_sign_in(site: Served, visitor: Visitor, provider: Provider) -> None:
     """A callback after the end of the Connect token connects no account, and does not redeem the code."""
-    register(site.project, provider)
-    made = await make(site, expires_in=60)
-    back = await sign_in(await visitor.fill(await visitor.open(made["connect_link_url"], app=APP)))
+    back = await sign_in(await visitor.fill(await visitor.start(APP, expires_in=60)))
     site.clock.advance(60)
 
     page = await visitor.open(back)
@@ -561,8 +486,7 @@ async def test_a_link_that_expires_during_the_sign_in(site: Served, visitor: Vis
 async def test_a_rejected_client_is_shown(site: Served, visitor: Visitor, provider: Provider) -> None:
     """The page shows the provider's reason without the client's secret."""
     register(site.project, provider, secret="not-the-secret")
-    made = await make(site)
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    away = await visitor.fill(await visitor.start(APP))
 
     back = await visitor.open(await sign_in(away))
 
@@ -571,12 +495,10 @@ async def test_a_rejected_client_is_shown(site: Served, visitor: Visitor, provid
     assert "not-the-secret" not in back.html
 
 
-async def test_a_reason_shows_no_secret(site: Served, visitor: Visitor, provider: Provider) -> None:
+async def test_a_reason_shows_no_secret(visitor: Visitor, provider: Provider) -> None:
     """If the provider repeats the request in its reason, code, verifier and secret are masked."""
-    register(site.project, provider)
-    made = await make(site)
     provider.echoes_request = True
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    away = await visitor.fill(await visitor.start(APP))
 
     back = await visitor.open(await sign_in(away))
 
@@ -590,9 +512,8 @@ async def test_a_sign_in_reconnects_an_account(site: Served, visitor: Visitor, p
     account = connect_account(site.project, provider)
     first = site.directory.credentials(account)["oauth_access_token"]
     site.project.accounts.mark_unhealthy(account)
-    made = await make(site)
 
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP, accountId=account))
+    away = await visitor.fill(await visitor.start(APP, query={"accountId": account}))
     done = await visitor.open(await sign_in(away))
 
     [found] = site.directory.accounts()
@@ -606,12 +527,13 @@ async def test_a_sign_in_reconnects_an_account(site: Served, visitor: Visitor, p
 
 async def test_a_sign_in_from_a_frame_ends_in_a_popup(site: Served, visitor: Visitor, provider: Provider) -> None:
     """From a frame, the last page is a popup that reports to the frame, also if redirects are set."""
-    register(site.project, provider)
-    leads = {"success_redirect_uri": "https://example.com/ok", "error_redirect_uri": "https://example.com/no"}
+    leads: dict[str, Any] = {
+        "success_redirect_uri": "https://example.com/ok",
+        "error_redirect_uri": "https://example.com/no",
+    }
     ends = []
     for choice in ("Deny", "Allow"):
-        made = await make(site, allowed_origins=["https://app.example.com"], **leads)
-        page = await visitor.open(made["connect_link_url"], app=APP)
+        page = await visitor.start(APP, allowed_origins=["https://app.example.com"], **leads)
         away = await visitor.send({**page.hidden, "framed": "true"})
         ends.append((await visitor.open(await sign_in(away, choice))).body)
 
@@ -628,8 +550,7 @@ async def test_a_sign_in_from_a_frame_ends_in_a_popup(site: Served, visitor: Vis
 async def test_a_sign_in_for_a_deleted_account(site: Served, visitor: Visitor, provider: Provider, framed: str) -> None:
     """If the account to reconnect was deleted, no sign-in starts; the window of a frame reports the reason and closes."""
     account = connect_account(site.project, provider)
-    made = await make(site, allowed_origins=["https://app.example.com"])
-    page = await visitor.open(made["connect_link_url"], app=APP, accountId=account)
+    page = await visitor.start(APP, allowed_origins=["https://app.example.com"], query={"accountId": account})
     site.directory.remove_account(account)
 
     end = await visitor.send({**page.hidden, "framed": framed})
@@ -640,11 +561,9 @@ async def test_a_sign_in_for_a_deleted_account(site: Served, visitor: Visitor, p
     assert end.body.get("data-window") == ("sign-in" if framed else None)
 
 
-async def test_a_long_reason_of_an_app_is_shortened(site: Served, visitor: Visitor, provider: Provider) -> None:
+async def test_a_long_reason_of_an_app_is_shortened(visitor: Visitor, provider: Provider) -> None:
     """Of an app's reason, which anyone can write into the URL, the page has three hundred characters."""
-    register(site.project, provider)
-    made = await make(site)
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    away = await visitor.fill(await visitor.start(APP))
     assert away.refresh is not None
     state = httpx.URL(away.refresh).params["state"]
 
@@ -654,12 +573,9 @@ async def test_a_long_reason_of_an_app_is_shortened(site: Served, visitor: Visit
     assert "e" * 301 not in back.html
 
 
-async def test_the_browsers_cookie(site: Served, visitor: Visitor, provider: Provider) -> None:
+async def test_the_browsers_cookie(visitor: Visitor, provider: Provider) -> None:
     """The cookie is hidden from scripts and limited to the site and the path of the pages."""
-    register(site.project, provider)
-    made = await make(site)
-
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+    away = await visitor.fill(await visitor.start(APP))
 
     cookie = away.headers["set-cookie"]
     assert "HttpOnly" in cookie
@@ -667,13 +583,11 @@ async def test_the_browsers_cookie(site: Served, visitor: Visitor, provider: Pro
     assert "Path=/_static" in cookie
 
 
-async def test_a_malformed_cookie_is_replaced(site: Served, visitor: Visitor, provider: Provider) -> None:
+async def test_a_malformed_cookie_is_replaced(visitor: Visitor, provider: Provider) -> None:
     """A valid id of the browser stays, so that two sign-ins may be open; another value gets a new id."""
-    register(site.project, provider)
     ids = []
     for cookie in ("x", "x" * 43, "a b" * 20):
-        made = await make(site)
-        page = await visitor.open(made["connect_link_url"], app=APP)
+        page = await visitor.start(APP)
         visitor.http.cookies.clear()
         away = await visitor.fill(page, headers={**SAME_ORIGIN, "cookie": f"pdkernel_link={cookie}"})
         ids.append(away.headers["set-cookie"].partition("=")[2].partition(";")[0])
@@ -682,14 +596,15 @@ async def test_a_malformed_cookie_is_replaced(site: Served, visitor: Visitor, pr
     assert [len(each) for each in ids] == [43] * 3
 
 
-async def test_redirects_after_a_sign_in(site: Served, visitor: Visitor, provider: Provider) -> None:
+async def test_redirects_after_a_sign_in(visitor: Visitor, provider: Provider) -> None:
     """Success and failure redirect to the product's two URLs."""
-    register(site.project, provider)
-    leads = {"success_redirect_uri": "https://example.com/ok", "error_redirect_uri": "https://example.com/no"}
+    leads: dict[str, Any] = {
+        "success_redirect_uri": "https://example.com/ok",
+        "error_redirect_uri": "https://example.com/no",
+    }
     ends = []
     for choice in ("Allow", "Deny"):
-        made = await make(site, **leads)
-        away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP))
+        away = await visitor.fill(await visitor.start(APP, **leads))
         answer = await visitor.http.get(await sign_in(away, choice))
         ends.append((answer.status_code, answer.headers["location"]))
 
@@ -703,8 +618,7 @@ async def test_a_reconnection_during_a_refresh(
     """The provider's answer to the old refresh token does not change the reconnected account."""
     account = connect_account(site.project, provider)
     site.clock.advance(3590)
-    made = await make(site)
-    away = await visitor.fill(await visitor.open(made["connect_link_url"], app=APP, accountId=account))
+    away = await visitor.fill(await visitor.start(APP, query={"accountId": account}))
     back = await sign_in(away)
     provider.refresh_gate = threading.Event()
 

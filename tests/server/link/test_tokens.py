@@ -291,9 +291,7 @@ async def test_an_invalid_token_is_answered_200_with_the_reason(site: Served) ->
 async def test_an_account_to_reconnect_must_belong_to_the_user(site: Served) -> None:
     """The validation accepts an account of the token's user, and no other account."""
     for user in ("ada", "bob"):
-        site.directory.add_account(
-            app="slack", credentials={"api_key": "k"}, external_user_id=user, account_id=f"apn_{user}"
-        )
+        site.connect(user, "slack", {"api_key": "k"}, account_id=f"apn_{user}")
     url = f"/v1/connect/tokens/{(await make(site))['token']}/validate"
 
     own, others = [
@@ -335,7 +333,7 @@ async def test_a_link_is_created_without_the_api(site: Served) -> None:
 
 async def test_a_link_to_reconnect_is_created_without_the_api(site: Served, visitor: Visitor) -> None:
     """`create_link` returns a link whose page connects the given account again."""
-    site.directory.add_account(app="slack", credentials={"api_key": "k"}, external_user_id="ada", account_id="apn_1")
+    site.connect("ada", "slack", {"api_key": "k"}, account_id="apn_1")
 
     link = create_link(site.context, external_user_id="ada", environment="development", app="slack", account_id="apn_1")
 

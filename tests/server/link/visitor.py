@@ -32,6 +32,13 @@ class Visitor:
         whole = httpx.URL(url).copy_merge_params(query)
         return Page(await self.http.get(whole))
 
+    async def start(
+        self, app: str = "slack", user: str = "ada", *, query: Mapping[str, str] | None = None, **terms: Any
+    ) -> Page:
+        """Open a new link of *user* for *app*."""
+        made = await make(self.site, user, **terms)
+        return await self.open(made["connect_link_url"], app=app, **(query or {}))
+
     async def fill(self, page: Page, *, headers: Mapping[str, str] = SAME_ORIGIN, **fields: str) -> Page:
         """Fill in the page's form with credentials, and send it."""
         typed = {f"field:{name}": value for name, value in fields.items()}
@@ -60,6 +67,7 @@ class Page(HTMLParser):
     A page.
 
     Attributes:
+        url: URL of the page.
         status: Status of the response.
         headers: Headers of the response.
         html: The HTML.
@@ -73,6 +81,7 @@ class Page(HTMLParser):
 
     def __init__(self, answer: httpx.Response) -> None:
         super().__init__()
+        self.url = str(answer.url)
         self.status = answer.status_code
         self.headers = answer.headers
         self.html = answer.text
