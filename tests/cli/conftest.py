@@ -96,11 +96,7 @@ class Shell:
         )
 
     def on_terminal(
-        self,
-        *args: str,
-        answers: Sequence[tuple[str, str]] = (),
-        opens: tuple[str, Path] | None = None,
-        **environ: str,
+        self, *args: str, answers: Sequence[tuple[str, str]] = (), opens: tuple[str, Path] | None = None, **environ: str
     ) -> tuple[int, str]:
         """
         Run the command on a terminal.

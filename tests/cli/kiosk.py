@@ -60,16 +60,16 @@ import common from "../common/polling.mjs";
 
 export default {
   ...common,
-  key: "kiosk-%(name)s",
+  key: "kiosk-each-sale",
   name: "A sale",
   description: "Emits each sale",
-  version: "0.0.%(patch)s",
+  version: "0.0.1",
   type: "source",
-  dedupe: "%(dedupe)s",
+  dedupe: "unique",
   methods: {
     ...common.methods,
     meta(sale) {
-      return { id: sale.%(id)s, summary: `${sale.what} for ${sale.price}`, ts: sale.at };
+      return { id: sale.id, summary: `${sale.what} for ${sale.price}`, ts: sale.at };
     },
   },
 };
@@ -77,8 +77,7 @@ export default {
 DAILY = """
 export default {
   key: "kiosk-opens", name: "Opens", version: "0.1.0", type: "source",
-  props: { timer: { type: "$.interface.timer", default: { cron: "0 7 * * *" } } },
-  async run(event) { this.$emit({ cron: event.cron, own: this.timer.cron, at: event.timestamp > 1e9 }) },
+  props: { timer: { type: "$.interface.timer", default: { cron: "0 7 * * *" } } }, async run() {},
 };
 """
 CALLS = """
@@ -106,19 +105,15 @@ export default {
   },
 };
 """
-KINDS = {
-    "each-sale": ("unique", "id", 1),
-    "highest-price": ("greatest", "price", 2),
-    "newest-sale": ("last", "id", 3),
-}
 
 
 def write_kiosk(folder: Path) -> Path:
     """Write the checkout into *folder*."""
     files = {"kiosk.app.mjs": APP, "sources/common/polling.mjs": COMMON}
-    for name, (dedupe, key, patch) in KINDS.items():
-        files[f"sources/{name}/{name}.mjs"] = POLLING % {"name": name, "dedupe": dedupe, "id": key, "patch": patch}
-    files |= {"sources/opens/opens.mjs": DAILY, "sources/called/called.mjs": CALLS}
+    files |= {
+        f"sources/{name}/{name}.mjs": text
+        for name, text in (("each-sale", POLLING), ("opens", DAILY), ("called", CALLS))
+    }
     for name, text in files.items():
         path = folder / "components" / "kiosk" / name
         path.parent.mkdir(parents=True, exist_ok=True)

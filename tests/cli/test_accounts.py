@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from pdkernel.accounts.apps import find_provider
 from pdkernel.storage import Project
 from tests.cli.conftest import Ended, Shell
@@ -40,20 +38,6 @@ def test_the_first_account_creates_the_user(pdkernel: Shell) -> None:
     assert [(each["app"], each["name"]) for each in left] == [("crm", "Work")]
     assert in_production == {"external_user_id": "ada", "environment": "production", "removed": True, "runs": 0}
     assert pdkernel("users", "list", "--json").json == pdkernel("accounts", "list", "--json").json == []
-
-
-def test_account_is_listed_without_its_credentials(pdkernel: Shell) -> None:
-    """Lists and details name the fields of a credential, and show no value."""
-    add(pdkernel, "--external-user", "ada", "--app", "slack", "--id", "apn_test123", "--credential", "oauth_access_token=-")  # fmt: skip
-
-    shown = [pdkernel("accounts", "show", "apn_test123"), pdkernel("accounts", "list", "--json")]
-
-    assert all(TOKEN not in ended.stdout for ended in shown)
-    account = shown[1].json[0]
-    assert (account["id"], account["app"], account["owner"], account["external_user_id"]) == (
-        "apn_test123", "slack", "external_user", "ada",
-    )  # fmt: skip
-    assert account["fields"] == ["oauth_access_token"]
 
 
 def test_the_filters_of_accounts_and_users(pdkernel: Shell) -> None:
@@ -101,20 +85,6 @@ def test_users_are_searched(pdkernel: Shell) -> None:
     )
 
 
-def test_an_owner_is_checked_before_the_prompts(pdkernel: Shell) -> None:
-    """An invalid external user is refused before a credential is read."""
-    refused = pdkernel("accounts", "add", "--external-user", " ", "--app", "slack", "--credential", "key=@gone")
-
-    assert (refused.status, "cannot be blank" in refused.stderr) == (2, True)
-
-
-def test_the_help_of_the_list_names_own_accounts(pdkernel: Shell) -> None:
-    """The help states that a list for an environment contains your own accounts."""
-    ended = pdkernel("accounts", "list", "--help")
-
-    assert "Your own accounts are valid in both environments, and listed for both." in ended.stdout
-
-
 def test_names_cannot_control_the_terminal(pdkernel: Shell) -> None:
     """Control characters in the id of an external user and in the name of an account are shown as text."""
     add(pdkernel, "--external-user", "a\ada", "--app", "slack", "--id", "apn_1", "--name", "\x1b]0;owned\a", "--credential", "key=-")  # fmt: skip
@@ -148,80 +118,52 @@ def test_a_broken_account_is_marked(pdkernel: Shell) -> None:
     assert listed.stdout == ("apn_test123  slack  ada in development  ada  no longer works: connect it again\n")
 
 
-def test_bare_key_reads_one_line_without_a_terminal(pdkernel: Shell) -> None:
-    """Without a terminal, each bare KEY reads a line of standard input."""
-    add(pdkernel, "--own", "--app", "db", "--credential", "user", "--credential", "password", stdin="me\nsecret-word\n")
-
-    assert pdkernel("accounts", "list", "--own", "--json").json[0]["fields"] == ["user", "password"]
-
-
-def test_credential_from_a_file(pdkernel: Shell) -> None:
-    """`KEY=@FILE` reads the file's text, `KEY=-` standard input; the newline at the end is not part of the value."""
+def test_the_value_of_a_credential(pdkernel: Shell) -> None:
+    """`KEY=@FILE` reads the file, `KEY=-` standard input, and each bare KEY a line of it; no output has the values."""
     pdkernel.write("token.txt", f"{TOKEN}\n")
-
     add(
         pdkernel, "--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=@token.txt",
         "--credential", "key=-", stdin="two\nlines\n",
     )  # fmt: skip
+    add(
+        pdkernel,
+        "--own",
+        "--app",
+        "db",
+        "--id",
+        "apn_2",
+        "--credential",
+        "user",
+        "--credential",
+        "word",
+        stdin="me\nx\n",
+    )
+    shown = [pdkernel("accounts", "show", "apn_1"), pdkernel("accounts", "list", "--own", "--json")]
 
     with Project.open(pdkernel.folder / ".pdkernel") as project:
-        assert project.accounts.credentials("apn_1") == {"oauth_access_token": TOKEN, "key": "two\nlines"}
+        kept = [project.accounts.credentials(account) for account in ("apn_1", "apn_2")]
+    assert kept == [{"oauth_access_token": TOKEN, "key": "two\nlines"}, {"user": "me", "word": "x"}]
+    assert all(TOKEN not in ended.stdout for ended in shown)
+    assert {tuple(each["fields"]) for each in shown[1].json} == {("oauth_access_token", "key"), ("user", "word")}
 
 
-def test_a_credential_file_that_is_not_text_is_refused(pdkernel: Shell) -> None:
-    """A file that is not UTF-8 is refused by name."""
+def test_an_account_that_cannot_be_added(pdkernel: Shell) -> None:
+    """An account needs exactly one valid owner, checked before its credential is read, an id of its own, and text."""
     (pdkernel.folder / "token.bin").write_bytes(b"\xff\xfe")
-
-    refused = pdkernel("accounts", "add", "--own", "--app", "slack", "--credential", "bot_token=@token.bin")
-
-    assert refused.status == 2
-    assert "Cannot read the credential bot_token from token.bin: the file is not UTF-8 text" in refused.stderr
-
-
-def test_an_existing_id_is_refused(pdkernel: Shell) -> None:
-    """An account id can be used once."""
-    args = ("--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=-")
-    add(pdkernel, *args)
-
-    ended = pdkernel("accounts", "add", *args, stdin=TOKEN)
-
-    assert ended.status == 2
-    assert "apn_1" in ended.stderr
-
-
-def test_removed_account_is_gone(pdkernel: Shell) -> None:
-    """`accounts remove` removes the account; a second removal reports an unknown account."""
+    missing = "The owner of the account is missing"
     add(pdkernel, "--own", "--app", "slack", "--id", "apn_1", "--credential", "oauth_access_token=-")
+    for args, words in (
+        (["--credential", "k=v"], missing),
+        (["--own", "--external-user", "ada", "--credential", "k=v"], missing),
+        (["--external-user", " ", "--credential", "key=@gone"], "cannot be blank"),
+        (["--own", "--id", "apn_1", "--credential", "k=v"], "apn_1"),
+        (["--own", "--credential", "bot_token=@token.bin"], "from token.bin: the file is not UTF-8 text"),
+    ):
+        ended = pdkernel("accounts", "add", "--app", "slack", *args)
 
+        assert (ended.status, words in ended.stderr) == (2, True), ended.stderr
     assert pdkernel("accounts", "remove", "apn_1", "--yes").status == 0
     assert pdkernel("accounts", "remove", "apn_1").status == 2
-
-
-@pytest.mark.parametrize("args", [["--app", "slack"], ["--app", "slack", "--own", "--external-user", "ada"]])
-def test_an_owner_is_required(pdkernel: Shell, args: list[str]) -> None:
-    """An account needs exactly one owner: an external user or `--own`."""
-    ended = pdkernel("accounts", "add", *args, "--credential", "k=v")
-
-    assert ended.status == 2
-    assert "The owner of the account is missing" in ended.stderr
-
-
-def test_every_command_has_help(pdkernel: Shell) -> None:
-    """`--help` works for every command and subcommand, and shows how to start."""
-    for words in (
-        [],
-        ["run"],
-        ["export"],
-        ["shape"],
-        ["accounts", "add"],
-        ["env", "set"],
-        ["new"],
-        ["doctor"],
-        ["lab"],
-    ):
-        ended = pdkernel(*words, "--help")
-        assert ended.status == 0
-        assert "Usage: pdkernel" in ended.stdout
 
 
 def test_runs_of_a_removed_user_are_removed_on_postgres(pdkernel: Shell, postgres_url: str) -> None:
@@ -269,42 +211,30 @@ def test_a_provider_is_added(pdkernel: Shell) -> None:
     assert (provider.client_secret, provider.client_auth) == ("s-0123456789", "basic")
 
 
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
+def test_a_wrong_provider_is_refused(pdkernel: Shell) -> None:
+    """The error names the option."""
+    for words, problem in (
         (OAUTH[:4], "OAuth 2 needs --oauth-authorize-url"),
         ((*OAUTH, "--field", "token"), "without --field"),
         (("--oauth-authorize-url", "http://crm.example.com", *OAUTH[2:]), "must begin with https://"),
         ((*OAUTH[:2], "--oauth-token-url", "crm", *OAUTH[4:]), "--oauth-token-url is not a URL"),
         ((), "The app my_crm has no credential fields."),
-    ],
-)
-def test_a_wrong_provider_is_refused(pdkernel: Shell, words: tuple[str, ...], problem: str) -> None:
-    """The error names the option."""
-    ended = pdkernel("apps", "add", "my_crm", *words, stdin="s-0123456789\n")
+    ):
+        ended = pdkernel("apps", "add", "my_crm", *words, stdin="s-0123456789\n")
 
-    assert (ended.status, problem in ended.stderr) == (2, True)
+        assert (ended.status, problem in ended.stderr) == (2, True), problem
 
 
 def test_a_client_without_a_secret(pdkernel: Shell) -> None:
-    """A public client is added without a question for a secret; an empty secret is an error."""
+    """A public client is added without a question for a secret, and listed with its sign-in; an empty secret is an error."""
     public = pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
     empty = pdkernel("apps", "add", "my_crm", *OAUTH)
+    shown, listed = pdkernel("apps", "list"), pdkernel("apps", "list", "--json")
 
     assert public.status == 0
     assert (empty.status, "secret is empty" in empty.stderr) == (2, True)
-
-
-def test_an_app_with_a_provider_is_listed(pdkernel: Shell) -> None:
-    """The list shows the fields of its accounts and the address of the sign-in."""
-    pdkernel("apps", "add", "my_crm", *OAUTH, "--oauth-public")
-
-    shown, listed = pdkernel("apps", "list"), pdkernel("apps", "list", "--json")
-
-    assert shown.stdout == "my_crm  oauth_access_token (OAuth 2 at https://crm.example.com/authorize)\n"
-    assert listed.json == [
-        {"app": "my_crm", "fields": ["oauth_access_token"], "oauth_authorize_url": "https://crm.example.com/authorize"}
-    ]
+    assert shown.stdout == f"my_crm  oauth_access_token (OAuth 2 at {OAUTH[1]})\n"
+    assert listed.json == [{"app": "my_crm", "fields": ["oauth_access_token"], "oauth_authorize_url": OAUTH[1]}]
 
 
 def test_apps_of_accounts_are_listed(pdkernel: Shell) -> None:

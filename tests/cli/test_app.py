@@ -50,33 +50,21 @@ def test_the_help_lists_commands_in_sections() -> None:
     assert {name for section in sections for name, _ in section.list_commands()} == set(root.commands)
 
 
-@pytest.mark.parametrize("name", [name for name, _ in commands()])
-def test_each_help_has_examples_and_exit_statuses(name: str) -> None:
-    """The help of a command ends with examples of that command and the meaning of its exit statuses."""
-    text = help_of(name)
+def test_each_help_is_complete() -> None:
+    """It ends with examples, which fit the options, and exit statuses; its first sentence fits into a line of its group's help."""
+    for name, command in commands():
+        text = help_of(name)
+        examples = re.search(r"\nExamples:\n((?:  .+\n)+)", text)
 
-    examples = re.search(r"\nExamples:\n((?:  .+\n)+)", text)
-    assert examples is not None
-    assert all(name in line for line in examples[1].splitlines())
-    assert re.search(r"\nExit status:\n  0  ", text)
-
-
-@pytest.mark.parametrize(("name", "command"), list(commands()))
-def test_each_example_fits_the_options(name: str, command: click.Command) -> None:
-    """The arguments of each example are accepted by the command's parser."""
-    assert isinstance(command, Command)
-    for line in command.examples:
-        words = shlex.split(re.sub(r' <\S+$| >\S+$|^eval "\$\(|\)"$', "", line))
-        assert " ".join(words).startswith(name), line
-        command.make_context(name, words[len(name.split()) :], resilient_parsing=False)
-
-
-@pytest.mark.parametrize("name", [name for name, _ in commands()])
-def test_short_helps_are_complete(name: str) -> None:
-    """The first sentence of a help fits into a line of its group's help."""
-    command = dict(commands())[name]
-
-    assert not command.get_short_help_str(limit=65).endswith("...")
+        assert examples is not None, name
+        assert all(name in line for line in examples[1].splitlines()), name
+        assert re.search(r"\nExit status:\n  0  ", text), name
+        assert not command.get_short_help_str(limit=65).endswith("..."), name
+        assert isinstance(command, Command)
+        for line in command.examples:
+            words = shlex.split(re.sub(r' <\S+$| >\S+$|^eval "\$\(|\)"$', "", line))
+            assert " ".join(words).startswith(name), line
+            command.make_context(name, words[len(name.split()) :], resilient_parsing=False)
 
 
 def test_common_options_are_shown_once() -> None:
@@ -103,16 +91,17 @@ def test_an_environment_is_a_choice() -> None:
         (["run", "a.ipynb", "--environment", "staging"], "'staging' is not one of"),
         (["serve", "--port", "many"], "'many' is not a valid integer"),
         (["users", "lisst"], "Did you mean"),
-        (["nope"], "No such command 'nope'"),
     ],
 )
-def test_usage_errors_are_json_with_json(pdkernel: Shell, args: list[str], message: str) -> None:
-    """With `--json` a wrong argument is one JSON value on standard output, as other errors; the exit status is 2."""
-    ended = pdkernel(*args, "--json")
+def test_usage_errors(pdkernel: Shell, args: list[str], message: str) -> None:
+    """A wrong argument has status 2 and names the help; with `--json` it is one JSON value on standard output, as other errors."""
+    ended, text = pdkernel(*args, "--json"), pdkernel(*args)
 
-    assert (ended.status, ended.stderr) == (2, "")
+    assert (ended.status, ended.stderr, text.status, text.stdout) == (2, "", 2, "")
     assert message in ended.json["error"]["message"]
     assert ended.json["error"]["code"] == "usage"
+    assert text.stderr.startswith("Error: ")
+    assert re.search(r"\nSee: pdkernel.* --help\n\Z", text.stderr)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +115,6 @@ def test_a_file_that_the_system_refuses_is_an_error(pdkernel: Shell, args: list[
 
     assert (ended.status, ended.stdout) == (2, "")
     assert re.search(r"Error: Cannot use .*x{300}.*: File name too long\.\nPass another path, .*\n\Z", ended.stderr)
-
-
-def test_usage_errors_name_the_help(pdkernel: Shell) -> None:
-    """Without `--json` the message names the command whose help explains the options."""
-    ended = pdkernel("users", "remove")
-
-    assert (ended.status, ended.stdout) == (2, "")
-    assert ended.stderr == "Error: Missing argument 'ID'.\nSee: pdkernel users remove --help\n"
 
 
 OAUTH = (
@@ -161,21 +142,15 @@ def filled(pdkernel: Shell) -> Shell:
 
 
 def test_removals_need_yes_without_a_terminal(filled: Shell) -> None:
-    """Without a terminal, a command that removes or rotates changes nothing unless `--yes` is given."""
+    """Without a terminal, a command that removes or rotates changes nothing unless `--yes` is given; `--json` confirms nothing."""
     refused = [filled(*args) for args in REMOVALS]
+    as_json = [filled(*args, "--json") for args in REMOVALS]
 
     assert {ended.status for ended in refused} == {2}
     assert all("add --yes" in ended.stderr for ended in refused)
+    assert [ended.json["error"]["code"] for ended in as_json] == ["request"] * len(REMOVALS)
     assert filled("accounts", "list", "--json").json[0]["id"] == "apn_1"
     assert filled("env", "list", "--json").json == [{"name": "KEY"}]
-    assert filled("store", "get", "orders", "a").stdout == "1\n"
-
-
-def test_a_refused_removal_is_json_with_json(filled: Shell) -> None:
-    """A missing confirmation is an error as others: `--json` alone confirms nothing."""
-    refused = [filled(*args, "--json") for args in REMOVALS]
-
-    assert [ended.json["error"]["code"] for ended in refused] == ["request"] * len(REMOVALS)
     assert filled("store", "get", "orders", "a").stdout == "1\n"
 
 
@@ -254,22 +229,17 @@ def test_a_long_error_is_cut(count: int, capsys: pytest.CaptureFixture[str]) -> 
         assert shown == [*lines[:13], f"... and {count - 13} more lines (entry_point); --json prints all lines"]
 
 
-def test_an_error_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Control characters of a foreign name are shown as text, and the lines of a message stay."""
-    print_error("unsupported_form", "2 problems:\n- \x1b]0;owned\x07 has no uses")
-
-    assert capsys.readouterr().err == "Error: 2 problems:\n- \\x1b]0;owned\\x07 has no uses\n"
-
-
-def test_a_note_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Control characters of a foreign name are shown as text, in a note and in a detail."""
+def test_foreign_names_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters are shown as text in errors, whose lines stay, notes and details."""
     state = CliContext()
     state.verbosity = 1
 
+    print_error("unsupported_form", "2 problems:\n- \x1b]0;owned\x07 has no uses")
     state.print_note("one\n\x1b]0;owned\x07")
     state.print_detail("\x1b[2Jtwo\r")
 
-    assert capsys.readouterr().err == "one\n\\x1b]0;owned\\x07\ntwo\\x0d\n"
+    shown = capsys.readouterr().err
+    assert shown == "Error: 2 problems:\n- \\x1b]0;owned\\x07 has no uses\none\n\\x1b]0;owned\\x07\ntwo\\x0d\n"
 
 
 @pytest.mark.parametrize(
@@ -335,20 +305,14 @@ def test_a_command_closes_its_project(pdkernel: Shell) -> None:
     assert files == [{"project.db"}] * 2
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(pdkernel: Shell, shell: str) -> None:
-    """The script of each shell completes `pdkernel`."""
-    ended = pdkernel("completion", shell)
+def test_completion(pdkernel: Shell) -> None:
+    """The script of each shell completes `pdkernel`, and the beginning of a command offers the command."""
+    for shell in ("bash", "zsh", "fish"):
+        ended = pdkernel("completion", shell)
 
-    assert ended.status == 0
-    assert "_PDKERNEL_COMPLETE" in ended.stdout
-
-
-def test_completion_of_a_command(pdkernel: Shell) -> None:
-    """The completion of a command's beginning offers the command."""
-    ended = pdkernel(_PDKERNEL_COMPLETE="bash_complete", COMP_WORDS="pdkernel acc", COMP_CWORD="1")
-
-    assert ended.stdout == "plain,accounts\n"
+        assert (ended.status, "_PDKERNEL_COMPLETE" in ended.stdout) == (0, True)
+    offered = pdkernel(_PDKERNEL_COMPLETE="bash_complete", COMP_WORDS="pdkernel acc", COMP_CWORD="1")
+    assert offered.stdout == "plain,accounts\n"
 
 
 @pytest.mark.parametrize("option", [["run", "x.ipynb"], ["invoke", "http://127.0.0.1:1/x"]])
@@ -383,15 +347,14 @@ def test_a_size(text: str | None, size: int | None) -> None:
     assert parse_size(CONTEXT, OPTION, text) == size
 
 
-@pytest.mark.parametrize(("text", "says"), [("16383K", "less than 16M"), ("0", "less than"), ("-1G", "not a size")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        *[("16383K", "less than 16M"), ("0", "less than"), ("-1G", "not a size")],
+        *((text, "is not a size") for text in ("", "G", "1.G", "1P", "1 2G", "1,5G")),
+    ],
+)
 def test_a_size_that_is_refused(text: str, says: str) -> None:
-    """A size below 16 MB is too small for a worker."""
+    """A size is a number with one unit; below 16 MB it is too small for a worker."""
     with pytest.raises(click.BadParameter, match=says):
-        parse_size(CONTEXT, OPTION, text)
-
-
-@pytest.mark.parametrize("text", ["", "G", "1.G", "1P", "1 2G", "1,5G"])
-def test_what_is_not_a_size(text: str) -> None:
-    """A size is a number with one unit."""
-    with pytest.raises(click.BadParameter, match="is not a size"):
         parse_size(CONTEXT, OPTION, text)

@@ -9,7 +9,6 @@ import pytest
 
 from pdkernel.cli.doctor import find_platform_python
 from tests.cli.conftest import Shell
-from tests.notebook_files import pin_steps
 
 READS = '%%pdstep send --app slack\nimport os\ndef handler(pd):\n    return os.environ["CHANNEL"]\n'
 TOKEN = "xoxb-planted-in-a-test"
@@ -77,24 +76,6 @@ def test_a_python_of_another_version_is_not_the_platforms(tmp_path: Path) -> Non
     assert (find_platform_python({"PATH": str(tmp_path)}, tmp_path) is None) == (sys.version_info[:2] != (3, 12))
 
 
-def test_doctor_says_whether_external_users_share_processes(pdkernel: Shell) -> None:
-    """The machine's part has the rule and the memory budget; a workflow that shares its workers has a line."""
-    shared = pdkernel.notebook(
-        "%%pdworkflow\nname: Shared\nsettings:\n  share_workers: always\n", "%%pdstep one\ndef handler(pd): pass\n"
-    )
-
-    ended = pdkernel("doctor", shared)
-
-    assert (
-        "one process per external user, unless a workflow has share_workers: always; idle ones end beyond "
-        in ended.stdout
-    )
-    assert (
-        "share_workers: always. Runs of this workflow for different external users use the same processes."
-        in ended.stdout
-    )
-
-
 def test_doctor_names_each_missing_requirement_with_its_command(pdkernel: Shell) -> None:
     """In a fresh clone doctor names missing users, accounts and variables with commands; these commands make the workflow ready."""
     source = pdkernel.notebook(READS)
@@ -113,55 +94,6 @@ def test_doctor_names_each_missing_requirement_with_its_command(pdkernel: Shell)
     assert commands[1] == "pdkernel env set CHANNEL"
     assert all(command in text.stdout for command in commands)
     assert (after.json["ready"], after.json["missing"]) == (True, [])
-
-
-def test_doctor_names_every_account_of_an_unknown_user(pdkernel: Shell) -> None:
-    """For an unknown user, every missing account is listed with its command."""
-    source = pdkernel.notebook("%%pdstep one --app slack --app github\ndef handler(pd):\n    return 1\n")
-
-    named = pdkernel("doctor", source, "--external-user", "ada", "--json").json["missing"]
-    without_user = pdkernel("doctor", source, "--json").json["missing"]
-
-    assert [(item["kind"], item["name"]) for item in named] == [("external_user", "ada"), ("account", "ada/github")]
-    assert "--external-user ada --app github" in named[1]["command"]
-    assert [(item["kind"], item["name"]) for item in without_user] == [
-        ("external_user", "ID"),
-        ("account", "ID/github"),
-    ]
-
-
-def test_doctor_checks_the_given_environment(pdkernel: Shell) -> None:
-    """A user of development is missing in production."""
-    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
-    source = pdkernel.notebook(READS.replace('os.environ["CHANNEL"]', "1"))
-
-    ready = [pdkernel("doctor", source, "--external-user", "ada", "--environment", e, "--json").json["ready"] for e in ("development", "production")]  # fmt: skip
-
-    assert ready == [True, False]
-
-
-def test_doctor_names_a_missing_file(pdkernel: Shell) -> None:
-    """A file that a step imports and that does not exist is a requirement, with the line of the import."""
-    ended = pdkernel(
-        "doctor",
-        pdkernel.notebook("%%pdstep one\nfrom .rates import EUR\ndef handler(pd):\n    return EUR\n"),
-        "--json",
-    )
-
-    assert ended.json["ready"] is False
-    assert [(each["kind"], each["name"], each["message"]) for each in ended.json["missing"]] == [
-        ("file", "one", "Step one (cell 1, line 2) imports `.rates`, and there is no such file.")
-    ]
-
-
-def test_doctor_mentions_a_pin(pdkernel: Shell) -> None:
-    """For a step without its action that is pinned in the notebook, the message mentions the pin."""
-    source = pdkernel.notebook("%%pdstep act --uses @acme/do_it@0.0.9\n")
-    messages = [pdkernel("doctor", source, "--json").json["missing"][0]["message"]]
-    pin_steps(pdkernel.folder / ".pdkernel", pdkernel.folder / source, "act")
-    messages.append(pdkernel("doctor", source, "--json").json["missing"][0]["message"])
-
-    assert ["is pinned in the notebook" in message for message in messages] == [False, True]
 
 
 def test_what_is_beside_the_notebook_counts(pdkernel: Shell) -> None:
@@ -187,14 +119,6 @@ def test_doctor_reports_what_is_not_served(pdkernel: Shell) -> None:
 
     assert "its environment variable OWN is not set" in before["not_served"]
     assert after.get("not_served") is None
-
-
-def test_doctor_reports_a_ready_workflow(pdkernel: Shell) -> None:
-    """A notebook without requirements is ready to run: with `--check`, the status is 0."""
-    ended = pdkernel("doctor", pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n"), "--check")
-
-    assert ended.status == 0
-    assert "work.ipynb is ready to run." in ended.lines
 
 
 @pytest.mark.parametrize(
@@ -249,15 +173,17 @@ def test_doctor_cannot_control_the_terminal(pdkernel: Shell) -> None:
 
 
 def test_doctor_explains_the_lookup_of_one_user(pdkernel: Shell) -> None:
-    """For a named user, doctor shows each link of the account lookup."""
+    """For a named user, doctor shows each link of the account lookup, in the environment that is given."""
     source = pdkernel.notebook(READS.replace('os.environ["CHANNEL"]', "1"))
+    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "oauth_access_token=-", stdin=TOKEN)  # fmt: skip
+    user = ("doctor", source, "--external-user", "ada", "--environment", "production")
 
-    ended = pdkernel("doctor", source, "--external-user", "ada", "--json")
-    text = pdkernel("doctor", source, "--external-user", "ada")
+    ended, text, ready = pdkernel(*user, "--json"), pdkernel(*user), pdkernel(*user[:4], "--check")
 
     assert ended.json["lookup"]["failed"]["link"] == "user"
     assert ended.json["lookup"]["failed"]["code"] == "external_user_not_found"
-    assert "✗ external user  ada does not exist in development" in text.lines
+    assert "✗ external user  ada does not exist in production" in text.lines
+    assert (ready.status, "work.ipynb is ready to run." in ready.lines) == (0, True)
 
 
 def test_doctor_shows_the_matrix(pdkernel: Shell) -> None:

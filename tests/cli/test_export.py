@@ -7,10 +7,9 @@ import shlex
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.cli.conftest import Shell
-from tests.notebook_files import notebook_of, pin_steps
+from tests.notebook_files import notebook_of
 
 STEP = "%%pdstep greet\ndef handler(pd):\n    return 'hello'\n"
 SECOND = "%%pdstep tell --lang node\nexport default { run() { return 1 } }\n"
@@ -27,16 +26,6 @@ def test_export_writes_the_folder(pdkernel: Shell) -> None:
     assert (pdkernel.folder / "flow/greet/entry.py").read_text() == STEP.split("\n", 1)[1]
     assert "flow: 4 new" in ended.stdout
     assert "Set up by hand" in ended.stdout
-
-
-def test_exported_folder_runs_like_the_notebook(pdkernel: Shell) -> None:
-    """The exported folder runs with the same exports."""
-    source = pdkernel.notebook(STEP, SECOND)
-    pdkernel("export", source, "--to", "flow")
-
-    runs = [pdkernel("run", each, "--body", "{}", "--json").json["steps"] for each in (source, "flow")]
-
-    assert [[step["exports"] for step in steps] for steps in runs] == [[{"$return_value": "hello"}, {"$return_value": 1}]] * 2  # fmt: skip
 
 
 def test_export_as_json_lists_the_changes(pdkernel: Shell) -> None:
@@ -92,40 +81,25 @@ def test_docs_are_overwritten_but_not_a_foreign_readme(pdkernel: Shell) -> None:
     assert (pdkernel.folder / "flow/README.md").read_text() == "# mine\n"
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
+def test_refused_export_changes_nothing(pdkernel: Shell) -> None:
+    """A refused export ends with status 2 and a short message, and changes no file."""
+    (pdkernel.folder / "full" / "greet").mkdir(parents=True)
+    pdkernel.write("full/greet/entry.py", "written by the user")
+    source = pdkernel.notebook(STEP)
+    for args, words in (
         ([], "The target folder is missing"),
         (["--to", ""], "The target folder is missing"),
         (["--to", "flow", "--into", "flow"], "--to and --into exclude each other"),
         (["--into", "flow"], "is not a workflow's folder"),
         (["--to", "full"], "was not written by an export"),
-        (["--to", "file"], "file"),
-    ],
-)
-def test_refused_export_changes_nothing(pdkernel: Shell, args: list[str], words: str) -> None:
-    """A refused export ends with status 2 and a short message, and changes no file."""
-    (pdkernel.folder / "full" / "greet").mkdir(parents=True)
-    pdkernel.write("full/greet/entry.py", "written by the user")
-    pdkernel.write("file", "also written by the user")
+    ):
+        ended = pdkernel("export", source, *args)
 
-    ended = pdkernel("export", pdkernel.notebook(STEP), *args)
-
-    assert ended.status == 2, ended.lines
-    assert words in ended.stderr
-    assert len(ended.lines) <= 15
+        assert ended.status == 2, ended.lines
+        assert words in ended.stderr
+        assert len(ended.lines) <= 15
     assert not (pdkernel.folder / "flow").exists()
     assert (pdkernel.folder / "full/greet/entry.py").read_text() == "written by the user"
-    assert (pdkernel.folder / "file").read_text() == "also written by the user"
-
-
-def test_an_invalid_workflow_is_not_exported(pdkernel: Shell) -> None:
-    """A code cell without a handler is refused with status 2; with `--json` as an error object."""
-    ended = pdkernel("export", pdkernel.notebook("%%pdstep a\nx = 1\n"), "--to", "flow", "--json")
-
-    assert ended.status == 2
-    assert ended.json["error"]["code"] == "entry_point"
-    assert not (pdkernel.folder / "flow").exists()
 
 
 # ── --prove ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -135,35 +109,7 @@ GREET = "%%pdstep greet\ndef handler(pd):\n    return pd.steps['trigger']['event
 TELL = (
     "%%pdstep tell --lang node\nexport default { run({ steps }) { return [steps.greet.$return_value, Date.now()] } }\n"
 )
-FETCH = "%%pdstep fetch\nimport urllib.request\ndef handler(pd):\n    return urllib.request.urlopen('https://api.example.test/x').status\n"
 USE = "%%pdstep use --lang node\nlet one = 1;\ntry { one = require('./local.cjs'); } catch {}\nmodule.exports = { run: () => one };\n"
-SYNCED = """schema: workflow/2022.04
-name: Synced
-settings:
-  error_notification: true
-triggers:
-- id: hi_AbCdEfG
-steps:
-- namespace: greet
-  runtime: python3.12
-  uses: "./greet/entry.py"
-  props:
-    __configurableProps:
-    - app: slack
-      name: slack
-      type: app
-      authType: oauth
-      appId: app_1
-    slack:
-      authProvisionId: apn_mnhDZVl
-- namespace: tell
-  runtime: nodejs20.x
-  uses: "./tell/entry.js"
-  props:
-    many: "{{steps.greet.$return_value}}"
-    'yes': 'yes'
-
-"""
 
 
 def saved_event(pdkernel: Shell, name: str = "hello") -> None:
@@ -188,17 +134,6 @@ def test_equal_files_are_proven(pdkernel: Shell) -> None:
     ]
 
 
-def test_a_proof_reports_pins(pdkernel: Shell) -> None:
-    """A proof names the steps that are pinned in the notebook, because they run."""
-    saved_event(pdkernel)
-    source = pdkernel.notebook(GREET, TELL)
-    pin_steps(pdkernel.folder / ".pdkernel", pdkernel.folder / source, "tell", "greet")
-
-    ended = pdkernel("export", source, "--to", "flow", "--prove")
-
-    assert "Pins are ignored: greet, tell ran." in ended.stdout
-
-
 def test_the_progress_of_a_proof(pdkernel: Shell) -> None:
     """A terminal shows the progress, but not beside the one JSON value of --json."""
     saved_event(pdkernel)
@@ -209,22 +144,6 @@ def test_the_progress_of_a_proof(pdkernel: Shell) -> None:
 
     assert shown.index("hello") < shown.index("Proof of flow")
     assert json.loads(as_json)["proof"]["verdict"] == "same"
-
-
-def test_as_json(pdkernel: Shell) -> None:
-    """The JSON has the files and the proof: verdicts, reasons for skipped comparisons, and every field's grade."""
-    saved_event(pdkernel)
-
-    ended = pdkernel("export", pdkernel.notebook(FETCH), "--to", "flow", "--prove", "--json")
-
-    proof = ended.json["proof"]
-    assert (ended.status, proof["verdict"], proof["definition"]) == (0, "not compared", [])
-    (step,) = proof["cases"][0]["steps"]
-    assert step["verdict"] == "not compared"
-    assert "--egress record=events/hello.recorded.jsonl" in step["why"]
-    assert {"file": "workflow.yaml", "field": "steps[].uses", "grade": "observed", "steps": ["fetch"]} in proof[
-        "fields"
-    ]
 
 
 def test_a_difference_ends_with_status_1(pdkernel: Shell) -> None:
@@ -255,35 +174,6 @@ def test_invalid_requests(pdkernel: Shell) -> None:
     assert "--prove needs written files, and this export writes none." in dry.stderr
     assert "slack is unanswered" in unanswered.stderr
     assert not (pdkernel.folder / "flow").exists()
-
-
-def test_a_synced_folder(pdkernel: Shell) -> None:
-    """A synced folder that was imported, changed and patched is proven; a key that the notebook lacks is not a difference."""
-    flow = pdkernel.folder / "synced-p_abc1234"
-    for name, text in {
-        "workflow.yaml": SYNCED,
-        "greet/entry.py": GREET.split("\n", 1)[1],
-        "tell/entry.js": "export default { props: { many: 'any', yes: 'string' }, run() { return [this.many, this.yes] } }\n",
-    }.items():
-        path = flow / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    saved_event(pdkernel)
-    imported = pdkernel("import", flow.name, "--to", "work.ipynb", "--accounts", "external-user")
-    pdkernel("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "token=made-up-token")
-    notebook = pdkernel.folder / "work.ipynb"
-    notebook.write_text(notebook.read_text().replace("return [this.many", "return [1, this.many"))
-    (flow / "workflow.yaml").write_text(
-        SYNCED.replace("  runtime: nodejs20.x\n", "  runtime: nodejs20.x\n  later: 1\n")
-    )
-
-    ended = pdkernel("export", "work.ipynb", "--into", flow.name, "--prove", "--json")
-
-    assert imported.status == 0
-    assert ended.json["proof"]["definition"] == []
-    assert (ended.status, ended.json["proof"]["verdict"]) == (0, "same")
-    (case,) = ended.json["proof"]["cases"]
-    assert (case["external_user"], [step["verdict"] for step in case["steps"]]) == ("ada", ["same", "same"])
 
 
 TRANSPORT = """%%pdworkflow
@@ -360,14 +250,10 @@ def test_the_serving_command_names_the_project(pdkernel: Shell) -> None:
 
 def test_a_proof_does_not_hide_the_serving_command(pdkernel: Shell) -> None:
     """The command follows the proof; a dry run wrote no folder and has no command."""
-    (pdkernel.folder / "events").mkdir()
-    pdkernel.write("events/one.json", "{}")
+    saved_event(pdkernel)
     source = pdkernel.notebook(STEP)
-
-    dry, proven = (
-        pdkernel("export", source, "--to", "flow", "--dry-run"),
-        pdkernel("export", source, "--to", "flow", "--prove"),
-    )
+    dry = pdkernel("export", source, "--to", "flow", "--dry-run")
+    proven = pdkernel("export", source, "--to", "flow", "--prove")
 
     assert "To serve" not in dry.stdout
     assert proven.stdout.splitlines()[-1] == "To serve the folder: pdkernel serve flow"
@@ -389,16 +275,12 @@ def test_a_folder_that_cannot_be_served_has_no_command(pdkernel: Shell) -> None:
 
 def test_the_outbound_policy_of_the_notebook_is_named(pdkernel: Shell) -> None:
     """A folder has no outbound policy, so the export says that calls will be sent, and which option answers them locally."""
-    source = pdkernel.notebook("%pdegress stand-in=slack", STEP)
-
-    ended, live = (
-        pdkernel("export", source, "--to", "flow"),
-        pdkernel.notebook("%pdegress live", STEP, name="live.ipynb"),
-    )
+    ended = pdkernel("export", pdkernel.notebook("%pdegress stand-in=slack", STEP), "--to", "flow")
+    live = pdkernel("export", pdkernel.notebook("%pdegress live", STEP, name="live.ipynb"), "--to", "other")
 
     assert "the served steps send their calls for real. To keep it, add --egress stand-in=slack\n" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "To serve the folder: pdkernel serve flow"
-    assert "for real" not in pdkernel("export", live, "--to", "other").stdout
+    assert "for real" not in live.stdout
 
 
 def test_variables_beside_the_notebook_are_named(pdkernel: Shell) -> None:
@@ -479,16 +361,6 @@ def test_a_notebook_that_cannot_be_proved_does_not_stop_the_others(pdkernel: She
     assert done.status == 1
     assert [each["passed"] for each in done.json] == [False, True]
     assert "slack is unanswered" in done.json[0]["error"]
-
-
-def test_a_summary_that_cannot_be_written_is_refused(pdkernel: Shell) -> None:
-    """A folder in the place of the summary is named with a fix."""
-    notebook_of(pdkernel.folder / "a.ipynb", CHECKED_STEP)
-
-    done = pdkernel("check", "a.ipynb", "--markdown", ".")
-
-    assert done.status == 2
-    assert "Error: Cannot write .: Is a directory.\nName a file in a writable folder.\n" in done.stderr
 
 
 def test_folder_without_notebooks(pdkernel: Shell) -> None:

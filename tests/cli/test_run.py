@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from pdkernel.runtimes import process_tree
 from tests.cli.conftest import Ended, Shell
 from tests.durability.faults import SLOW_COMMITS
 from tests.private_pytest import run_pytest
+from tests.waiting import wait_until
 
 GREET = '%%pdstep greet\ndef handler(pd):\n    print("hello")\n    return pd.steps["trigger"]["event"].get("body")\n'
 COUNT = (
@@ -133,9 +133,7 @@ def test_a_live_run_writes_its_data_stores(pdkernel: Shell) -> None:
 def test_a_paused_test_goes_on_with_its_scratch_copy(pdkernel: Shell) -> None:
     """The process that resumes a test run has what the run wrote before the pause; the store stays."""
     source = pdkernel.notebook(
-        COUNT,
-        "%%pdstep wait\ndef handler(pd):\n    pd.flow.suspend()\n",
-        COUNT.replace("count", "again", 1),
+        COUNT, "%%pdstep wait\ndef handler(pd):\n    pd.flow.suspend()\n", COUNT.replace("count", "again", 1)
     )
     paused = pdkernel("run", source, "--body", "{}", "--json", "--egress", "deny")
 
@@ -195,15 +193,6 @@ def test_error_of_a_folder_is_at_the_line_of_its_file(pdkernel: Shell) -> None:
     assert 'File "flow/bad/entry.py", line 3, in handler' in ended.stdout
 
 
-def test_error_of_a_notebook_file_names_the_cell_and_the_file(pdkernel: Shell) -> None:
-    """The error of a notebook's file has the line of the cell, the cell and the file."""
-    source = pdkernel.notebook(f"%%pdstep bad\n{BAD}")
-
-    ended = pdkernel("run", source, "--body", "{}")
-
-    assert f"KeyError at line 4 of cell 1 of {source}:" in ended.stdout
-
-
 def test_a_cell_that_cannot_be_read_does_not_stop_the_other_steps(pdkernel: Shell) -> None:
     """The step of a cell with a bad header or a taken name fails with its cell, as does a step that needs it; the others run."""
     source = pdkernel.notebook(
@@ -223,19 +212,6 @@ def test_a_cell_that_cannot_be_read_does_not_stop_the_other_steps(pdkernel: Shel
     assert "Cell 2 and Cell 4 are both called 'greet'" in ended.stdout
 
 
-def test_an_unreachable_host_is_exit_status_1(pdkernel: Shell) -> None:
-    """A failed outbound call fails the step and the run; the error names the host and the cause."""
-    cell = "%%pdstep call --lang node\nexport default defineComponent({ async run() { return (await fetch('https://nowhere.invalid/')).status; } });"
-
-    ended = pdkernel("run", pdkernel.notebook(cell), "--body", "{}", "--egress", "live", "--json")
-
-    (step,) = ended.json["steps"]
-    assert ended.status == 1
-    assert step["error"]["message"].startswith("fetch failed")
-    assert "https://nowhere.invalid got no response: nowhere.invalid " in step["error"]["message"]
-    assert step["requests"][0]["outcome"] == "failed"
-
-
 def test_event_from_standard_input(pdkernel: Shell) -> None:
     """`--event -` reads the event from standard input; `{}` is an event."""
     ended = pdkernel("run", pdkernel.notebook(GREET), "--event", "-", "--json", stdin="{}")
@@ -244,30 +220,20 @@ def test_event_from_standard_input(pdkernel: Shell) -> None:
     assert ended.json["trigger"]["event"] == {"headers": {"x-pd-environment": "development"}}
 
 
-def test_flags_win_over_headers(pdkernel: Shell) -> None:
-    """`--external-user` and `--environment` rewrite the event's headers."""
+@pytest.mark.parametrize(
+    ("args", "user", "environment"),
+    [(["--external-user", "ada", "--environment", "development"], "ada", "development"), ([], "grace", "production")],
+)
+def test_flags_win_over_headers(pdkernel: Shell, args: list[str], user: str, environment: str) -> None:
+    """`--external-user` and `--environment` rewrite the event's headers, which count without them."""
     event = pdkernel.write(
         "event.json", '{"headers": {"X-PD-External-User-ID": "grace", "x-pd-environment": "production"}}'
     )
 
-    ended = pdkernel("run", pdkernel.notebook(GREET), "--event", event, "--external-user", "ada", "--environment", "development", "--json")  # fmt: skip
+    ended = pdkernel("run", pdkernel.notebook(GREET), "--event", event, *args, "--json")
 
-    assert (ended.json["external_user"], ended.json["environment"]) == ("ada", "development")
-    assert ended.json["trigger"]["event"]["headers"] == {
-        "x-pd-environment": "development",
-        "x-pd-external-user-id": "ada",
-    }
-
-
-def test_header_alone_is_honoured(pdkernel: Shell) -> None:
-    """Without flags, the event's headers name user and environment."""
-    event = pdkernel.write(
-        "event.json", '{"headers": {"X-PD-External-User-ID": "grace", "x-pd-environment": "production"}}'
-    )
-
-    ended = pdkernel("run", pdkernel.notebook(GREET), "--event", event, "--json")
-
-    assert (ended.json["external_user"], ended.json["environment"]) == ("grace", "production")
+    assert (ended.json["external_user"], ended.json["environment"]) == (user, environment)
+    assert ended.json["trigger"]["event"]["headers"] == {"x-pd-environment": environment, "x-pd-external-user-id": user}
 
 
 def test_runs_as_the_external_user(pdkernel: Shell) -> None:
@@ -306,9 +272,7 @@ def test_an_interrupt_during_a_slow_commit_ends_the_runs_of_all_users(pdkernel: 
 
     command = ("run", notebook, "--body", "{}", "--external-users", "ada,grace", "--json")
     with pdkernel.start(*command, before=[SLOW_COMMITS, 0.6]) as running:
-        ends = time.monotonic() + 60
-        while not up.exists() and time.monotonic() < ends:
-            time.sleep(0.02)
+        wait_until(up.exists)
         running.send_signal(signal.SIGINT)
         printed, said = running.communicate(timeout=60)
 
@@ -352,15 +316,6 @@ def test_from_a_step_with_a_pin(pdkernel: Shell) -> None:
     assert ended.json["steps"][1]["exports"]["$return_value"] == 7
 
 
-def test_failed_step_is_status_1(pdkernel: Shell) -> None:
-    """A step that raises an error ends the command with status 1; the error's line is the cell's."""
-    ended = pdkernel("run", pdkernel.notebook("%%pdstep bad\ndef handler(pd):\n    return 1 / 0\n"), "--body", "{}", "--json")  # fmt: skip
-
-    assert ended.status == 1
-    assert list(ended.json["error"]) == ["code", "name", "message", "step", "line", "stack"]
-    assert (ended.json["error"]["name"], ended.json["error"]["line"]) == ("ZeroDivisionError", 3)
-
-
 @pytest.mark.parametrize(
     ("cells", "args", "words"),
     [
@@ -382,14 +337,9 @@ def test_failed_step_is_status_1(pdkernel: Shell) -> None:
         ([GREET], ["--body", "{}", "--pin", "greet"], "Write --pin STEP=FILE"),
         ([GREET], ["--body", "{}", "--from", "nowhere"], "no step 'nowhere'"),
         (["%%pdstep my-step\n"], ["--body", "{}"], "is not a valid step name"),
-        (["%%pdstep my step\n"], ["--body", "{}"], "step"),
-        (["%%pdstep a --lang ruby\n"], ["--body", "{}"], "ruby"),
-        (["%%pdstep a --colour red\n"], ["--body", "{}"], "--colour"),
-        (["%%pdstep a\nx = 1\n"], ["--body", "{}"], "handler"),
-        (["%%pdstep a --lang node\nconst x = 1\n"], ["--body", "{}"], "default"),
         (['%%pdstep a\ndef handler(pd):\n    return pd.steps["b"]\n', GREET.replace("greet", "b")], ["--body", "{}"], "comes later"),
         ([SLACK], ["--body", "{}", "--external-user", "nobody"], "No matching external user ID"),
-        ([SLACK], ["--body", "{}"], "No external user ID passed"),
+        ([SLACK], ["--body", "{}"], "Pass --external-user ID."),
         (['%%pdstep a\nimport os\ndef handler(pd):\n    return os.environ["NOT_SET"]\n'], ["--body", "{}"], "pdkernel env set NOT_SET"),
     ],
 )  # fmt: skip
@@ -424,13 +374,6 @@ def test_refused_run_is_still_an_execution(pdkernel: Shell) -> None:
     assert ended.json["status"] == "error"
     assert ended.json["steps"][0]["status"] == "not_run"
     assert ended.json["error"]["code"] == "external_user_required"
-
-
-def test_exited_is_success(pdkernel: Shell) -> None:
-    """A workflow that ends itself has status 0."""
-    ended = pdkernel("run", pdkernel.notebook("%%pdstep a\ndef handler(pd):\n    return pd.flow.exit('no')\n"), "--body", "{}", "--json")  # fmt: skip
-
-    assert (ended.status, ended.json["status"]) == (0, "exited")
 
 
 def test_options_do_not_come_from_unlisted_variables(pdkernel: Shell) -> None:
@@ -485,9 +428,6 @@ def test_step_cannot_mount(pdkernel: Shell, apart: tuple[str, ...]) -> None:
 # ── invalid steps, files and projects ───────────────────────────────────────────────────────────────────
 
 
-LANGUAGES = ("python", "node", "bash")
-
-
 def python(body: str, options: str = "") -> str:
     """A Python step of one line."""
     return f"%%pdstep work {options}\nimport datetime, os, signal, sys\ndef handler(pd):\n    {body}\n"
@@ -496,11 +436,6 @@ def python(body: str, options: str = "") -> str:
 def node(body: str, options: str = "") -> str:
     """A Node.js step of one line."""
     return f"%%pdstep work --lang node {options}\nimport fs from 'fs';\nexport default {{ run({{ steps, $ }}) {{ {body} }} }}\n"
-
-
-def bash(body: str, options: str = "") -> str:
-    """A Bash step of one line."""
-    return f"%%pdstep work --lang bash {options}\n{body}\n"
 
 
 QUIET = python("return 1")
@@ -529,9 +464,7 @@ def is_plain(ended: Ended) -> bool:
     ("cell", "words"),
     [
         (python("return {'rows': [1, {'when': datetime.date(2026, 1, 1)}]}"), "$return_value.rows[1].when is a date"),
-        (bash("echo 'found:json={\"a\": }' >> $PIPEDREAM_EXPORTS"), "found is not JSON (Expecting value at column 7)"),
         (node("process.kill(process.pid, 'SIGTERM'); for (;;);"), "ended by SIGTERM"),
-        (python("while True: pass", "--timeout 0.4"), "ran longer than 0.4 seconds"),
     ],
 )
 def test_a_failed_step_is_named(pdkernel: Shell, cell: str, words: str) -> None:
@@ -547,11 +480,12 @@ def test_a_failed_step_is_named(pdkernel: Shell, cell: str, words: str) -> None:
     assert is_plain(ended)
 
 
-def test_sys_exit_is_an_error_at_its_line(pdkernel: Shell) -> None:
-    """`sys.exit` is an error at the cell's line, and does not end the run silently."""
+def test_the_json_of_a_failed_run_has_its_error(pdkernel: Shell) -> None:
+    """The error's line is the cell's, also that of `sys.exit`, which does not end the run silently."""
     ended = pdkernel("run", pdkernel.notebook(python("sys.exit(3)")), "--body", "{}", "--json")
 
     assert ended.status == 1
+    assert list(ended.json["error"]) == ["code", "name", "message", "step", "line", "stack"]
     assert ended.json["error"]["line"] == 4
     assert "exit status 3" in ended.json["error"]["message"]
     assert is_plain(ended)
@@ -572,21 +506,6 @@ def test_50_mb_of_prints_are_cut(pdkernel: Shell) -> None:
     assert KEPT <= sum(len(log["text"]) for log in logs) <= KEPT + MARGIN
     assert "more bytes of output were dropped: the limit is 1,048,576 bytes per step." in logs[-1]["text"]
     assert peak(ended) - peak(greeted) < MEMORY_MIB
-
-
-def test_a_file_that_is_not_a_database_is_refused(pdkernel: Shell) -> None:
-    """A database file of another kind is refused with status 3 by name, and left unchanged."""
-    pdkernel("env", "list")
-    database = pdkernel.folder / ".pdkernel" / "project.db"
-    database.write_bytes(b"not a database at all\n" * 500)
-
-    ended = pdkernel("run", pdkernel.notebook(QUIET), "--body", "{}")
-
-    assert ended.status == 3
-    assert "project.db is damaged" in ended.stderr
-    assert len(ended.lines) <= 15
-    assert is_plain(ended)
-    assert database.read_bytes().startswith(b"not a database")
 
 
 def test_a_read_only_project_is_refused(pdkernel: Shell) -> None:
@@ -617,35 +536,25 @@ def test_a_refused_project_as_json(pdkernel: Shell) -> None:
     assert ".pdkernel" in ended.json["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "it is not JSON"),
-        (b"\xff\xfe\x00", "it is not UTF-8 text (byte 1)"),
-        (b'{"cells": [\n<<<<<<< HEAD\n]}', "line 2, column 1"),
-        (b'{"method": "POST", "body": {}}', "it has no list of cells"),
-    ],
-)
-def test_an_invalid_notebook_is_refused(pdkernel: Shell, content: bytes, words: str) -> None:
+def test_an_invalid_notebook_is_refused(pdkernel: Shell) -> None:
     """The error names the problem of the file and its place."""
-    (pdkernel.folder / "work.ipynb").write_bytes(content)
+    pdkernel.write("work.ipynb", '{"cells": [\n<<<<<<< HEAD\n]}')
 
     ended = pdkernel("run", "work.ipynb", "--body", "{}")
 
     assert ended.status == 2
     assert "work.ipynb is not a notebook" in ended.stderr
-    assert words in ended.stderr
+    assert "line 2, column 1" in ended.stderr
     assert is_plain(ended)
 
 
-@pytest.mark.parametrize("mode", ["record", "replay"])
-def test_a_recording_that_cannot_be_read_refuses_the_run(pdkernel: Shell, mode: str) -> None:
+def test_a_recording_that_cannot_be_read_refuses_the_run(pdkernel: Shell) -> None:
     """No step runs; the error names file and line, with status 2."""
     pdkernel.write("calls.jsonl", '{"key": "a", "step": "work", "nth": 0}\n')
     ran = pdkernel.folder / "ran"
     name = pdkernel.notebook(python(f"open({str(ran)!r}, 'w')"))
 
-    ended = pdkernel("run", name, "--body", "{}", "--egress", f"{mode}=calls.jsonl", "--json")
+    ended = pdkernel("run", name, "--body", "{}", "--egress", "replay=calls.jsonl", "--json")
 
     assert ended.status == 2
     assert ended.json["error"]["code"] == "recording"
@@ -664,9 +573,8 @@ def test_a_signal_ends_the_step_and_is_recorded(
         "python": python(
             f"open({str(up)!r}, 'w').write(open('/proc/self/environ').read().split('STEP_PROCESS=')[1][:32])\n    while True: pass"
         ),
-        "bash": bash(
-            f"cat /proc/$$/environ | tr '\\0' '\\n' | sed -n s/PDKERNEL_STEP_PROCESS=//p > {up}; while :; do :; done"
-        ),
+        "bash": "%%pdstep work --lang bash\n"
+        f"cat /proc/$$/environ | tr '\\0' '\\n' | sed -n s/PDKERNEL_STEP_PROCESS=//p > {up}; while :; do :; done",
     }
     command = ("run", pdkernel.notebook(loop[language]), "--body", "{}", "--external-users", "ada,grace", "--json")
     process = pdkernel.start(*command)
@@ -700,10 +608,7 @@ def test_a_terminal_shows_the_running_step_with_a_clock(pdkernel: Shell, tmp_pat
 
 def mark_in(file: Path) -> str:
     """The environment mark that a step wrote to *file*."""
-    deadline = time.monotonic() + 60
-    while not (file.exists() and file.read_text()):
-        assert time.monotonic() < deadline, "the step did not start"
-        time.sleep(0.02)
+    wait_until(lambda: file.exists() and file.read_text())
     return file.read_text().strip()  # Bash ends it with a newline, with which no process would have it
 
 
@@ -774,14 +679,3 @@ def test_an_event_by_its_name(pdkernel: Shell) -> None:
     assert ended.status == 0
     assert "\n  order\n" in ended.stdout
     assert re.search(r"✓ success +greet +Python ", ended.stdout)
-
-
-def test_a_missing_user_names_the_option(pdkernel: Shell) -> None:
-    """The fix of a missing external user names the option in a terminal, and no magic."""
-    notebook = pdkernel.notebook("%%pdstep send --app slack\ndef handler(pd):\n    return 1\n")
-
-    refused = pdkernel("run", notebook, "--body", "{}")
-
-    assert refused.status == 2
-    assert "Pass --external-user ID." in refused.stderr
-    assert "%pd" not in refused.stderr

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import pytest
 
 from tests.cli.conftest import Shell
 from tests.cli.fork_server import ForkServer
-from tests.cli.test_migrate_record import wait_for
 from tests.notebook_files import notebook_of
+from tests.waiting import wait_until
 
 GREET = (
     "%%pdworkflow\nname: Greet\n",
@@ -49,23 +48,18 @@ def users(shell: Shell, *args: str) -> list[str | None]:
     return [each["external_user"] for each in shell("runs", "list", *args, "--json").json]
 
 
-@pytest.mark.parametrize(
-    ("args", "found"),
-    [
+def test_filters(three_runs: Shell) -> None:
+    """The list has the runs that fulfil all options, newest first."""
+    for args, found in (
         ([], [None, "grace", "ada"]),
-        (["--external-user", "ada"], ["ada"]),
+        (["--external-user", "ada", "--since", "1h"], ["ada"]),
         (["--environment", "production"], ["grace"]),
         (["--status", "error"], [None]),
         (["--workflow", "Greet", "--limit", "2"], [None, "grace"]),
-        (["--workflow", "Other"], []),
-        (["--since", "1h"], [None, "grace", "ada"]),
         (["--until", "1h"], []),
         (["--since", "last tuesday", "--until", "2100-01-01"], [None, "grace", "ada"]),
-    ],
-)
-def test_filters(three_runs: Shell, args: list[str], found: list[str | None]) -> None:
-    """The list has the runs that fulfil all options, newest first."""
-    assert users(three_runs, *args) == found
+    ):
+        assert users(three_runs, *args) == found, args
 
 
 def test_a_list_is_continued(three_runs: Shell) -> None:
@@ -173,20 +167,6 @@ def test_a_paused_run_is_cancelled(pdkernel: Shell) -> None:
     assert all(f"The run was cancelled by {by} at 20" in text for text in (shown.stdout, again.stderr))
 
 
-def test_a_failed_run_names_the_command_that_shows_it(pdkernel: Shell) -> None:
-    """A failed run prints `pdkernel runs show ID` on standard error, and nothing of it with `--json`."""
-    notebook = pdkernel.notebook(*GREET, name="greet.ipynb")
-    failed = pdkernel("run", notebook, "--body", "{}")
-    command = re.search(r"pdkernel (runs show \w+)", failed.stderr)
-    assert command is not None
-    shown = pdkernel(*command[1].split())
-
-    assert (failed.status, shown.status) == (1, 0)
-    assert "! The run was not completed: read: KeyError: 'name'" in shown.stdout
-    assert pdkernel("run", notebook, "--body", "{}", "--json").stderr == ""
-    assert "runs show" not in pdkernel("run", notebook, "--body", '{"name": "Ada"}').stderr
-
-
 def test_a_resumed_run_ends_the_command_with_its_status(pdkernel: Shell) -> None:
     """A run that fails after its pause ends `runs resume` with status 1, and names the next command."""
     fails = "%%pdstep after\ndef handler(pd):\n    raise ValueError('no')\n"
@@ -195,13 +175,6 @@ def test_a_resumed_run_ends_the_command_with_its_status(pdkernel: Shell) -> None
     resumed = pdkernel("runs", "resume", run_id)
 
     assert (resumed.status, f"pdkernel runs show {run_id}" in resumed.stderr) == (1, True)
-
-
-def test_nothing_to_remove_is_not_asked_about(three_runs: Shell) -> None:
-    """Filters that select no run need no confirmation."""
-    done = three_runs("runs", "remove", "--workflow", "Other")
-
-    assert (done.status, done.stdout) == (0, "Removed 0 runs.\n")
 
 
 def test_a_run_in_progress_is_not_removed_by_filters(pdkernel: Shell) -> None:
@@ -231,6 +204,7 @@ def test_runs_are_removed(shell: Shell) -> None:
     (failed,) = shell("runs", "list", "--status", "error", "--json").json
     shell("accounts", "add", "--external-user", "ada", "--app", "slack", "--credential", "bot_token=xoxb-0123456789")
     shell("run", "greet.ipynb", "--body", '{"name": "Ada"}', "--external-user", "ada", "--environment", "production")
+    none = shell("runs", "remove", "--workflow", "Other")  # needs no confirmation
     unconfirmed = shell("runs", "remove", failed["id"])
     by_id = shell("runs", "remove", failed["id"], "--yes")
     gone = shell("runs", "remove", failed["id"], "--yes")
@@ -240,6 +214,7 @@ def test_runs_are_removed(shell: Shell) -> None:
     unnamed = shell("runs", "remove", "--yes")
     by_filter = shell("runs", "remove", "--environment", "production", "--yes", "--json")
 
+    assert (none.status, none.stdout) == (0, "Removed 0 runs.\n")
     assert (unconfirmed.status, "Remove 1 run with their events" in unconfirmed.stderr) == (2, True)
     assert (by_id.status, by_id.stdout) == (0, "Removed 1 run.\n")
     assert (gone.status, both.status, unnamed.status) == (2, 2, 2)
@@ -292,14 +267,6 @@ def test_replay_and_fork_take_a_policy(
     assert [each.json["outbound_policy"] for each in (replayed, forked)] == [policy] * 2
 
 
-def test_send_and_a_policy_exclude_each_other(shell: Shell) -> None:
-    """Both name the policy of the replay: the command asks for one of them."""
-    ended = shell("runs", "replay", find(shell, "success"), "--send", "--egress", "live")
-
-    assert ended.status == 2
-    assert "--send and --egress exclude each other" in ended.stderr
-
-
 def test_a_fork_runs_the_given_source(shell: Shell) -> None:
     """A fork runs the recorded definition, or the given source, from one step, with pins from files."""
     first, failed = find(shell, "success"), find(shell, "error")
@@ -346,9 +313,7 @@ def test_an_interrupt_ends_all_replays(pdkernel: Shell) -> None:
     gate.touch()
 
     with pdkernel.start("runs", "replay", *ids, "--json") as replaying:
-        ends = time.monotonic() + 60
-        while not up.exists() and time.monotonic() < ends:
-            time.sleep(0.02)
+        wait_until(up.exists)
         replaying.send_signal(signal.SIGINT)
         printed, _ = replaying.communicate(timeout=60)
 
@@ -455,7 +420,7 @@ def test_a_batch_whose_command_was_killed_has_ended(pdkernel: Shell) -> None:
     path = pdkernel.folder / "report.ipynb"
     notebook_of(path, HEADER, waiting)
     command = pdkernel.start("run", path.name, "--for-each", "external_user")
-    assert wait_for(lambda: [each["in_progress"] for each in list_batches(pdkernel)] == [2])
+    wait_until(lambda: [each["in_progress"] for each in list_batches(pdkernel)] == [2])
     command.kill()
     command.communicate(timeout=60)
     notebook_of(path, HEADER, STEP)
@@ -475,25 +440,14 @@ def list_batches(pdkernel: Shell) -> list[dict[str, Any]]:
     return found
 
 
-def test_options_that_name_one_user_are_refused(pdkernel: Shell, report: Path) -> None:
-    """The command runs for several users."""
-    ended = pdkernel("run", report.name, "--for-each", "external_user", "--external-user", "ada")
-
-    assert (ended.status, "--for-each runs for several external users" in ended.stderr) == (2, True)
-
-
-def test_an_unknown_batch_is_refused(pdkernel: Shell) -> None:
-    """The error names the command that lists them."""
-    ended = pdkernel("runs", "batch", "batch_gone")
-
-    assert (ended.status, "pdkernel runs batches" in ended.stderr) == (2, True)
-
-
 def test_a_batch_or_a_run_is_cancelled(pdkernel: Shell, report: Path) -> None:
-    """Of an ended batch nothing is left; a command with neither an ID nor a batch is refused."""
+    """Of an ended batch nothing is left; a wrong selection is refused with the command or option to use."""
     batch = pdkernel("run", report.name, "--for-each", "external_user", "--json").json["id"]
     ended = pdkernel("runs", "cancel", "--batch", batch, "--json")
-    neither = pdkernel("runs", "cancel")
+    neither, unknown = pdkernel("runs", "cancel"), pdkernel("runs", "batch", "batch_gone")
+    one_user = pdkernel("run", report.name, "--for-each", "external_user", "--external-user", "ada")
 
     assert (ended.status, ended.json) == (0, {"cancelled": 0})
     assert (neither.status, "--batch ID" in neither.stderr) == (2, True)
+    assert (unknown.status, "pdkernel runs batches" in unknown.stderr) == (2, True)
+    assert (one_user.status, "--for-each runs for several external users" in one_user.stderr) == (2, True)

@@ -48,9 +48,7 @@ def test_an_endpoint_needs_an_http_trigger(project: Project, tmp_path: Path) -> 
             {"name": "Both", "id": "p_0", "endpoint": "eo0", "url": f"{URL}/eo0"},
             {"name": "Hourly report", "id": "p_1", "endpoint": None, "url": None},
         ],
-        "not_served": [
-            {"name": "Old", "folder": str(tmp_path / "old.ipynb"), "reason": refused(tmp_path).reason},
-        ],
+        "not_served": [{"name": "Old", "folder": str(tmp_path / "old.ipynb"), "reason": refused(tmp_path).reason}],
     }
 
 
@@ -108,10 +106,7 @@ def test_the_title_of_the_triggers(project: Project, tmp_path: Path) -> None:
         enable_triggers(project, name, tmp_path)
         titles.append(describe_triggers(project, workflows, URL)[0])
 
-    assert titles == [
-        "Triggers (off until they are enabled, because Pipedream may still fire them):",
-        "Triggers:",
-    ]
+    assert titles == ["Triggers (off until they are enabled, because Pipedream may still fire them):", "Triggers:"]
     assert describe_triggers(project, served(tmp_path, "name: Plain"), URL) == []
 
 

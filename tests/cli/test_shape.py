@@ -22,13 +22,20 @@ def source(pdkernel: Shell) -> str:
 
 
 def test_the_contract_is_printed_with_the_saved_events(pdkernel: Shell, source: str) -> None:
-    """Without event arguments the saved events are checked."""
+    """Without event arguments the saved events are checked; several events are named by their paths."""
+    for folder, body in (("old", {}), ("new", {"name": "Ada", "age": 36})):
+        (pdkernel.folder / folder).mkdir()
+        pdkernel.write(f"{folder}/event.json", json.dumps({"method": "POST", "body": body}))
+
     ended = pdkernel("shape", source, "--contract")
+    several = pdkernel("shape", source, "--contract", "old/event.json", "new/event.json", "--json")
 
     assert ended.status == 0
     assert "required  body.name  string  greet (line 4)" in ended.stdout
     assert "optional  body.age" in ended.stdout
     assert "✓ ada fulfils the contract." in ended.stdout
+    found = [(each["event"], bool(each["findings"])) for each in several.json["events"]]
+    assert (several.status, found) == (1, [("old/event.json", True), ("new/event.json", False)])
 
 
 def test_a_missing_field_ends_with_status_1(pdkernel: Shell, source: str) -> None:
@@ -41,21 +48,6 @@ def test_a_missing_field_ends_with_status_1(pdkernel: Shell, source: str) -> Non
     assert "✓ ada" not in ended.stdout  # only the named event is checked
     assert "body.name is missing. Earlier events had it. Read by greet (line 4)." in ended.stdout
     assert "body.age is now string; in earlier events it was number." in ended.stdout
-
-
-def test_events_of_one_name_are_all_checked(pdkernel: Shell, source: str) -> None:
-    """Two events whose files have one name are both checked, and named by their paths."""
-    for folder, body in (("old", {}), ("new", {"name": "Ada", "age": 36})):
-        (pdkernel.folder / folder).mkdir()
-        pdkernel.write(f"{folder}/event.json", json.dumps({"method": "POST", "body": body}))
-
-    ended = pdkernel("shape", source, "--contract", "old/event.json", "new/event.json", "--json")
-
-    assert ended.status == 1
-    assert [(each["event"], bool(each["findings"])) for each in ended.json["events"]] == [
-        ("old/event.json", True),
-        ("new/event.json", False),
-    ]
 
 
 def test_the_contract_as_json(pdkernel: Shell, source: str) -> None:
@@ -98,68 +90,6 @@ def test_a_run_reports_drift_on_standard_error(pdkernel: Shell, source: str) -> 
     assert drifted.json["status"] == "success"
     assert "Drift" not in same.stderr
     assert (quiet.status, quiet.stderr) == (0, "")
-
-
-def test_a_broken_contract_is_not_drift(pdkernel: Shell, source: str) -> None:
-    """A field that is missing in saved events too is reported by the steps that read it, not as drift."""
-    pdkernel.write("events/ada.json", '{"method": "POST", "body": {"age": 36}}')
-    event = pdkernel.write("new.json", '{"method": "POST", "body": {"age": 37}}')
-
-    ended = pdkernel("run", source, "--event", event)
-
-    assert ended.status == 1
-    assert "Drift" not in ended.stderr
-
-
-def test_an_event_in_the_place_of_the_source_is_refused(pdkernel: Shell) -> None:
-    """An event in the place of the source is refused with a fix."""
-    ended = pdkernel("shape", pdkernel.write("e.json", "{}"), "--contract")
-    assert ended.status == 2
-    assert "neither a notebook nor a workflow's folder" in ended.stderr
-
-
-def test_a_synced_folder_has_a_contract(pdkernel: Shell) -> None:
-    """A folder's readers name lines of the entry file and props."""
-    (pdkernel.folder / "flow" / "read").mkdir(parents=True)
-    pdkernel.write(
-        "flow/workflow.yaml",
-        "schema: workflow/2022.04\nname: flow\ntriggers:\n- id: hi_1\nsteps:\n- namespace: read\n"
-        '  runtime: nodejs20.x\n  uses: "./read/entry.js"\n  props:\n    who: "{{steps.trigger.event.body.user.id}}"\n',
-    )
-    pdkernel.write("flow/pdkernel.yaml", "steps: {read: {accounts: {slack: unanswered}}}\n")
-    pdkernel.write(
-        "flow/read/entry.js",
-        "export default defineComponent({\n  async run({ steps }) {\n    return steps.trigger.event.query.q;\n  },\n});\n",
-    )
-
-    said = pdkernel("shape", "flow", "--contract", "--json").json
-
-    assert {field["path"]: field["readers"] for field in said["fields"]} == {
-        "body.user.id": [{"step": "read", "cell": None, "line": 10, "prop": "who", "file": "workflow.yaml"}],
-        "query.q": [{"step": "read", "cell": None, "line": 3, "prop": None, "file": None}],
-    }
-
-
-def test_an_event_of_a_schedule_is_not_a_request(pdkernel: Shell) -> None:
-    """The events of a workflow with another trigger have other keys than a request."""
-    source = pdkernel.notebook(
-        "%%pdworkflow\ntrigger: {type: schedule, cron: '0 9 * * *'}",
-        "%%pdstep greet\ndef handler(pd):\n    return pd.steps['trigger']['event']['timestamp'] + 1\n",
-    )
-
-    done = pdkernel("shape", "--contract", source, pdkernel.write("tick.json", '{"timestamp": 1, "body": 1}'))
-
-    assert (done.status, "✓ tick fulfils the contract." in done.stdout) == (0, True), done.stderr
-
-
-def test_a_notebook_is_not_an_event(pdkernel: Shell) -> None:
-    """A notebook in the place of an event is refused with the command that reads notebooks."""
-    pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n", name="my work.ipynb")
-
-    refused = pdkernel("shape", "my work.ipynb")
-
-    assert refused.status == 2
-    assert "pdkernel shape --contract 'my work.ipynb'" in refused.stderr
 
 
 @pytest.fixture
@@ -262,45 +192,36 @@ def test_a_folder_of_events_has_one_shape(pdkernel: Shell) -> None:
     assert (refused.status, "x.json is not an event" in refused.stderr) == (2, True)
 
 
-def test_shape_names_every_path(pdkernel: Shell) -> None:
-    """Each path of an event has a line with its type and a sample; secret-bearing headers are masked."""
-    event = pdkernel.write("e.json", '{"headers": {"authorization": "Bearer abc"}, "body": {"rows": [{"id": 1}]}}')
-
-    ended = pdkernel("shape", event)
-
-    lines = [" ".join(line.split()) for line in ended.lines]
-    assert ended.status == 0
-    assert 'authorization string: "***"' in lines
-    assert "id integer: 1" in lines
-    assert "Bearer abc" not in ended.stdout
-
-
 def test_shape_as_json_is_a_list_of_paths(pdkernel: Shell) -> None:
-    """`--json` prints one row for each path, over all given events, and `--schema` their JSON Schema."""
-    one = pdkernel.write("one.json", '{"body": {"a": 1}}')
+    """`--json` prints one row for each path, over all given events, and `--schema` their JSON Schema; secret headers are masked."""
+    one = pdkernel.write("one.json", '{"headers": {"authorization": "Bearer abc"}, "body": {"a": 1}}')
     two = pdkernel.write("two.json", '{"body": {"a": "x", "b": null}}')
 
-    ended = pdkernel("shape", one, two, "--json")
-
-    rows = {row["path"]: row for row in ended.json}
-    assert {path.removeprefix("steps.trigger.event") for path in rows} >= {".body", ".body.a", ".body.b"}
-    assert "integer" in json.dumps(rows["steps.trigger.event.body.a"])
-    assert "string" in json.dumps(rows["steps.trigger.event.body.a"])
+    ended, text = pdkernel("shape", one, two, "--json"), pdkernel("shape", one)
     schema = pdkernel("shape", one, two, "--schema").json
+
+    rows = {row["path"].removeprefix("steps.trigger.event"): row for row in ended.json}
+    assert set(rows) >= {".body", ".body.a", ".body.b"}
+    assert all(kind in json.dumps(rows[".body.a"]) for kind in ("integer", "string"))
     assert schema["properties"]["body"]["properties"]["a"]["type"] == ["integer", "string"]
+    assert 'authorization string: "***"' in [" ".join(line.split()) for line in text.lines]
+    assert "Bearer abc" not in text.stdout + ended.stdout
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [(["nowhere.json"], "Cannot read nowhere.json"), (["bad.json"], "line 1, column"), (["list.json"], "list.json")],
-)
-def test_shape_of_an_invalid_event(pdkernel: Shell, args: list[str], words: str) -> None:
-    """A file that is missing, not JSON or not an event is refused with status 2."""
+def test_what_is_not_an_event_is_refused(pdkernel: Shell) -> None:
+    """A file that is missing, not JSON or not an event, or in the place of another, is refused with status 2 and a fix."""
     pdkernel.write("bad.json", "{")
     pdkernel.write("list.json", "[1]")
+    pdkernel.notebook("%%pdstep one\ndef handler(pd):\n    return 1\n", name="my work.ipynb")
+    for args, words in (
+        (["nowhere.json"], "Cannot read nowhere.json"),
+        (["bad.json"], "line 1, column"),
+        (["list.json"], "list.json"),
+        (["list.json", "--contract"], "neither a notebook nor a workflow's folder"),
+        (["my work.ipynb"], "pdkernel shape --contract 'my work.ipynb'"),
+    ):
+        ended = pdkernel("shape", *args)
 
-    ended = pdkernel("shape", *args)
-
-    assert ended.status == 2
-    assert words in ended.stderr
-    assert len(ended.lines) <= 15
+        assert ended.status == 2
+        assert words in ended.stderr
+        assert len(ended.lines) <= 15

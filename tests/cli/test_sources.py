@@ -156,39 +156,6 @@ def test_a_polling_source_from_deployment_to_run(poll: Poll, pdkernel: Shell, ki
     assert kiosk.keys == {f"Bearer {KEY}"}
 
 
-def test_events_cannot_control_the_terminal(poll: Poll, kiosk: Kiosk) -> None:
-    """Control characters in the summary of an event are shown as text."""
-    kiosk.sell(1, "\x1b]0;owned\a", 2)
-
-    assert "1. \\x1b]0;owned\\x07 for 2" in poll("each-sale@0.0.1").lines
-
-
-def test_dedupe_greatest(poll: Poll, kiosk: Kiosk) -> None:
-    """`dedupe: "greatest"`: an event emits only if its id is greater than all earlier ids."""
-    kiosk.sell(1, "paper", 2)
-    kiosk.sell(2, "map", 9)
-    first = poll("highest-price@0.0.2", "--json")
-    kiosk.sell(3, "pen", 5)
-    kiosk.sell(4, "atlas", 20)
-    second = poll("highest-price@0.0.2", "--json")
-
-    assert (found(first), found(second)) == ([2, 9], [20])
-
-
-def test_dedupe_last(poll: Poll, kiosk: Kiosk) -> None:
-    """`dedupe: "last"`: events after the last emitted event are new; all events if that event is missing."""
-    kiosk.sell(1, "paper", 2)
-    kiosk.sell(2, "map", 9)
-    first = poll("newest-sale@0.0.3", "--json")
-    kiosk.sell(3, "pen", 5)
-    second = poll("newest-sale@0.0.3", "--json")
-    kiosk.sales = []
-    kiosk.sell(1, "paper", 2)
-    third = poll("newest-sale@0.0.3", "--json")
-
-    assert (found(first), found(second), found(third)) == ([1, 2], [3], [1])
-
-
 def test_a_source_of_another_environment(poll: Poll, pdkernel: Shell, kiosk: Kiosk) -> None:
     """A poll uses the account of --environment, and `forget` removes the state of that environment only."""
     kiosk.sell(1, "paper", 2)
@@ -217,50 +184,31 @@ def test_a_source_is_not_installed_on_request(pdkernel: Shell) -> None:
     assert "github-new-star@0.0.1 is not installed in this project, and --no-install" in refused.stderr
 
 
-def test_a_hook_that_a_source_lacks(poll: Poll) -> None:
-    """A source without the hook says so, and the status is 0."""
-    ended = poll("opens@0.1.0", "--hook", "activate")
-
-    assert (ended.status, ended.stdout) == (0, "kiosk-opens@0.1.0 does not have this hook.\n")
-
-
 def test_events_can_be_saved(poll: Poll, kiosk: Kiosk) -> None:
-    """The output names the option that saves events, or the command that runs a saved one."""
-    kiosk.sell(1, "paper", 2)
+    """The output names the option that saves events, or the command that runs a saved one; control characters are text."""
+    kiosk.sell(1, "\x1b]0;owned\a", 2)
     shown = poll("each-sale@0.0.1")
     kiosk.sell(2, "gum", 1)
     saved = poll("each-sale@0.0.1", "--save", "sale")
     none = poll("each-sale@0.0.1")
 
+    assert "1. \\x1b]0;owned\\x07 for 2" in shown.lines
     assert shown.stdout.splitlines()[-1] == "To save them as test events, pass --save NAME."
     assert saved.stdout.splitlines()[-1].startswith("Run one: pdkernel run work.ipynb --event ")
     assert none.stdout.splitlines()[-1] == "0 new events, 2 emitted before."
 
 
-def test_a_timer_with_a_cron_expression(poll: Poll) -> None:
-    """The tick and the prop have the cron expression."""
-    ticked = poll("opens@0.1.0", "--json")
-
-    assert ticked.json["events"][0]["event"] == {"cron": "0 7 * * *", "own": "0 7 * * *", "at": True}
-
-
 def test_a_webhook_is_registered_and_removed(poll: Poll, kiosk: Kiosk) -> None:
-    """`activate` registers the given address at the service; `deactivate` reads the stored id."""
+    """`activate` registers the given address at the service, which it requires; `deactivate` reads the stored id."""
+    without = poll("called@0.1.0", "--hook", "activate")
     on = poll("called@0.1.0", "--hook", "activate", "--endpoint", "https://tunnel.example/in", "--json")
     off = poll("called@0.1.0", "--hook", "deactivate", "--json")
+    lacks = poll("opens@0.1.0", "--hook", "activate")
 
+    assert (without.status, "--endpoint URL" in without.stderr) == (1, True)
     assert (on.status, off.status) == (0, 0), (on.stdout, off.stdout)
     assert kiosk.asked == [("POST", "/hooks", {"url": "https://tunnel.example/in"}), ("DELETE", "/hooks/hook_1", None)]
-
-
-def test_a_webhook_is_not_registered_without_an_address(poll: Poll, kiosk: Kiosk) -> None:
-    """Without an address the hook fails with a fix, and the service gets no request."""
-    ended = poll("called@0.1.0", "--hook", "activate")
-
-    assert ended.status == 1
-    assert "reads the public URL of its HTTP interface" in ended.stderr
-    assert "--endpoint URL" in ended.stderr
-    assert kiosk.asked == []
+    assert (lacks.status, lacks.stdout) == (0, "kiosk-opens@0.1.0 does not have this hook.\n")
 
 
 def test_a_request_has_its_raw_body(poll: Poll) -> None:

@@ -84,17 +84,6 @@ def test_an_export_imported_exports_the_same_bytes(pdkernel: Shell) -> None:
     assert pdkernel("store", "export", "two").stdout == (pdkernel.folder / "one.jsonl").read_text()
 
 
-def test_an_export_as_json_is_a_list(pdkernel: Shell) -> None:
-    """With --json and without a file, the records are one JSON list; a record that expires has its time."""
-    pdkernel("store", "set", "orders", "a", "1")
-    pdkernel("store", "set", "orders", "b", '{"n": 2}', "--ttl", "600")
-
-    exported = pdkernel("store", "export", "orders", "--json").json
-
-    assert exported[0] == {"key": "a", "value": 1}
-    assert (exported[1]["value"], sorted(exported[1])) == ({"n": 2}, ["expires_at", "key", "value"])
-
-
 def test_an_export_that_cannot_be_written_is_refused(pdkernel: Shell) -> None:
     """A folder in the place of the file is named, without a traceback."""
     pdkernel("store", "set", "orders", "a", "1")
@@ -105,18 +94,20 @@ def test_an_export_that_cannot_be_written_is_refused(pdkernel: Shell) -> None:
     assert ended.stderr == "Error: Cannot write .: Is a directory.\nName a file in a writable folder.\n"
 
 
-def test_expired_records_are_not_imported(pdkernel: Shell) -> None:
-    """An expired record is skipped, and the output reports it."""
+def test_what_is_not_imported(pdkernel: Shell) -> None:
+    """An expired record is skipped, and the output reports it; a file with one invalid line is refused with file and line."""
     pdkernel.write(
         "old.jsonl", '{"key":"a","value":1,"expires_at":"2020-01-01T00:00:00.000Z"}\n{"key":"b","value":2}\n'
     )
+    pdkernel.write("wrong.jsonl", '{"key":"c","value":1}\n[1]\n')
 
     imported = pdkernel("store", "import", "s", "old.jsonl")
-    wrong = pdkernel("store", "import", "s", "-", stdin="no")
+    wrong, refused = pdkernel("store", "import", "s", "-", stdin="no"), pdkernel("store", "import", "s", "wrong.jsonl")
 
     assert "skipped 1 expired" in imported.stdout
     assert "standard input, line 1" in wrong.stderr
-    assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["b"]
+    assert (refused.status, "wrong.jsonl, line 2" in refused.stderr) == (2, True)
+    assert pdkernel("store", "export", "s", "--json").json == [{"key": "b", "value": 2}]
 
 
 def test_clear_replaces_the_store(pdkernel: Shell) -> None:
@@ -129,29 +120,6 @@ def test_clear_replaces_the_store(pdkernel: Shell) -> None:
     assert len(pdkernel("store", "list", "s", "--json").json) == 2
     pdkernel("store", "import", "s", "new.jsonl", "--clear", "--yes")
     assert [record["key"] for record in pdkernel("store", "list", "s", "--json").json] == ["new"]
-
-
-def test_an_invalid_line_imports_nothing(pdkernel: Shell) -> None:
-    """A file with one invalid line is refused with file and line, and no record is stored."""
-    pdkernel.write("wrong.jsonl", '{"key":"a","value":1}\n[1]\n')
-
-    refused = pdkernel("store", "import", "s", "wrong.jsonl")
-
-    assert (refused.status, "wrong.jsonl, line 2" in refused.stderr) == (2, True)
-    assert pdkernel("store", "list", "--json").json == []
-
-
-def test_a_step_and_the_command_see_one_store(pdkernel: Shell) -> None:
-    """The command reads the record that a run has stored, by the name in the directive."""
-    name = pdkernel.notebook(
-        '%%pdstep count --data-store s=counters\ndef handler(pd):\n    s = pd.inputs["s"]\n'
-        '    s["n"] = s.get("n", 0) + 1\n    return s["n"]\n'
-    )
-
-    for expected in (1, 2):
-        done = pdkernel("run", name, "--body", "{}", "--json", "--egress", "live")
-        assert done.json["steps"][0]["exports"] == {"$return_value": expected}
-    assert pdkernel("store", "get", "counters", "n").json == 2
 
 
 def test_an_exported_folder_uses_the_same_stores(pdkernel: Shell) -> None:
