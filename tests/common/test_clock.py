@@ -55,3 +55,13 @@ def test_a_clock_is_adjusted_to_a_database() -> None:
     wall.advance(60)
 
     assert (clock.now() - start).total_seconds() == 66
+
+
+def test_a_correction_is_a_jump() -> None:
+    """A clock that a database corrects has jumped, so that times which were computed before can be corrected, too."""
+    clock = SteadyClock(ManualClock())
+
+    for ahead_s in (0.01, 10, -4):
+        clock.adjust(ahead_s, 0)
+
+    assert clock.jumps == 2

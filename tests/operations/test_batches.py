@@ -9,18 +9,22 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.accounts.remote import RemoteDirectory
 from pdkernel.accounts.sdk import Sdk
 from pdkernel.actions import Catalog
+from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProductionPlanError
 from pdkernel.execution import ErrorRecord, Status
 from pdkernel.journal import RunSummary
 from pdkernel.model import AppBinding, ForEach, Step, Workflow
-from pdkernel.operations.batches import PAGE_SIZE, UserSelection, iterate_pages, summarize
+from pdkernel.operations.batches import PAGE_SIZE, UserSelection, build_retry, iterate_pages, summarize
 from pdkernel.storage import Batch, Project
 from tests.accounts.upstream import Upstream, build_account
+from tests.builders import python_step
+from tests.engine.conftest import Run
 
 NOTIFY = Workflow(
     "Report", steps=(Step("notify", "python", "def handler(pd):\n    pass", apps=(AppBinding("slack", "slack"),)),)
@@ -62,6 +66,16 @@ def test_ready_and_skipped_users(project: Project) -> None:
     (page,) = select(project, ForEach(having=("github",))).list_pages()
 
     assert (page.ready, page.skipped, page.last) == (["ada"], {"eve": ["slack"]}, "eve")
+
+
+def test_users_have_every_app_of_having(project: Project) -> None:
+    """A user with only one of several apps of `having` is left out."""
+    connect(project, "ada", "slack", "github", "notion")
+    connect(project, "bob", "slack", "github")
+
+    (page,) = select(project, ForEach(having=("github", "notion"))).list_pages()
+
+    assert (page.ready, page.skipped) == (["ada"], {})
 
 
 def test_no_users_make_no_page(project: Project) -> None:
@@ -152,3 +166,12 @@ def test_a_user_with_a_run_is_not_skipped() -> None:
     summary = summarize(BATCH, [run_of("ada", "success")], {"ada": ("slack",)})
 
     assert (summary.users, summary.succeeded, summary.skipped) == (1, 1, ())
+
+
+async def test_a_retry_sends_no_call_again(run: Run, runtime: WorkflowEngine) -> None:
+    """The new run of a failed one sends its outbound calls, and not those that the failed run has sent already."""
+    failed = await run(python_step(body="1 / 0"), external_user_id="ada", egress="live")
+
+    request = await build_retry(runtime, BATCH, replace(run_of("ada", "error"), id=failed.id))
+
+    assert (request.policy.mode, request.is_silent, request.resend) == ("live", False, False)

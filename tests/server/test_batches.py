@@ -143,6 +143,20 @@ class TestRuns:
         assert [(user.external_user, user.missing) for user in summary.skipped] == [("bob", ("slack",))]
         assert (summary.users, summary.succeeded) == (2, 1)
 
+    async def test_a_batch_waits_for_paused_runs(self, serve: Serve) -> None:
+        """A batch whose only run is paused is not done, and counts the run as one in progress."""
+        pausing = STEP.replace("def handler(pd):\n", "def handler(pd):\n    pd.flow.delay(60_000)\n")
+        async with batched(serve, step=pausing, users={"ada": None}) as each:
+            await each.tick()
+            async with asyncio.timeout(30):
+                while [run.status for run in await each.runs()] != ["paused"]:
+                    await each.look()
+                    await asyncio.sleep(0.01)
+            await each.look()
+            summary = await each.summary()
+
+        assert (summary.state, summary.in_progress) == ("running", 1)
+
     async def test_a_list_names_the_users(self, serve: Serve) -> None:
         """Only they have runs; a user who does not exist is skipped without an app."""
         header = EACH.replace("external_user}", "{external_user: [ada, zoe], except: [bob]}}")

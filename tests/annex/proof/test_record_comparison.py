@@ -257,6 +257,15 @@ def test_a_value_of_the_event_is_not_learned(moved: Moved) -> None:
     assert words(moved.compare()) == {"send": "differs"}
 
 
+def test_a_constant_of_the_other_side_is_not_learned(moved: Moved) -> None:
+    """Another constant here is a difference, however many records have the same value, because no id is the same in all runs."""
+    moved.write(send="return 'channel-0000000';")
+    for _ in range(4):
+        moved.record({}, {"send": "channel-1234567"})
+
+    assert words(moved.compare()) == {"send": "differs"}
+
+
 def test_a_rule_of_a_person_is_followed(moved: Moved) -> None:
     """A declared place is not comparable, with the reason of the person; another place still differs."""
     moved.write(send="return [{ ts: 1, n: 1 }];")

@@ -677,6 +677,17 @@ def test_enter_chooses_the_only_match(many: UserPicker, session: Session) -> Non
     assert (before, session.external_user_id) == (None, "user-00007")
 
 
+def test_enter_chooses_no_match_of_an_earlier_text(many: UserPicker, session: Session) -> None:
+    """Enter chooses nobody as long as the list shows the only match of what was typed before."""
+    type_into(many.search.text, "company 7")
+    names(many)
+    type_into(many.search.text, "company 8")
+
+    enter(many.search.text)
+
+    assert session.external_user_id is None
+
+
 def test_markup_in_names_is_text(session: Session, make_picker: Callable[[], UserPicker]) -> None:
     """An account's name that looks like markup is shown as text."""
     session.directory.add_account(app="slack", credentials={"k": "v"}, external_user_id="ada", name="<img src=x>")
