@@ -27,6 +27,7 @@ from pdkernel.model import JSON, Step, Workflow
 from pdkernel.storage import Project, Vault
 from pdkernel.workers import Effect, StepOutcome
 from tests.builders import Gate, a_workflow, an_event, node_step, python_step
+from tests.http_servers import AnsweringServer, serve
 from tests.notebook_files import notebook_of
 
 Continue = Callable[..., Awaitable[Execution]]
@@ -396,6 +397,20 @@ async def test_messages_of_steps_before_a_pause_are_sent_once(
     assert kept is not None
     assert [(send.step, send.outcome) for send in paused.sends] == [("first", "failed")]
     assert [(send.step, send.outcome) for send in kept.sends] == [("first", "failed"), ("last", "failed")]
+
+
+async def test_a_message_of_before_a_pause_is_received_once(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue
+) -> None:
+    """The destination of a message that was queued before a pause gets it at the pause, and not again at the end of the run."""
+    with serve(AnsweringServer(lambda _: (200, None))) as server:
+        send = f"$.send.http({{ method: 'POST', url: '{server.url}' }})"
+        paused = await start(node_step("first", send), node_step("ask", "$.flow.suspend(60000)"))
+        at_pause = len(server.requests)
+        await resume(runtime, paused, "ask")
+        await go_on()
+
+    assert (at_pause, len(server.requests)) == (1, 1)
 
 
 async def test_a_repeated_step_finds_the_run_that_it_triggered(
