@@ -13,7 +13,6 @@ from pdkernel.language.analysis.contract import (
     Drift,
     EventComparison,
     Field,
-    ObjectUse,
     format_path,
     reader_sort_key,
 )
@@ -146,24 +145,17 @@ def _format_unread(reader: FieldReader) -> str:
 
 
 def _rows(contract: Contract) -> Iterator[_Row]:
-    yield from (_field_row(each) for each in contract.fields if each.required)
-    yield from (_field_row(each) for each in contract.fields if not each.required)
-    yield from (_use_row("whole", "passed on unchanged", use) for use in contract.passed_on)
-    yield from (_use_row("unknown", "keys known only at run time", use) for use in contract.dynamic)
+    for is_required, kind in ((True, "required"), (False, "optional")):
+        for field in contract.fields:
+            if field.required == is_required:
+                yield _row(kind, field, " or ".join(_TYPES.get(name, name) for name in field.types))
+    yield from (_row("whole", use, "passed on unchanged") for use in contract.passed_on)
+    yield from (_row("unknown", use, "keys known only at run time") for use in contract.dynamic)
 
 
-def _field_row(field: Field) -> _Row:
-    types = " or ".join(_TYPES.get(name, name) for name in field.types)
-    need = "required" if field.required else "optional"
-    return _Row(
-        need, field.path, types, format_readers(field.readers), format_node_path((*EVENT_PATH, *field.segments))
-    )
-
-
-def _use_row(kind: str, description: str, use: ObjectUse) -> _Row:
-    return _Row(
-        kind, use.path, description, format_readers(use.readers), format_node_path((*EVENT_PATH, *use.segments))
-    )
+def _row(kind: str, field: Field, description: str) -> _Row:
+    copied = format_node_path((*EVENT_PATH, *field.segments))
+    return _Row(kind, field.path, description, format_readers(field.readers), copied)
 
 
 def format_readers(found: Sequence[FieldReader]) -> str:

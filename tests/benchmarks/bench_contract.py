@@ -1,5 +1,5 @@
 """
-The contract of a workflow of twenty steps in four languages, compared with parsing the code alone.
+The contract of a workflow of twenty steps in two languages, compared with parsing the code alone.
 
     python tests/benchmarks/bench_contract.py
 """
@@ -14,34 +14,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import tree_sitter_bash
-import tree_sitter_go
-import tree_sitter_javascript
-from tree_sitter import Language, Parser
-
 from pdkernel.language.analysis.contract import derive_contract
+from pdkernel.language.expression import javascript
 from pdkernel.model import Step, Workflow
-from tests.language.analysis.labelled import cases
+from tests.language.analysis.labelled import LANGUAGES, cases
 
 STEPS = 20
 ROUNDS = 5
-_PARSERS = {
-    "node": Parser(Language(tree_sitter_javascript.language())),
-    "bash": Parser(Language(tree_sitter_bash.language())),
-    "go": Parser(Language(tree_sitter_go.language())),
-}
 
 
 def a_workflow() -> Workflow:
-    """Steps of the labelled set, Python and Node.js twice as often as Bash and Go."""
-    kinds = ("python", "node", "python", "node", "bash", "go")
-    found = [cases(kinds[index % len(kinds)])[index % 12] for index in range(STEPS)]
+    """Steps of the labelled set, as many in Python as in Node.js."""
+    found = [cases(LANGUAGES[index % len(LANGUAGES)])[index] for index in range(STEPS)]
     return Workflow("bench", steps=tuple(Step(f"s{n}", case.language, case.code) for n, case in enumerate(found)))
 
 
 def parse(step: Step) -> object:
     """The tree of the code of *step*."""
-    return ast.parse(step.source) if step.language == "python" else _PARSERS[step.language].parse(step.source.encode())
+    return ast.parse(step.source) if step.language == "python" else javascript.parse_source(step.source)
 
 
 def best(act: Callable[[], object]) -> float:

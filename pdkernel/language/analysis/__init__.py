@@ -5,6 +5,7 @@ Python is read by `ast`, Node.js and `{{ }}` expressions by tree-sitter. No code
 count. Names that only a run determines, and the event fields of Bash and Go steps, are reported as unknown.
 """
 
+from pdkernel.language.analysis.abstract_values import FieldPath
 from pdkernel.language.analysis.custom_response import MissingResponse, missing_responses, responds
 from pdkernel.language.analysis.imported_files import (
     ReadFile,
@@ -49,7 +50,6 @@ from pdkernel.language.analysis.step_references import (
     merge_app_bindings,
     needs_step,
 )
-from pdkernel.language.analysis.trace import FieldPath
 from pdkernel.language.analysis.workflow_checks import (
     check_header,
     check_import_complete,

@@ -8,6 +8,7 @@ and a JSON Schema are built from it. Fields that no step reads are ignored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -16,17 +17,20 @@ from msgspec.structs import replace
 
 from pdkernel.common.encode import JsonStruct
 from pdkernel.event import JSON_POST
+from pdkernel.language.analysis.abstract_values import LIST_ITEM, FieldPath, ValueSet
 from pdkernel.language.analysis.step_reads import FieldReader, PathReads, collect_step_reads
-from pdkernel.language.analysis.trace import EVENT_CONTAINERS, LIST_ITEM, FieldPath, ValueSet
+from pdkernel.language.analysis.trace import EVENT_CONTAINERS
 from pdkernel.language.shape import format_node_path
 from pdkernel.language.shape.inference import get_type_name
 from pdkernel.model import JSON, Workflow
+
+EventData = Mapping[str, JSON]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """
-    A field that steps read.
+    A field that steps read, or an object that they pass on as a whole or read with computed keys.
 
     Attributes:
         segments: The path below the event; an item of a list is 0.
@@ -37,26 +41,13 @@ class Field:
     """
 
     segments: FieldPath
-    required: bool
+    required: bool = False
     types: tuple[str, ...] = ()
     readers: tuple[FieldReader, ...] = ()
 
     @property
     def path(self) -> str:
-        """The path as text: `body.labels[].name`."""
-        return format_path(self.segments)
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectUse:
-    """An object of the event that *readers* pass on as a whole, or read with computed keys."""
-
-    segments: FieldPath
-    readers: tuple[FieldReader, ...] = ()
-
-    @property
-    def path(self) -> str:
-        """The path as text: `body`, or `event` for the event itself."""
+        """The path as text: `body.labels[].name`, or `event` for the event itself."""
         return format_path(self.segments) or "event"
 
 
@@ -82,8 +73,8 @@ class Contract(JsonStruct, frozen=True, dict=True):
     """
 
     fields: tuple[Field, ...] = ()
-    passed_on: tuple[ObjectUse, ...] = ()
-    dynamic: tuple[ObjectUse, ...] = ()
+    passed_on: tuple[Field, ...] = ()
+    dynamic: tuple[Field, ...] = ()
     expectations: Mapping[FieldPath, PathExpectation] = {}
     unparsed_steps: tuple[FieldReader, ...] = ()
 
@@ -102,22 +93,19 @@ class Contract(JsonStruct, frozen=True, dict=True):
 
     def readers_below(self, path: FieldPath) -> tuple[FieldReader, ...]:
         """Return the readers of *path* and of the paths below it."""
-        fields = {r for each in self.fields if each.segments[: len(path)] == path for r in each.readers}
-        whole = {r for each in self.passed_on if each.segments[: len(path)] == path for r in each.readers}
-        found = fields | whole
-        return tuple(sorted(found, key=reader_sort_key)) or self.expectations[path].readers
+        below = (each for each in (*self.fields, *self.passed_on) if each.segments[: len(path)] == path)
+        return _sort_readers(reader for each in below for reader in each.readers) or self.expectations[path].readers
 
     def json_form(self) -> object:
-        """Return `{"fields", "whole", "unknown", "unread"}`; paths are texts."""
-        return {
-            "fields": [
-                {"path": each.path, "required": each.required, "types": each.types, "readers": each.readers}
-                for each in self.fields
-            ],
-            "whole": [{"path": use.path, "readers": use.readers} for use in self.passed_on],
-            "unknown": [{"path": use.path, "readers": use.readers} for use in self.dynamic],
-            "unread": self.unparsed_steps,
-        }
+        """`{"fields", "whole", "unknown", "unread"}`; paths are texts."""
+        fields = [
+            {"path": each.path, "required": each.required, "types": each.types, "readers": each.readers}
+            for each in self.fields
+        ]
+        whole, unknown = (
+            [{"path": each.path, "readers": each.readers} for each in uses] for uses in (self.passed_on, self.dynamic)
+        )
+        return {"fields": fields, "whole": whole, "unknown": unknown, "unread": self.unparsed_steps}
 
 
 def derive_contract(workflow: Workflow) -> Contract:
@@ -138,47 +126,38 @@ def derive_contract(workflow: Workflow) -> Contract:
 
 
 def _contract(found: dict[FieldPath, list[PathReads]], unread: tuple[FieldReader, ...]) -> Contract:
-    places = {
-        place: _merge_expectation(place, reads) for place, reads in sorted(found.items(), key=_path_sort_key) if place
-    }
-    fields = [
+    found = dict(sorted(found.items(), key=lambda item: list(map(str, item[0]))))
+    expected = {place: _merge_expectation(place, reads) for place, reads in found.items() if place}
+    fields = (
         Field(
             place,
-            _is_required(place, places),
-            expected.types,
-            _sort_readers(r for read in found[place] if read.is_value_used for r in read.readers),
+            _is_required(place, expected),
+            expected[place].types,
+            _sort_readers(reader for read in reads if read.is_value_used for reader in read.readers),
         )
-        for place, expected in places.items()
-        if _is_field(place, found[place])
-    ]
-    return Contract(
-        fields=tuple(fields),
-        passed_on=_build_object_uses({place: [read.passed_on_by for read in reads] for place, reads in found.items()}),
-        dynamic=_build_object_uses({place: [read.dynamic_in for read in reads] for place, reads in found.items()}),
-        expectations=places,
-        unparsed_steps=unread,
+        for place, reads in found.items()
+        if place and _is_field(place, reads)
     )
-
-
-def _path_sort_key(item: tuple[FieldPath, object]) -> list[str]:
-    return [str(segment) for segment in item[0]]
+    passed_on, dynamic = (
+        tuple(
+            Field(place, readers=readers)
+            for place, reads in found.items()
+            if (readers := _sort_readers(reader for read in reads for reader in getattr(read, attribute)))
+        )
+        for attribute in ("passed_on_by", "dynamic_in")
+    )
+    return Contract(tuple(fields), passed_on, dynamic, expected, unread)
 
 
 def _merge_expectation(place: FieldPath, reads: list[PathReads]) -> PathExpectation:
-    needed = any(read.is_required for read in reads) or (
-        place[-1] != LIST_ITEM and not any(read.is_optional for read in reads)
-    )
-    return PathExpectation(needed, _types(reads), _sort_readers(reader for read in reads for reader in read.readers))
-
-
-def _types(reads: list[PathReads]) -> tuple[str, ...]:
-    if any(read.has_mixed_types for read in reads):
-        return ()
+    is_checked = place[-1] == LIST_ITEM or any(read.is_optional for read in reads)
     types = {name for read in reads for name in read.types}
-    return tuple(sorted(types - {"numeric"} if "number" in types else types))
+    types -= types if any(read.has_mixed_types for read in reads) else {"numeric"} if "number" in types else set()
+    readers = _sort_readers(reader for read in reads for reader in read.readers)
+    return PathExpectation(any(read.is_required for read in reads) or not is_checked, tuple(sorted(types)), readers)
 
 
-def _is_required(place: FieldPath, places: dict[FieldPath, PathExpectation]) -> bool:
+def _is_required(place: FieldPath, places: Mapping[FieldPath, PathExpectation]) -> bool:
     """
     Whether the field is required: the field and all its containers are.
 
@@ -200,33 +179,30 @@ def _sort_readers(readers: Iterable[FieldReader]) -> tuple[FieldReader, ...]:
     return tuple(sorted(set(readers), key=reader_sort_key))
 
 
-def _build_object_uses(found: Mapping[FieldPath, list[set[FieldReader]]]) -> tuple[ObjectUse, ...]:
-    uses = (
-        (place, _sort_readers(set().union(*readers))) for place, readers in sorted(found.items(), key=_path_sort_key)
-    )
-    return tuple(ObjectUse(place, readers) for place, readers in uses if readers)
-
-
 def reader_sort_key(reader: FieldReader) -> tuple[int, str, str, int]:
     """Return the sort key of readers: by cell, then by line."""
     return (reader.cell or 0, reader.step, reader.prop or "", reader.line or 0)
 
 
 def format_path(path: FieldPath) -> str:
-    """Return *path* as text: `body.labels[].name`, `headers["user-agent"]`."""
-    return "".join(_parts(path))
+    """*path* as text: `body.labels[].name`, `headers["user-agent"]`."""
+    parts = ["[]" if each == LIST_ITEM else format_node_path((each,)) for each in path]
+    return "".join(f".{part}" if index and not part.startswith("[") else part for index, part in enumerate(parts))
 
 
-def _parts(place: FieldPath) -> Iterator[str]:
-    for index, segment in enumerate(place):
-        if segment == LIST_ITEM:
-            yield "[]"
-        else:
-            written = format_node_path((segment,))
-            yield written if not index or written.startswith("[") else f".{written}"
+class _AtPath(JsonStruct, frozen=True):
+    """Something at a path below the event."""
+
+    kind: Literal["missing", "gone", "type"]
+    segments: FieldPath
+
+    @property
+    def path(self) -> str:
+        """The path as text: `body.labels[].name`."""
+        return format_path(self.segments)
 
 
-class ContractViolation(JsonStruct, frozen=True):
+class ContractViolation(_AtPath, frozen=True):
     """
     A violation of a contract by an event.
 
@@ -238,19 +214,12 @@ class ContractViolation(JsonStruct, frozen=True):
         readers: The readers of the path and of the paths below it.
     """
 
-    kind: Literal["missing", "type"]
-    segments: FieldPath
     expected_types: tuple[str, ...]
     actual_type: str
     readers: tuple[FieldReader, ...]
 
-    @property
-    def path(self) -> str:
-        """The path as text: `body.labels[].name`."""
-        return format_path(self.segments)
-
     def json_form(self) -> object:
-        """Return `{"kind", "path", "expected", "found", "readers"}`."""
+        """`{"kind", "path", "expected", "found", "readers"}`."""
         return {
             "kind": self.kind,
             "path": self.path,
@@ -260,7 +229,7 @@ class ContractViolation(JsonStruct, frozen=True):
         }
 
 
-def check_event(contract: Contract, event: Mapping[str, JSON]) -> tuple[ContractViolation, ...]:
+def check_event(contract: Contract, event: EventData) -> tuple[ContractViolation, ...]:
     """Return the violations of *contract* by *event*, the data of an event; each path once."""
     found: dict[tuple[str, FieldPath], ContractViolation] = {}
     for finding in _check_children(contract, (), dict(event)):
@@ -299,27 +268,18 @@ def _check_value(contract: Contract, place: FieldPath, value: JSON) -> Iterator[
 def is_of_type(value: JSON, expected_type: str) -> bool:
     """Return whether *value* has the type *expected_type*."""
     kind = get_type_name(value)
-    if expected_type == "numeric":
-        return kind in {"integer", "number"} or (isinstance(value, str) and _is_numeric(value))
-    return kind == expected_type or (expected_type == "number" and kind == "integer")
-
-
-def _is_numeric(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    if expected_type == "numeric" and isinstance(value, str):
+        with suppress(ValueError):
+            float(value)
+            return True
+    return kind == expected_type or (expected_type in {"number", "numeric"} and kind in {"integer", "number"})
 
 
 def _finding(contract: Contract, kind: Literal["missing", "type"], place: FieldPath, found: str) -> ContractViolation:
     return ContractViolation(kind, place, contract.expectations[place].types, found, contract.readers_below(place))
 
 
-EventData = Mapping[str, JSON]
-
-
-class Drift(JsonStruct, frozen=True):
+class Drift(_AtPath, frozen=True):
     """
     A field that differs from earlier events.
 
@@ -333,21 +293,14 @@ class Drift(JsonStruct, frozen=True):
         changed_segments: The path that differs: the field, or a container that is gone or has another type.
     """
 
-    kind: Literal["gone", "type"]
-    segments: FieldPath
     types_before: tuple[str, ...]
     types_after: tuple[str, ...]
     required: bool
     readers: tuple[FieldReader, ...]
     changed_segments: FieldPath
 
-    @property
-    def path(self) -> str:
-        """The path as text: `body.labels[].name`."""
-        return format_path(self.segments)
-
     def json_form(self) -> object:
-        """Return `{"kind", "path", "at", "before", "after", "required", "readers"}`."""
+        """`{"kind", "path", "at", "before", "after", "required", "readers"}`."""
         return {
             "kind": self.kind,
             "path": self.path,
@@ -359,14 +312,6 @@ class Drift(JsonStruct, frozen=True):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _PathTypes:
-    """The types at a path, and the first prefix of the path that is missing in some value."""
-
-    types: frozenset[str]
-    missing: FieldPath | None = None
-
-
 def detect_drift(contract: Contract, earlier_events: Sequence[EventData], new_event: EventData) -> tuple[Drift, ...]:
     """
     Compare the fields of *contract* in *new_event* with those in *earlier_events*.
@@ -376,52 +321,40 @@ def detect_drift(contract: Contract, earlier_events: Sequence[EventData], new_ev
         earlier_events: The data of earlier events, at least one. Differences among them are not drift.
         new_event: The data of the new event.
     """
-    found: list[Drift] = []
-    for field in contract.fields:
-        earlier = [_collect_types(event, field.segments) for event in earlier_events]
-        now = _collect_types(new_event, field.segments)
-        types = frozenset[str]().union(*(seen.types for seen in earlier))
-        if not types:
-            continue
-        if now.missing is not None and all(seen.missing is None for seen in earlier):
-            found.append(_build_missing_drift(field, now.missing, types, earlier_events, new_event))
-        elif now.types - types and types != {"null"}:
-            types_now = tuple(sorted(now.types))
-            found.append(
-                Drift(
-                    "type",
-                    field.segments,
-                    tuple(sorted(types)),
-                    types_now,
-                    field.required,
-                    field.readers,
-                    field.segments,
-                )
-            )
-    return tuple(found)
+    found = (_detect_drift(field, earlier_events, new_event) for field in contract.fields)
+    return tuple(drift for drift in found if drift is not None)
 
 
-def _build_missing_drift(
-    field: Field, missing: FieldPath, types: frozenset[str], before: Sequence[EventData], after: EventData
-) -> Drift:
-    """Return the drift of a missing field: the field is gone, or its container has another type."""
-    around = missing[:-1]
-    held = frozenset().union(*(_collect_types(event, around).types for event in before))
-    holds = _collect_types(after, around).types
-    if around and not holds & held:
-        return Drift(
-            "type", field.segments, tuple(sorted(held)), tuple(sorted(holds)), field.required, field.readers, around
-        )
-    return Drift("gone", field.segments, tuple(sorted(types)), (), field.required, field.readers, missing)
+def _detect_drift(field: Field, earlier_events: Sequence[EventData], new_event: EventData) -> Drift | None:
+    def collect(place: FieldPath) -> tuple[set[str], set[str]]:
+        before = (_collect_types(event, place)[0] for event in earlier_events)
+        return set().union(*before), _collect_types(new_event, place)[0]
+
+    place, missing = field.segments, _collect_types(new_event, field.segments)[1]
+    before, after = collect(place)
+    if not before:
+        return None
+    kind: Literal["gone", "type"] = "type"
+    if missing is not None and all(has_path(event, place) for event in earlier_events):
+        place = missing[:-1]
+        before_around, after_around = collect(place)
+        if not place or after_around & before_around:
+            kind, place, after = "gone", missing, set()
+        else:
+            before, after = before_around, after_around
+    elif not after - before or before == {"null"}:
+        return None
+    types = tuple(sorted(before)), tuple(sorted(after))
+    return Drift(kind, field.segments, *types, field.required, field.readers, place)
 
 
 def has_path(event: EventData, path: FieldPath) -> bool:
     """Return whether *event* has a value at *path*; an empty list counts as a value for the paths of its items."""
-    return _collect_types(event, path).missing is None
+    return _collect_types(event, path)[1] is None
 
 
-def _collect_types(event: EventData, place: FieldPath) -> _PathTypes:
-    """Return the types at *place* in *event*, with the items of a list taken together."""
+def _collect_types(event: EventData, place: FieldPath) -> tuple[set[str], FieldPath | None]:
+    """Return the types at *place*, with the items of a list taken together, and the first prefix that is missing in some value."""
     values: list[Any] = [dict(event)]
     missing: FieldPath | None = None
     for depth, key in enumerate(place, start=1):
@@ -435,9 +368,7 @@ def _collect_types(event: EventData, place: FieldPath) -> _PathTypes:
                 missing = missing or place[:depth]
         values = below
     # steps do not distinguish integers from numbers
-    return _PathTypes(
-        frozenset("number" if get_type_name(value) == "integer" else get_type_name(value) for value in values), missing
-    )
+    return {"number" if (name := get_type_name(value)) == "integer" else name for value in values}, missing
 
 
 class EventComparison(JsonStruct, frozen=True):
@@ -462,7 +393,7 @@ class EventComparison(JsonStruct, frozen=True):
         return not self.violations and not self.drifts
 
     def json_form(self) -> object:
-        """Return `{"event", "findings", "drift", "earlier"}`."""
+        """`{"event", "findings", "drift", "earlier"}`."""
         return {
             "event": self.name,
             "findings": [violation.json_form() for violation in self.violations],
@@ -484,17 +415,10 @@ def compare_event(
         earlier_events: The data of earlier events by name. Equal events are ignored, and so are events of another kind,
             which have less than half of the required fields.
     """
-    before = [
-        data
-        for other, data in earlier_events.items()
-        if other != name and dict(data) != dict(event) and _is_same_kind(contract, data)
-    ]
-    return EventComparison(name, check_event(contract, event), detect_drift(contract, before, event), len(before))
-
-
-def _is_same_kind(contract: Contract, event: EventData) -> bool:
     required = [field.segments for field in contract.required_fields]
-    return 2 * sum(has_path(event, place) for place in required) >= len(required)
+    others = (data for other, data in earlier_events.items() if other != name and dict(data) != dict(event))
+    before = [data for data in others if 2 * sum(has_path(data, place) for place in required) >= len(required)]
+    return EventComparison(name, check_event(contract, event), detect_drift(contract, before, event), len(before))
 
 
 JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -544,13 +468,12 @@ def build_example_body(
 
 
 def _required_of(contract: Contract) -> Contract:
-    """Return *contract* with its required fields only."""
-    kept = {
-        field.segments[:length] for field in contract.required_fields for length in range(1, len(field.segments) + 1)
-    }
-    needed = {place for place, expected in contract.expectations.items() if expected.is_required and len(place) == 1}
+    """*contract* with its required fields only."""
+    fields = [field.segments for field in contract.required_fields]
+    kept = {place[:length] for place in fields for length in range(1, len(place) + 1)}
+    kept |= {place for place, expected in contract.expectations.items() if expected.is_required and len(place) == 1}
     return replace(
-        contract, expectations={place: each for place, each in contract.expectations.items() if place in kept | needed}
+        contract, expectations={place: contract.expectations[place] for place in contract.expectations if place in kept}
     )
 
 
@@ -579,15 +502,10 @@ def _value(contract: Contract, place: FieldPath, sources: list[Any]) -> JSON:
 
 
 def _invent_value(place: FieldPath, types: tuple[str, ...]) -> JSON:
-    kind = types[0] if types else "object" if place in {("body",), ("headers",), ("query",)} else "string"
-    if kind in {"number", "numeric"}:
-        return 1
-    if kind == "boolean":
-        return True
-    if kind == "array":
-        return []
-    if kind == "object":
-        return {}
+    kind = types[0] if types else "object" if place in EVENT_CONTAINERS else "string"
+    made: dict[str, JSON] = {"number": 1, "numeric": 1, "boolean": True, "array": [], "object": {}}
+    if kind in made:
+        return made[kind]
     key = next((str(segment) for segment in reversed(place) if segment != LIST_ITEM), "value")
     if "email" in key.lower():
         return "ada@example.com"
@@ -602,22 +520,13 @@ def build_contract_schema(contract: Contract) -> dict[str, Any]:
 def _schema(contract: Contract, place: FieldPath, types: tuple[str, ...]) -> dict[str, Any]:
     names = [name for each in types for name in (("number", "string") if each == "numeric" else (each,))]
     made: dict[str, Any] = {"type": names[0] if len(names) == 1 else names} if names else {}
-    children = contract.child_paths.get(place, ())
-    properties = {
-        str(child[-1]): _schema(contract, child, contract.expectations[child].types)
-        for child in children
-        if child[-1] != LIST_ITEM
-    }
-    if properties:
-        made["properties"] = properties
-        required = [
-            str(child[-1]) for child in children if child[-1] != LIST_ITEM and contract.expectations[child].is_required
-        ]
-        if required:
-            made["required"] = required
-    item = (*place, LIST_ITEM)
-    if item in contract.expectations:
-        made["items"] = _schema(contract, item, contract.expectations[item].types)
-        if contract.expectations[item].is_required:
-            made["minItems"] = 1
+    for child in contract.child_paths.get(place, ()):
+        expected, key = contract.expectations[child], str(child[-1])
+        below = _schema(contract, child, expected.types)
+        if child[-1] == LIST_ITEM:
+            made |= {"items": below, "minItems": 1} if expected.is_required else {"items": below}
+            continue
+        made.setdefault("properties", {})[key] = below
+        if expected.is_required:
+            made.setdefault("required", []).append(key)
     return made

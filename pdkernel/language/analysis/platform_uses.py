@@ -16,11 +16,11 @@ from tree_sitter import Node
 
 from pdkernel.execution import RESUME_DATA
 from pdkernel.language.analysis import python_code
+from pdkernel.language.analysis.abstract_values import ValueSet
 from pdkernel.language.analysis.imported_files import iter_sources
 from pdkernel.language.analysis.python_code import parse_source
 from pdkernel.language.analysis.step_reads import collect_step_reads
 from pdkernel.language.analysis.step_references import needs_step
-from pdkernel.language.analysis.trace import ValueSet
 from pdkernel.language.expression import javascript
 from pdkernel.model import JSON, Step, Workflow
 

@@ -9,22 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pdkernel.common.encode import JsonStruct
 from pdkernel.errors import ExpressionError, did_you_mean
-from pdkernel.language.analysis.trace import (
-    EVENT_CONTAINERS,
-    LIST_ITEM,
-    AccessKind,
-    FieldPath,
-    KnownExports,
-    PathAccess,
-    PathValue,
-    StepTracer,
-    ValueSet,
-)
+from pdkernel.language.analysis.abstract_values import LIST_ITEM, FieldPath, PathValue, ValueSet
+from pdkernel.language.analysis.trace import EVENT_CONTAINERS, AccessKind, KnownExports, PathAccess, StepTracer
 from pdkernel.language.expression import add_missing_braces, iter_templates
 from pdkernel.model import JSON, Step
 
@@ -118,8 +110,6 @@ def suggest_key(step: Step, missing: str, values: Mapping[str, JSON]) -> str:
         missing: For Python, the missing key. For JavaScript, the key that the step read from `undefined`.
         values: The values below `steps` that the step could read.
     """
-    from pdkernel.language.analysis import node_trace
-
     known = {
         (name, export): (PathValue((name, export)),)
         for name, exports in values.items()
@@ -132,7 +122,7 @@ def suggest_key(step: Step, missing: str, values: Mapping[str, JSON]) -> str:
         return ""
     paths = set() if tracer is None else set(tracer.paths)
     for source in expressions:
-        paths |= node_trace.trace_expression(source, known).paths
+        paths |= _trace_expression(source, known).paths
     for path in sorted(paths, key=str):
         value: Any = values
         for place, key in enumerate(path):
@@ -152,24 +142,36 @@ def _trace_code(step: Step, known: KnownExports) -> tuple[StepTracer | None, boo
     """Return the trace of the step's code, and whether the code can be parsed."""
     if step.uses:
         return None, True
-    match step.language:
-        case "python":
-            from pdkernel.language.analysis import python_trace
+    tree, is_parsed = None, False
+    if step.language == "python":
+        from pdkernel.language.analysis import python_tree
 
-            tracer: StepTracer | None = python_trace.trace_module(step.source, known)
-            return tracer, tracer is not None
-        case "node":
-            from pdkernel.language.analysis import node_trace
-            from pdkernel.language.expression import javascript
+        tree = python_tree.translate_module(step.source)
+        is_parsed = tree is not None
+    elif step.language == "node":
+        from pdkernel.language.analysis import node_tree
 
-            return node_trace.trace_module(step.source, known), not javascript.parse_source(step.source).has_error
-        case "bash" | "go":
-            return None, False
+        tree, is_parsed = node_tree.translate_module(step.source)
+    if tree is None:
+        return None, False
+    tracer = StepTracer(known, is_python=step.language == "python")
+    tracer.trace(tree)
+    return tracer, is_parsed
+
+
+def _trace_expression(source: str, known: KnownExports) -> StepTracer:
+    """Return the trace of an expression, whose value the prop passes on."""
+    from pdkernel.language.analysis import node_tree
+
+    tracer = StepTracer(known)
+    with suppress(RecursionError):  # extremely deep nesting
+        tree = node_tree.translate_expression(source)
+        if tree is not None:
+            tracer.trace(tree, "passes_on")
+    return tracer
 
 
 def _trace_props(step: Step, known: KnownExports, cell: int | None) -> Iterator[tuple[PathAccess, FieldReader]]:
-    from pdkernel.language.analysis import node_trace
-
     for name, value in step.props.items():
         written = add_missing_braces(value) if step.language == "node" and step.uses is None else value
         try:
@@ -181,7 +183,7 @@ def _trace_props(step: Step, known: KnownExports, cell: int | None) -> Iterator[
                 step.name, cell, _line_of(step, path), prop=".".join(map(str, path)), file=step.props_file
             )
             for expression in template.expressions:
-                for access in node_trace.trace_expression(expression.source, known).accesses:
+                for access in _trace_expression(expression.source, known).accesses:
                     yield access, reader
 
 

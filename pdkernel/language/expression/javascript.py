@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 import tree_sitter_javascript
@@ -37,7 +37,7 @@ def get_source(node: Node | None) -> str:
 
 
 def iter_nodes(node: Node) -> Iterator[Node]:
-    """Yield *node* and every named node under it, in source order, without recursion."""
+    """*node* and every named node under it, in source order, without recursion."""
     stack = [node]
     while stack:
         current = stack.pop()
@@ -106,75 +106,7 @@ def get_member_name(node: Node) -> str | None:
     return None
 
 
-EMPTY_LITERALS = frozenset({"undefined", "null", '""', "''", "``"})
 SIMPLE_STATEMENTS = frozenset(
     {"expression_statement", "return_statement", "lexical_declaration", "variable_declaration"}
 )
 """Types of statements that contain no other statement."""
-
-
-def get_code_children(node: Node) -> list[Node]:
-    """Return the named children of *node* without comments."""
-    return [child for child in node.named_children if child.type != "comment"]
-
-
-def get_field(node: Node, field: str) -> Node | None:
-    """Return the child of *node* in *field* of the grammar."""
-    return node.child_by_field_name(field)
-
-
-def get_last_statement(branch: Node | None) -> Node | None:
-    """Return the last statement of *branch*."""
-    while branch is not None and branch.type in {"statement_block", "else_clause"}:
-        children = get_code_children(branch)
-        branch = children[-1] if children else None
-    return branch
-
-
-def unwrap(node: Node) -> Node:
-    """Return *node* without parentheses and `await`."""
-    while node.type in {"parenthesized_expression", "await_expression"} and get_code_children(node):
-        node = get_code_children(node)[0]
-    return node
-
-
-def get_member_object(node: Node) -> Node:
-    """Return the object of the member expression *node*."""
-    return get_field(node, "object") or node
-
-
-def get_operands(node: Node) -> tuple[Node, Node]:
-    """Return the left and the right operand of the binary expression *node*."""
-    left, right = get_field(node, "left"), get_field(node, "right")
-    assert left is not None
-    assert right is not None
-    return left, right
-
-
-def infer_default_type(node: Node | None) -> tuple[str, ...]:
-    """Return the types of a value that a default reveals; for a number also numeric text."""
-    return tuple("numeric" if name == "number" else name for name in infer_literal_type(node))
-
-
-def infer_literal_type(node: Node | None) -> tuple[str, ...]:
-    """Return the types of a value that is compared with a literal or replaced by it."""
-    if node is None:
-        return ()
-    kind = unwrap(node).type
-    if kind == "string":
-        return ("string",) if get_source(node) not in EMPTY_LITERALS else ()
-    kinds = {
-        "template_string": "string",
-        "number": "number",
-        "true": "boolean",
-        "false": "boolean",
-        "array": "array",
-        "object": "object",
-    }
-    return (kinds[kind],) if kind in kinds else ()
-
-
-def get_arguments(node: Node) -> Sequence[Node]:
-    """Return the arguments of a call."""
-    given = get_field(node, "arguments")
-    return [] if given is None else [given] if given.type == "template_string" else get_code_children(given)
