@@ -678,7 +678,7 @@ def test_enter_chooses_the_only_match(many: UserPicker, session: Session) -> Non
 
 
 def test_enter_chooses_no_match_of_an_earlier_text(many: UserPicker, session: Session) -> None:
-    """Enter chooses nobody as long as the list shows the only match of what was typed before."""
+    """Enter chooses no user as long as the list shows the only match of what was typed before."""
     type_into(many.search.text, "company 7")
     names(many)
     type_into(many.search.text, "company 8")
