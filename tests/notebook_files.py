@@ -10,15 +10,26 @@ from pdkernel.kit.session.state import SessionState
 from pdkernel.storage import Project
 
 
-def notebook_of(path: Path, *cells: str) -> Path:
-    """Write a notebook of code cells at *path*."""
-    written: list[dict[str, Any]] = [
-        {"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None, "source": source}
-        for n, source in enumerate(cells)
-    ]
-    path.write_text(
-        json.dumps({"cells": written, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8"
-    )
+def notebook_of(path: Path, *cells: str | dict[str, Any], **top: Any) -> Path:
+    """
+    Write a notebook at *path*, and create its folder; *top* are further keys of the file.
+
+    A text is the source of a code cell; a mapping has fields of a code cell, or is a whole cell with its `cell_type`.
+    """
+    written: list[dict[str, Any]] = []
+    for number, cell in enumerate(cells):
+        given = {"source": cell} if isinstance(cell, str) else cell
+        code: dict[str, Any] = {
+            "cell_type": "code",
+            "id": f"c{number}",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
+        written.append(given if "cell_type" in given else code | given)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"cells": written, "metadata": {}, "nbformat": 4, "nbformat_minor": 5, **top}
+    path.write_text(json.dumps(whole), encoding="utf-8")
     return path
 
 

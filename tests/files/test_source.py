@@ -22,16 +22,9 @@ from pdkernel.files.source import (
 )
 from pdkernel.model import AppBinding, Trigger
 from pdkernel.operations.importer.folder_import import find_workflow_folders
+from tests.notebook_files import notebook_of
 
 STEP = "%%pdstep a --lang node\nexport default {}"
-
-
-def notebook(path: Path, *sources: str) -> Path:
-    """Write a notebook of code cells."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cells = [{"cell_type": "code", "source": source, "metadata": {}, "outputs": []} for source in sources]
-    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}))
-    return path
 
 
 def folder(path: Path, name: str) -> Path:
@@ -43,7 +36,7 @@ def folder(path: Path, name: str) -> Path:
 
 def test_notebook(tmp_path: Path) -> None:
     """A notebook is one workflow, and its steps look up files beside it."""
-    source = load_source(notebook(tmp_path / "flow.ipynb", STEP))
+    source = load_source(notebook_of(tmp_path / "flow.ipynb", STEP))
 
     assert (source.kind, source.workflow.name, source.folder) == ("notebook", "flow", tmp_path)
     assert (source.sidecar, source.assumed_settings) == (None, ())
@@ -51,7 +44,7 @@ def test_notebook(tmp_path: Path) -> None:
 
 def test_notebooks_pdkernel_yaml(tmp_path: Path) -> None:
     """NAME.pdkernel.yaml beside a notebook adds missing settings, and the notebook wins."""
-    path = notebook(
+    path = notebook_of(
         tmp_path / "flow.ipynb",
         "%%pdworkflow\nsettings: {memory: 512}",
         STEP.replace("%%pdstep a", "%%pdstep a --app gmail"),
@@ -72,7 +65,7 @@ def test_notebooks_pdkernel_yaml(tmp_path: Path) -> None:
 
 def test_notebook_unanswered(tmp_path: Path) -> None:
     """An unanswered account of a notebook is refused."""
-    path = notebook(tmp_path / "flow.ipynb", STEP)
+    path = notebook_of(tmp_path / "flow.ipynb", STEP)
     (tmp_path / "flow.pdkernel.yaml").write_text("steps: {a: {accounts: {slack: unanswered}}}")
 
     with pytest.raises(RequestError, match=r"flow\.pdkernel\.yaml: steps\.a\.accounts\.slack is unanswered"):
@@ -82,14 +75,14 @@ def test_notebook_unanswered(tmp_path: Path) -> None:
 
 def test_a_step_that_does_not_run_needs_no_answer(tmp_path: Path) -> None:
     """With pins, only a step that is neither pinned nor disabled is refused because of its account."""
-    path = notebook(tmp_path / "flow.ipynb", *(f"%%pdstep {name} --lang node\nexport default {{}}" for name in "ab"))
+    path = notebook_of(tmp_path / "flow.ipynb", *(f"%%pdstep {name} --lang node\nexport default {{}}" for name in "ab"))
     (tmp_path / "flow.pdkernel.yaml").write_text(
         "steps: {a: {accounts: {slack: unanswered}}, b: {accounts: {slack: unanswered}}}"
     )
 
     with pytest.raises(RequestError, match=r"steps\.b\.accounts\.slack is unanswered"):
         load_source(path, pinned_steps=("a",))
-    notebook(path, STEP, "%%pdstep b --lang node --disabled\nexport default {}")
+    notebook_of(path, STEP, "%%pdstep b --lang node --disabled\nexport default {}")
     assert load_source(path, pinned_steps=("a",)).workflow.steps[1].disabled
 
 
@@ -118,16 +111,16 @@ def test_workflow_folder(tmp_path: Path) -> None:
 def test_folder_of_workflows(tmp_path: Path) -> None:
     """A folder contains all its notebooks and workflow folders, by name; hidden folders are skipped."""
     folder(tmp_path / "repo/b-p_1", "B")
-    notebook(tmp_path / "a.ipynb", STEP)
-    notebook(tmp_path / ".ipynb_checkpoints/a-checkpoint.ipynb", STEP)
-    notebook(tmp_path / "node_modules/x.ipynb", STEP)
+    notebook_of(tmp_path / "a.ipynb", STEP)
+    notebook_of(tmp_path / ".ipynb_checkpoints/a-checkpoint.ipynb", STEP)
+    notebook_of(tmp_path / "node_modules/x.ipynb", STEP)
     (tmp_path / "README.md").write_text("x")
 
     assert [load_workflow(path).name for path in find_sources(tmp_path)] == ["a", "B"]
     with pytest.raises(NotebookError, match=r"contains 2 workflows: a\.ipynb, b-p_1\."):
         load_workflow(tmp_path)
     for name in "cdef":
-        notebook(tmp_path / f"{name}.ipynb", STEP)
+        notebook_of(tmp_path / f"{name}.ipynb", STEP)
     with pytest.raises(NotebookError, match=r"6 workflows: a\.ipynb, c\.ipynb, d\.ipynb, e\.ipynb, f\.ipynb, \.\.\.\."):
         load_workflow(tmp_path)
 
@@ -136,7 +129,7 @@ def test_every_depth(tmp_path: Path) -> None:
     """Workflow folders are found at every depth and inside one another, as by an import."""
     outer = folder(tmp_path / "a/b/c/d/e/f/outer-p_1", "outer")
     inner = folder(outer / "copies/inner-p_2", "inner")
-    notebook(outer / "notes.ipynb", STEP)
+    notebook_of(outer / "notes.ipynb", STEP)
     (tmp_path / "link").symlink_to(tmp_path / "a")
 
     assert find_sources(tmp_path) == (outer, inner)
@@ -175,7 +168,7 @@ def test_a_missing_source(tmp_path: Path) -> None:
 def test_python_files_in_percent_format(tmp_path: Path) -> None:
     """A folder's Python files in percent format are workflows, unless a notebook of the same name is beside them."""
     step = "# %%\n# %%pdstep a\nreturn 1\n"
-    notebook(tmp_path / "paired.ipynb", STEP)
+    notebook_of(tmp_path / "paired.ipynb", STEP)
     for name, text in {
         "paired.py": step,
         "kept.py": f"# ---\n# jupyter: {{}}\n# ---\n\n{step}",
@@ -191,7 +184,7 @@ def test_python_files_in_percent_format(tmp_path: Path) -> None:
 
 def test_files_beside_a_notebook(tmp_path: Path) -> None:
     """A notebook's step imports files of the notebook's folder; a changed file is another version and another stamp."""
-    path = notebook(tmp_path / "flow.ipynb", "%%pdstep a --lang node\nimport './x.mjs'\nexport default {}")
+    path = notebook_of(tmp_path / "flow.ipynb", "%%pdstep a --lang node\nimport './x.mjs'\nexport default {}")
     (tmp_path / "x.mjs").write_text("1")
     first = load_source(path)
     stamps = file_stamps(path, first.workflow)
@@ -231,7 +224,7 @@ def test_stamps_of_a_folder(tmp_path: Path) -> None:
 
 def test_a_cells_file_comes_before_the_folders(tmp_path: Path) -> None:
     """A step imports the file that a cell of the notebook has, also if the notebook's folder has a file of that name."""
-    path = notebook(tmp_path / "flow.ipynb", "%%pdstep a --lang node\nimport './x.mjs'\nexport default {}")
+    path = notebook_of(tmp_path / "flow.ipynb", "%%pdstep a --lang node\nimport './x.mjs'\nexport default {}")
     content = json.loads(path.read_text())
     cell = {"cell_type": "raw", "source": "of the cell", "metadata": {"pdkernel": {"file": "a/x.mjs"}}}
     path.write_text(json.dumps({**content, "cells": [*content["cells"], cell]}))
@@ -242,7 +235,7 @@ def test_a_cells_file_comes_before_the_folders(tmp_path: Path) -> None:
 
 def test_a_missing_file_in_a_folder_of_cells(tmp_path: Path) -> None:
     """Where cells have the files of a folder, a file that they lack does not exist, whatever is above the notebook."""
-    path = notebook(
+    path = notebook_of(
         tmp_path / "sub" / "flow.ipynb", "%%pdstep a --lang node\nimport '../lib/x.mjs'\nimport '../lib/y.mjs'"
     )
     content = json.loads(path.read_text())
@@ -260,7 +253,7 @@ def test_a_missing_file_in_a_folder_of_cells(tmp_path: Path) -> None:
 def test_a_file_that_a_notebook_cannot_import(tmp_path: Path, name: str, message: str) -> None:
     """A file above the notebook's folder and a missing file are refused with the cell and the line."""
     (tmp_path / "up.mjs").write_text("1")
-    path = notebook(
+    path = notebook_of(
         tmp_path / "sub" / "flow.ipynb", "x = 1", f"%%pdstep a --lang node\nimport '{name}'\nexport default {{}}"
     )
 
@@ -274,7 +267,7 @@ def test_a_workflow_beside_another_is_found_by_its_name(tmp_path: Path) -> None:
     """Outside of a repository, a step finds a workflow beside its own: by its id, its folder or its file."""
     caller = folder(tmp_path / "flows/quote", "quote")
     folder(tmp_path / "flows/tax.v2-p_2b", "tax")
-    notebook(tmp_path / "flows/deep/mail.ipynb", STEP)
+    notebook_of(tmp_path / "flows/deep/mail.ipynb", STEP)
 
     found = [find_sibling_workflow(name, caller) for name in ("p_2b", "tax.v2-p_2b", "mail", "mail.ipynb", "2b", "tax")]
 
@@ -284,9 +277,9 @@ def test_a_workflow_beside_another_is_found_by_its_name(tmp_path: Path) -> None:
 
 def test_the_nearest_workflow_with_a_name_is_found(tmp_path: Path) -> None:
     """A notebook beside the caller comes before one of the same name below."""
-    caller = notebook(tmp_path / "caller.ipynb", STEP)
+    caller = notebook_of(tmp_path / "caller.ipynb", STEP)
     for path in ("a/mail.ipynb", "mail.ipynb", "a/b/deep.ipynb", "z/deep.ipynb"):
-        notebook(tmp_path / path, STEP)
+        notebook_of(tmp_path / path, STEP)
 
     found = [find_sibling_workflow(name, caller) for name in ("mail", "deep")]
 
@@ -298,9 +291,9 @@ class TestStepNamesWorkflow:
 
     def test_path(self, tmp_path: Path) -> None:
         """No path leads to a workflow, to a file beside the caller neither."""
-        caller = notebook(tmp_path / "flows/caller.ipynb", STEP)
-        notebook(tmp_path / "flows/below/mail.ipynb", STEP)
-        notebook(tmp_path / "above.ipynb", STEP)
+        caller = notebook_of(tmp_path / "flows/caller.ipynb", STEP)
+        notebook_of(tmp_path / "flows/below/mail.ipynb", STEP)
+        notebook_of(tmp_path / "above.ipynb", STEP)
         paths = ["below/mail.ipynb", "./caller.ipynb", "../above.ipynb", "../above", "..", ".", "", "/", "below/mail"]
         absolute = [str(tmp_path / "above.ipynb"), str(caller), f"//{caller}", f"file://{caller}", "caller.ipynb\0"]
 
@@ -308,8 +301,8 @@ class TestStepNamesWorkflow:
 
     def test_link(self, tmp_path: Path) -> None:
         """A link that leads out of the folder is not followed, whether to a notebook or to a folder."""
-        caller = notebook(tmp_path / "flows/caller.ipynb", STEP)
-        notebook(tmp_path / "outside/mail.ipynb", STEP)
+        caller = notebook_of(tmp_path / "flows/caller.ipynb", STEP)
+        notebook_of(tmp_path / "outside/mail.ipynb", STEP)
         (tmp_path / "flows/mail.ipynb").symlink_to(tmp_path / "outside/mail.ipynb")
         (tmp_path / "flows/linked").symlink_to(tmp_path / "outside")
         folder(tmp_path / "flows/tax", "tax")
@@ -322,10 +315,10 @@ class TestStepNamesWorkflow:
 
     def test_notebook_that_a_step_has_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Paths that steps may change are not searched: theirs, the file store, temporary files; a server does not find them."""
-        caller = notebook(tmp_path / "caller-p_0.ipynb", STEP)
+        caller = notebook_of(tmp_path / "caller-p_0.ipynb", STEP)
         (tmp_path / ".git").mkdir()
         for path in ("reports", "alone.ipynb", ".pdkernel/files", "pdkernel-run-x/1/tmp"):
-            notebook(tmp_path / path / "evil-p_1.ipynb" if "." not in path[1:] else tmp_path / path, STEP)
+            notebook_of(tmp_path / path / "evil-p_1.ipynb" if "." not in path[1:] else tmp_path / path, STEP)
         (tmp_path / "link").symlink_to(tmp_path / "reports")
         monkeypatch.setenv(STEP_PATHS_VARIABLE, f"{tmp_path}/link:{tmp_path}/alone.ipynb")
 
@@ -357,7 +350,7 @@ def test_a_workflow_of_the_same_repository_is_found_by_its_id(tmp_path: Path, mo
     (tmp_path / "repo/.git").mkdir(parents=True)
     caller = folder(tmp_path / "repo/sales/quote-p_1a", "quote")
     folder(tmp_path / "repo/shared/tax-p_2b", "tax")
-    notebook(tmp_path / "repo/shared/mail-p_3c.ipynb", STEP)
+    notebook_of(tmp_path / "repo/shared/mail-p_3c.ipynb", STEP)
     folder(tmp_path / "outside-p_4d", "outside")
 
     find = partial(find_sibling_workflow, source=caller)

@@ -97,10 +97,7 @@ def test_a_renewal_without_its_claim_changes_nothing(sqlite_project: Project, cl
 
     assert not table.replace_credentials("apn_1", {"new": "x"}, renewal_claim=claim + 1)
     assert not table.mark_unhealthy("apn_1", renewal_claim=claim + 1)
-    assert (dict(table.credentials("apn_1")), table.list_accounts()[0].healthy) == (
-        {"token": "secret of apn_1"},
-        True,
-    )
+    assert (dict(table.credentials("apn_1")), table.list_accounts()[0].healthy) == ({"token": "secret of apn_1"}, True)
     assert table.mark_unhealthy("apn_1", renewal_claim=claim)
     assert not table.list_accounts()[0].healthy
     assert table.replace_credentials("apn_1", {"new": "x"}, renewal_claim=claim)

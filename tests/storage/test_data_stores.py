@@ -6,7 +6,6 @@ import json
 import math
 from contextlib import nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from pdkernel.model import JSON
 from pdkernel.storage import Project, StoreRecord
 from pdkernel.storage.data_stores import MAX_PAGE_RECORDS, MAX_TTL_S, StoreNotFoundError, check_key
 from pdkernel.storage.schema import store_records
-from tests.storage.processes import run_together, start_process
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -35,10 +33,7 @@ def value(project: Project, key: str, store: str = "s") -> Any:
     return record.value if record else "absent"
 
 
-@settings(
-    max_examples=settings().max_examples // 2,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kept=VALUES)
 def test_any_json_value_comes_back(project: Project, kept: JSON) -> None:
     """A value reads back unchanged: large integers, unpaired surrogates, order of keys."""
@@ -158,35 +153,35 @@ def test_time_to_live_can_be_changed_and_removed(project: Project, clock: Manual
 
 
 @pytest.mark.parametrize("ttl", [0, -1, MAX_TTL_S + 1, math.nan, math.inf, "60", True])
-def test_an_impossible_time_to_live_is_refused(project: Project, ttl: Any) -> None:
+def test_an_impossible_time_to_live_is_refused(sqlite_project: Project, ttl: Any) -> None:
     """A time to live is a number of seconds up to two years."""
     with pytest.raises(RequestError, match="time to live"):
-        project.data_stores.set("s", "key", 1, ttl=ttl)
-    project.data_stores.set("s", "key", 1, ttl=730 * 86400)
+        sqlite_project.data_stores.set("s", "key", 1, ttl=ttl)
+    sqlite_project.data_stores.set("s", "key", 1, ttl=730 * 86400)
 
 
 @pytest.mark.parametrize("key", ["", "k" * 1025, "half \ud800", "nul \0", 7, None])
-def test_an_impossible_key_is_refused(project: Project, key: Any) -> None:
+def test_an_impossible_key_is_refused(sqlite_project: Project, key: Any) -> None:
     """A key that one of the databases cannot hold is refused."""
     with pytest.raises(RequestError, match="key"):
-        project.data_stores.set("s", key, 1)
+        sqlite_project.data_stores.set("s", key, 1)
 
 
 @pytest.mark.parametrize("name", ["", " padded", "two\nlines", "n" * 201])
-def test_an_impossible_name_is_refused(project: Project, name: str) -> None:
+def test_an_impossible_name_is_refused(sqlite_project: Project, name: str) -> None:
     """A store name that cannot be written on a directive's line is refused; one of 200 characters is not."""
     with pytest.raises(RequestError, match="is not a valid name of a data store"):
-        project.data_stores.set(name, "key", 1)
-    project.data_stores.set("n" * 200, "key", 1)
+        sqlite_project.data_stores.set(name, "key", 1)
+    sqlite_project.data_stores.set("n" * 200, "key", 1)
 
 
 @pytest.mark.parametrize("wrong", [{1, 2}, math.nan, {"deep": object()}])
-def test_a_value_that_is_not_json_is_refused(project: Project, wrong: Any) -> None:
+def test_a_value_that_is_not_json_is_refused(sqlite_project: Project, wrong: Any) -> None:
     """A value that is not JSON is refused, and nothing is stored."""
     with pytest.raises(RequestError, match="'key' is not JSON"):
-        project.data_stores.set("s", "key", wrong)
+        sqlite_project.data_stores.set("s", "key", wrong)
 
-    assert project.data_stores.names() == []
+    assert sqlite_project.data_stores.names() == []
 
 
 def test_a_large_store_is_read_in_pages(project: Project) -> None:
@@ -240,38 +235,9 @@ def test_records_of_a_file_replace_those_of_the_store(project: Project, clock: M
     assert project.data_stores.count("t") == 0
 
 
-def test_the_error_for_an_unknown_store_lists_the_existing_ones(project: Project) -> None:
+def test_the_error_for_an_unknown_store_lists_the_existing_ones(sqlite_project: Project) -> None:
     """The error for an unknown store name lists the existing stores."""
-    project.data_stores.set("orders", "key", 1)
+    sqlite_project.data_stores.set("orders", "key", 1)
 
     with pytest.raises(StoreNotFoundError, match="orders"):
-        project.data_stores.require("order")
-
-
-WRITE = """
-import sys
-from pathlib import Path
-from pdkernel.storage import Project
-with Project.open(Path(sys.argv[1])) as project:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for number in range(20):
-        project.data_stores.set("shared", f"{sys.argv[2]}-{number}", {"by": sys.argv[2], "number": number})
-        project.data_stores.set("shared", "last", sys.argv[2])
-"""
-
-
-def test_processes_lose_nothing(tmp_path: Path) -> None:
-    """Three processes that write to one store at the same time lose no record."""
-    folder = tmp_path / ".pdkernel"
-    Project.open(folder).close()
-    run_together([start_process(WRITE, folder, str(name)) for name in range(3)])
-
-    with Project.open(folder) as project:
-        found = {
-            record.key: record.value for record in project.data_stores.iter_records("shared") if record.key != "last"
-        }
-        assert found == {
-            f"{name}-{number}": {"by": str(name), "number": number} for name in range(3) for number in range(20)
-        }
-        assert project.data_stores.count("shared") == 61
+        sqlite_project.data_stores.require("order")

@@ -28,7 +28,6 @@ from pdkernel.storage.accounts import AccountExistsError
 from pdkernel.storage.deployed_triggers import DeployedTrigger
 from pdkernel.storage.postgres import translate_error, unreachable_error
 from pdkernel.storage.schedule import Schedule
-from pdkernel.storage.schema import PROJECT_SCHEMA
 from tests.durability.database_proxy import proxy_of
 from tests.postgres import PostgresServer
 from tests.storage.conftest import Location, remove_rows
@@ -111,17 +110,6 @@ def test_no_change_of_a_sources_state_is_lost(processes: tuple[Project, Project]
     assert processes[0].source_states.load("source") == {"count": 40}
 
 
-def test_processes_sign_with_one_key(processes: tuple[Project, Project]) -> None:
-    """Two processes that issue the first token at the same time accept each other's tokens, signed with one key."""
-    client = processes[0].oauth_clients.create().client.id
-
-    tokens = together(*[lambda project=project: project.access_tokens.issue(client, ["*"]) for project in processes])
-
-    assert [processes[1 - n].access_tokens.verify(token) is not None for n, token in enumerate(tokens)] == [True, True]
-    with processes[0].sqlalchemy_engine.connect() as connection:
-        assert connection.execute(text("select count(*) from signing_keys")).scalar_one() == 1
-
-
 def test_processes_get_one_secret(processes: tuple[Project, Project]) -> None:
     """Two processes that set a missing secret, or create the key of an endpoint, at the same time get the same one."""
     for number in range(20):
@@ -146,19 +134,6 @@ def test_a_store_is_removed_while_others_write(processes: tuple[Project, Project
 
     record = processes[0].data_stores.find("contended", "key")
     assert record is None or record.value == 39
-
-
-def test_records_are_written_in_opposite_orders(processes: tuple[Project, Project]) -> None:
-    """Two processes that write the same records in opposite orders do not wait for each other endlessly."""
-    records = [StoreRecord(f"key{number}", number, None) for number in range(40)]
-
-    def work(project: Project, chosen: list[StoreRecord]) -> None:
-        for _ in range(5):
-            project.data_stores.put_records("crossed", chosen)
-
-    together(lambda: work(processes[0], records), lambda: work(processes[1], records[::-1]))
-
-    assert processes[0].data_stores.count("crossed") == 40
 
 
 def test_a_write_of_records_waits_for_another_one(processes: tuple[Project, Project]) -> None:
@@ -213,21 +188,6 @@ def test_a_renewal_that_stores_its_token_ends_before_another_connection(processe
         waits = not connecting.done()
 
     assert (waits, renewing.result(), connecting.result()) == (True, True, None)
-
-
-def test_a_user_is_deleted_while_an_account_is_added(processes: tuple[Project, Project], clock: ManualClock) -> None:
-    """An account never stays without its user."""
-    first, second = processes
-
-    def add(number: int) -> Account:
-        return Account(f"apn_{number}", "slack", "", "ada", "development", datetime(2026, 1, 1, tzinfo=UTC), True, ())
-
-    for number in range(10):
-        together(
-            partial(first.accounts.add, add(number), {}), partial(second.accounts.delete_user, "ada", "development")
-        )
-        accounts = first.accounts.list_accounts(external_user_id="ada")
-        assert not accounts or first.accounts.find_user("ada", "development") is not None
 
 
 def test_one_process_gets_an_account_id(processes: tuple[Project, Project], clock: ManualClock) -> None:
@@ -394,6 +354,8 @@ def test_a_second_process_signs_with_the_key_of_the_first(processes: tuple[Proje
     tokens = overlap(processes[0], *(partial(each.access_tokens.issue, "pdc_1", ["*"]) for each in processes))
 
     assert len({jwt.get_unverified_header(token)["kid"] for token in tokens}) == 1
+    with processes[0].sqlalchemy_engine.connect() as connection:
+        assert connection.execute(text("select count(*) from signing_keys")).scalar_one() == 1
 
 
 def test_a_named_transaction_excludes_other_processes(processes: tuple[Project, Project]) -> None:
@@ -545,14 +507,6 @@ def test_a_missing_key_is_not_replaced(postgres_url: str, tmp_path: Path) -> Non
     assert error.message.startswith(f"The project's key file {tmp_path}/b/key is missing")
     assert "use an empty database" in error.fix
     assert not (tmp_path / "b" / "key").exists()
-
-
-def test_a_newer_database_is_refused(postgres_url: str, tmp_path: Path) -> None:
-    """A database of a newer version is refused with the command to upgrade."""
-    Project.open(tmp_path, database_url=postgres_url).close()
-    run_sql(postgres_url, f"update meta set value = '{PROJECT_SCHEMA.version + 1}' where name = 'schema_version'")
-
-    assert "a newer version of pdkernel has written it" in refusal(tmp_path, postgres_url).message
 
 
 def test_foreign_tables_are_left_alone(postgres_url: str, tmp_path: Path) -> None:

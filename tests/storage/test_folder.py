@@ -57,20 +57,16 @@ def test_folder_is_for_its_owner_only(sqlite_project: Project) -> None:
     }
 
 
-def test_git_ignores_the_folder(project: Project) -> None:
-    """Git ignores the folder."""
-    assert (project.folder / ".gitignore").read_text() == "*\n"
+def test_git_ignores_the_folder(tmp_path: Path) -> None:
+    """Git ignores the folder; an existing `.gitignore` is left unchanged."""
+    ignored = tmp_path / ".pdkernel" / ".gitignore"
+    Project.open(ignored.parent).close()
+    written = ignored.read_text()
+    ignored.write_text("# mine\n*\n")
 
+    Project.open(ignored.parent).close()
 
-def test_own_gitignore_is_kept(tmp_path: Path) -> None:
-    """An existing `.gitignore` is left unchanged."""
-    folder = tmp_path / ".pdkernel"
-    folder.mkdir()
-    (folder / ".gitignore").write_text("# mine\n*\n")
-
-    Project.open(folder).close()
-
-    assert (folder / ".gitignore").read_text() == "# mine\n*\n"
+    assert (written, ignored.read_text()) == ("*\n", "# mine\n*\n")
 
 
 def test_key_file_may_be_elsewhere(tmp_path: Path) -> None:

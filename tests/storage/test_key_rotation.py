@@ -305,10 +305,7 @@ def test_a_write_in_progress_is_encrypted_again_or_refused(tmp_path: Path, datab
                     all_write.wait(60)
         raise AssertionError("no write was refused")
 
-    with (
-        Project.open(folder, database_url=database_url, key_file=key_file) as project,
-        ThreadPoolExecutor() as threads,
-    ):
+    with Project.open(folder, database_url=database_url, key_file=key_file) as project, ThreadPoolExecutor() as threads:
         writers = [threads.submit(write, number) for number in range(2)]
         all_write.wait(60)
         rotate(project)

@@ -37,6 +37,8 @@ with Project.open(Path(sys.argv[1])) as project:
         directory.add_account(app="slack", credentials={"t": sys.argv[2]}, external_user_id=f"u{number}",
                               account_id=f"apn_{sys.argv[2]}{number}")
         project.notebook_states.save("same", {"by": sys.argv[2], "number": number})
+        project.data_stores.set("shared", f"{sys.argv[2]}-{number}", number)
+        project.data_stores.set("shared", "last", sys.argv[2])
 """
 
 
@@ -63,6 +65,7 @@ def test_two_kernels_write_to_one_project(tmp_path: Path) -> None:
     with Project.open(folder) as project:
         directory = LocalDirectory(project)
         assert len(directory.accounts()) == 50
+        assert project.data_stores.count("shared") == 51
         assert len(directory.users("development")) == 25
         state = project.notebook_states.load("same", dict)
         assert state is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_unreadable_key(existing: Path) -> None:
 
 
 def test_file_in_the_folders_place(tmp_path: Path) -> None:
-    """The error names a file in the place of the folder, and the file is kept."""
+    """The error names a file in the place of the folder, or above it, and the file is kept."""
     (tmp_path / ".pdkernel").write_text("mine")
 
     error = refusal(tmp_path / ".pdkernel")
@@ -113,16 +114,9 @@ def test_file_in_the_folders_place(tmp_path: Path) -> None:
         f"The project folder {tmp_path}/.pdkernel cannot be used: {tmp_path}/.pdkernel or a part of its path is a file."
     )
     assert (tmp_path / ".pdkernel").read_text() == "mine"
-
-
-def test_folder_under_a_file(tmp_path: Path) -> None:
-    """The error for a folder under a file gives the file as the reason."""
-    (tmp_path / "notes.txt").write_text("mine")
-
-    error = refusal(tmp_path / "notes.txt" / ".pdkernel")
-
-    assert "or a part of its path is a file" in error.message
-    assert "--project FOLDER" in error.fix
+    below = refusal(tmp_path / ".pdkernel" / ".pdkernel")
+    assert "or a part of its path is a file" in below.message
+    assert "--project FOLDER" in below.fix
 
 
 def test_folder_in_the_databases_place(tmp_path: Path) -> None:
@@ -134,52 +128,27 @@ def test_folder_in_the_databases_place(tmp_path: Path) -> None:
     assert "cannot be used: is a directory" in error.message
 
 
-def test_key_file_under_a_file(tmp_path: Path) -> None:
-    """The error names a key file that cannot be created, and its environment variable."""
-    (tmp_path / "notes.txt").write_text("mine")
-
-    error = refusal(tmp_path / ".pdkernel", key_file=tmp_path / "notes.txt" / "key")
-
-    assert f"key file {tmp_path}/notes.txt/key cannot be" in error.message
-    assert "PDKERNEL_KEY_FILE" in error.fix
-
-
-def test_database_of_garbage(existing: Path) -> None:
-    """A file that is not a database is refused with a fix, and left unchanged."""
-    garbage = b"not a database, whatever it is called\n" * 500
-    (existing / "project.db").write_bytes(garbage)
-
-    error = refusal(existing)
-
-    assert error.message == (
-        f"The project's database {existing}/project.db is damaged or is not a database "
-        "(file is not a database). The file was not changed."
-    )
-    assert f"mv {existing}/project.db {existing}/project.db.damaged" in error.fix
-    assert (existing / "project.db").read_bytes() == garbage
-
-
-def test_database_cut_short(existing: Path) -> None:
-    """A truncated database is refused and left unchanged."""
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda _: b"not a database, whatever it is called\n" * 500, "file is not a database"),
+        (lambda data: data[: len(data) // 2], "database disk image is malformed"),
+        (lambda data: data[:4096] + b"\xff" * (len(data) - 4096), "database disk image is malformed"),
+    ],
+    ids=["garbage", "cut short", "damaged pages"],
+)
+def test_damaged_database(existing: Path, damage: Callable[[bytes], bytes], reason: str) -> None:
+    """A file that is not a whole database is refused with a fix when it is opened, and left unchanged."""
     path = existing / "project.db"
-    rest = path.read_bytes()[: path.stat().st_size // 2]
-    path.write_bytes(rest)
-
-    error = refusal(existing)
-
-    assert "is damaged or is not a database (database disk image is malformed)" in error.message
-    assert path.read_bytes() == rest
-
-
-def test_database_with_a_damaged_middle(existing: Path) -> None:
-    """A database with overwritten pages is refused when it is opened, and kept."""
-    path = existing / "project.db"
-    damaged = path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096)
+    damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
 
     error = refusal(existing)
 
-    assert "is damaged or is not a database" in error.message
+    assert error.message == (
+        f"The project's database {path} is damaged or is not a database ({reason}). The file was not changed."
+    )
+    assert f"mv {path} {path}.damaged" in error.fix
     assert path.read_bytes() == damaged
 
 

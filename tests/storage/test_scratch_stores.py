@@ -72,10 +72,7 @@ def apply(stores: DataStoreTable | ScratchCopy, operation: tuple[Any, ...]) -> o
             return stores.clear("s")
 
 
-@settings(
-    max_examples=settings().max_examples // 2,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=OPERATIONS, after=OPERATIONS)
 def test_a_scratch_copy_answers_as_the_store_would(
     project: Project, clock: ManualClock, before: list[Any], after: list[Any]
@@ -185,13 +182,13 @@ def test_the_size_of_a_copy_is_limited(project: Project) -> None:
     ("key", "value", "ttl"),
     [("", 1, None), ("k" * 1025, 1, None), ("a", object(), None), ("a", float("nan"), None), ("a", 1, -1)],
 )
-def test_what_a_store_refuses_a_copy_refuses(project: Project, key: str, value: Any, ttl: Any) -> None:
+def test_what_a_store_refuses_a_copy_refuses(sqlite_project: Project, key: str, value: Any, ttl: Any) -> None:
     """Keys, values and times to live are checked as for a store."""
-    for stores in (project.data_stores, scratch(project)):
+    for stores in (sqlite_project.data_stores, scratch(sqlite_project)):
         with pytest.raises(RequestError):
             stores.set("s", key, value, ttl=ttl)
     with pytest.raises(RequestError):
-        scratch(project).find(" s", "k")
+        scratch(sqlite_project).find(" s", "k")
 
 
 def test_a_store_that_does_not_exist_is_named(project: Project) -> None:

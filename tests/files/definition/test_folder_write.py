@@ -19,7 +19,6 @@ from pdkernel.files.definition import (
     compare_files,
     export_to_folder,
     plan_files,
-    read_folder_workflow,
     read_sidecar,
     write_files,
 )
@@ -128,30 +127,21 @@ def test_foreign_file(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"check/entry.py": "mine"}
 
 
-def test_synced_folder(tmp_path: Path) -> None:
-    """A folder that Pipedream synced is refused; the fix names --into."""
-    (tmp_path / ".workflow.state").write_text("id: p_1")
+def test_a_folder_of_another_workflow(tmp_path: Path) -> None:
+    """A folder that Pipedream synced, one without a pdkernel.yaml, and one of another workflow are not overwritten."""
+    synced, bare, other = (tmp_path / name for name in ("synced", "bare", "other"))
+    for folder, name in ((synced, ".workflow.state"), (bare, "workflow.yaml")):
+        folder.mkdir()
+        (folder / name).write_text("name: Open issue to Slack\n")
+    export_to_folder(replace(quickstart(), name="Other"), other)
 
     with pytest.raises(UnsupportedError, match="synced") as caught:
-        export_to_folder(quickstart(), tmp_path)
-
+        export_to_folder(quickstart(), synced)
     assert "--into" in caught.value.fix
-
-
-def test_workflow_yaml_without_pdkernel_yaml(tmp_path: Path) -> None:
-    """A workflow.yaml without a pdkernel.yaml is not overwritten."""
-    (tmp_path / "workflow.yaml").write_text("name: Open issue to Slack")
-
     with pytest.raises(UnsupportedError, match="was not written by an export"):
-        export_to_folder(quickstart(), tmp_path)
-
-
-def test_another_workflow(tmp_path: Path) -> None:
-    """A folder of another workflow is not overwritten."""
-    export_to_folder(quickstart(), tmp_path)
-
-    with pytest.raises(UnsupportedError, match="it is called 'Open issue to Slack', and this one 'Other'"):
-        export_to_folder(replace(quickstart(), name="Other"), tmp_path)
+        export_to_folder(quickstart(), bare)
+    with pytest.raises(UnsupportedError, match="it is called 'Other', and this one 'Open issue to Slack'"):
+        export_to_folder(quickstart(), other)
 
 
 def test_a_folder_whose_workflow_is_not_yaml(tmp_path: Path) -> None:
@@ -166,7 +156,7 @@ def test_a_folder_whose_workflow_is_not_yaml(tmp_path: Path) -> None:
 
 
 def test_links_and_paths_outside(tmp_path: Path) -> None:
-    """An export does not write through links or outside its folder."""
+    """An export does not write outside its folder or through links, even if they lead to a place inside the folder."""
     folder = tmp_path / "flow"
     folder.mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -176,17 +166,12 @@ def test_links_and_paths_outside(tmp_path: Path) -> None:
         export_to_folder(quickstart(), folder)
     with pytest.raises(RequestError, match="leads out of"):
         compare_files([DefinitionFile("../x", "")], folder)
-
     assert contents(tmp_path) == {}
-
-
-def test_a_link_in_the_place_of_a_file(tmp_path: Path) -> None:
-    """A link in the place of a file is not followed, even inside the folder."""
-    (tmp_path / "target").write_text("mine")
-    (tmp_path / "workflow.yaml").symlink_to(tmp_path / "target")
-
+    (folder / "check").unlink()
+    (folder / "target").write_text("mine")
+    (folder / "workflow.yaml").symlink_to(folder / "target")
     with pytest.raises(RequestError, match="is a link"):
-        export_to_folder(quickstart(), tmp_path)
+        export_to_folder(quickstart(), folder)
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -211,14 +196,6 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
         write_files(plan_files(workflow), tmp_path)
 
     assert contents(tmp_path) == {**before, "late": "a file where a step's folder should be"}
-
-
-def test_written_files_are_readable(tmp_path: Path) -> None:
-    """Written files have mode 0644 and read back as the workflow."""
-    export_to_folder(quickstart(), tmp_path)
-
-    assert (tmp_path / "workflow.yaml").stat().st_mode & 0o777 == 0o644
-    assert read_folder_workflow(tmp_path).steps[0].source == PYTHON
 
 
 def test_json_of_a_result(tmp_path: Path) -> None:

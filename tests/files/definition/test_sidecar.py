@@ -265,10 +265,7 @@ def test_sources_of_actions(text: str, sources: tuple[str, ...]) -> None:
             "schema: pdkernel/1\nlimits: {memory: 10241}\n",
             "limits.memory: 10241 is greater than the maximum of 10240 (line 2)",
         ),
-        (
-            "steps: {a: {timeout: 0}}\n",
-            "steps.a.timeout: 0 is less than or equal to the minimum of 0 (line 1)",
-        ),
+        ("steps: {a: {timeout: 0}}\n", "steps.a.timeout: 0 is less than or equal to the minimum of 0 (line 1)"),
         ("steps: {a: {timeout: 750.5}}\n", "steps.a.timeout: 750.5 is greater than the maximum of 750 (line 1)"),
         ("actions: [npm, npm]\n", "actions: ['npm', 'npm'] has non-unique elements (line 1)"),
         ("variables: [A, A]\n", "variables: ['A', 'A'] has non-unique elements (line 1)"),

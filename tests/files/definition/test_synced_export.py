@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from pdkernel.common.safe_files import BYTE_ORDER_MARK
 from pdkernel.errors import DefinitionError, NotebookError, PdkernelError, RequestError, UnsupportedError
 from pdkernel.files.definition import ExportResult, export_to_synced_folder, read_folder_workflow
-from pdkernel.files.definition.sidecar import AccountChoice, Sidecar, StepSidecar
+from pdkernel.files.definition.sidecar import Sidecar
 from pdkernel.files.definition.synced_export import FolderPatch, build_folder_patch, get_workflow_id
 from pdkernel.files.definition.synced_folder import build_workflow
 from pdkernel.files.source import WorkflowSource, load_source
@@ -140,11 +140,16 @@ def test_a_hand_written_notebook_keeps_settings_of_the_builder(project: Callable
 
 
 def test_one_changed_prop_is_one_line(project: Callable[[str], Path]) -> None:
-    """A changed value changes only its own line; the line of a removed prop is removed."""
+    """A changed value changes only its own line; the line of a removed prop is removed; a dry run writes nothing."""
     folder = project(ORDERS)
     source = imported(folder)
     step = source.workflow.step("add_single_row")
     rest = {name: value for name, value in step.props.items() if name != "col_0003"}
+    before = contents(folder)
+    planned = export_to_synced_folder(
+        with_step(source.workflow, replace(step, props=rest)), folder, sidecar=source.sidecar, dry_run=True
+    )
+    assert (planned.paths("changed"), planned.is_written, contents(folder)) == (("workflow.yaml",), False, before)
 
     result = exported(source, folder, add_single_row=replace(step, props={**rest, "col_0003": "none"}))
     removed = exported(source, folder, add_single_row=replace(step, props=rest))
@@ -283,13 +288,7 @@ def test_answers_are_added_to_an_existing_pdkernel_yaml(project: Callable[[str],
     )
 
 
-@pytest.mark.parametrize(
-    ("account", "text"),
-    [
-        (None, "# ours\n"),
-        ("apn_9", "schema: pdkernel/1\n"),
-    ],
-)
+@pytest.mark.parametrize(("account", "text"), [(None, "# ours\n"), ("apn_9", "schema: pdkernel/1\n")])
 def test_an_empty_pdkernel_yaml(project: Callable[[str], Path], account: str | None, text: str) -> None:
     """A file with comments only stays until there is a value for it."""
     folder = project(ORDERS)
@@ -331,20 +330,6 @@ def test_credentials(project: Callable[[str], Path]) -> None:
     assert contents(folder) == before
     assert any(finding.rule == "secret" for finding in result.findings)
     assert known not in str(result.to_json()["findings"])
-
-
-def test_a_dry_run_writes_nothing(project: Callable[[str], Path]) -> None:
-    """A dry run returns the changes and writes nothing."""
-    folder = project(ORDERS)
-    before = contents(folder)
-    source = imported(folder)
-    step = replace(source.workflow.step("old_check"), source=NODE)
-
-    result = export_to_synced_folder(with_step(source.workflow, step), folder, dry_run=True)
-
-    assert result.paths("changed") == ("old_check/entry.js",)
-    assert not result.is_written
-    assert contents(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -502,10 +487,7 @@ def test_a_renamed_step_has_a_file_of_its_new_name(tmp_path: Path) -> None:
         "- namespace: new_b\n  uses: ./shared/main.js\n"
     )
     assert [file.path for file in found.files[1:]] == ["new_a/entry.py", "shared/main.js"]
-    assert (found.previous_entry_paths, found.unused_entry_paths) == (
-        ("a/entry.py", "shared/main.js"),
-        ("a/entry.py",),
-    )
+    assert (found.previous_entry_paths, found.unused_entry_paths) == (("a/entry.py", "shared/main.js"), ("a/entry.py",))
 
 
 def test_a_file_that_another_step_uses_is_not_unused(tmp_path: Path) -> None:
@@ -527,31 +509,6 @@ def test_a_file_that_another_step_uses_is_not_unused(tmp_path: Path) -> None:
     assert unused("a", "d") == ()
     assert unused("b", "c") == ("lib/d.mjs",)
     assert unused("d") == ("lib/x.mjs",)
-
-
-def test_code_is_written_with_the_line_breaks_of_its_file(tmp_path: Path) -> None:
-    """A changed cell is written as its entry file is."""
-    text = f"{HEAD}steps:\n- namespace: a\n  uses: ./a/entry.py\n"
-    folder = synced(tmp_path / "w", text, a__entry_DOT_py="")
-    (folder / "a/entry.py").write_bytes(b"x = 1\r\ny = 1\r\n")
-    document = document_of(text, folder)
-    step = replace(build_workflow(document).steps[0], source="x = 2\ny = 1\n")
-
-    found = build_folder_patch(replace(build_workflow(document), steps=(step,)), document)
-
-    assert found.files[1].text == "x = 2\r\ny = 1\r\n"
-
-
-def test_the_choices_of_the_notebook_count() -> None:
-    """The file keeps its account if the account on the step is a choice of the `pdkernel.yaml` beside the notebook."""
-    text = f"{HEAD}steps:\n- namespace: a\n  uses: slack-send@1.0.0\n  props:\n    slack:\n      authProvisionId: apn_file\n"
-    apps = (AppBinding("slack", "slack", "apn_here"),)
-    workflow = replace(read(text), steps=(replace(read(text).steps[0], apps=apps),))
-    sidecar = Sidecar(steps={"a": StepSidecar(accounts={"slack": AccountChoice("apn_here", synced="apn_file")})})
-
-    found = build_folder_patch(workflow, document_of(text), sidecar=sidecar)
-
-    assert (found.files[0].text, found.kept_accounts) == (text, {("a", "slack"): "apn_file"})
 
 
 def test_a_byte_order_mark_stays() -> None:
@@ -640,17 +597,6 @@ def test_a_folder_of_another_workflow_is_refused(
 def test_the_id_of_a_workflow(extra: dict[str, Any], expected: str | None) -> None:
     """A workflow that was read from a synced folder has the folder's id."""
     assert get_workflow_id(Workflow("W", extra=extra)) == expected
-
-
-def test_a_new_credential_is_refused() -> None:
-    """A credential that the folder has already does not stop an export; another one does."""
-    token = f"ghp_{'a1' * 20}"
-    text = f"{HEAD}steps:\n- namespace: a\n  uses: k-one@1.0.0\n  props:\n    x: {token}\n"
-    step = read(text).steps[0]
-
-    assert patched(text) == text
-    with pytest.raises(DefinitionError, match="looks like a GitHub token"):
-        patch(text, steps=(replace(step, props={"x": token, "y": f"ghp_{'b2' * 20}"}),))
 
 
 def test_a_change_that_touches_an_anchor_is_refused() -> None:

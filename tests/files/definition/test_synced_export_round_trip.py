@@ -132,10 +132,7 @@ def test_new_values_have_the_platforms_style() -> None:
     with folder_of(
         Workflow("w", steps=(Step("a", source="x = 1"),)),
         dict.fromkeys(("by_psych",), True) | {"break": "\n", "comment": False, "end": False},
-    ) as (
-        folder,
-        there,
-    ):
+    ) as (folder, there):
         export_to_synced_folder(with_step(there, replace(there.steps[0], notes="Yes")), folder)
 
         assert "  notes: 'Yes'\n" in (folder / "workflow.yaml").read_text()

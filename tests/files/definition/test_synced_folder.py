@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdkernel.errors import DefinitionError, DuplicateStepError, NotebookError, RequestError
-from pdkernel.files.definition import Sidecar, describe_assumptions, plan_files, read_folder_workflow, write_files
+from pdkernel.files.definition import describe_assumptions, plan_files, read_folder_workflow, write_files
 from pdkernel.language.expression import RULE_FILTER
 from pdkernel.model import JSON, LANGUAGES, AppBinding, Step, StoreBinding, Trigger, Workflow
-from tests.files.definition.builders import GO, NODE, PYTHON, quickstart, synced, text_of
+from tests.files.definition.builders import GO, NODE, PYTHON, synced, text_of
 
 HEAD = "schema: workflow/2022.04\nname: W\ntriggers:\n- id: hi_1\nsteps:\n"
 
@@ -342,18 +342,6 @@ def test_a_written_definition_reads_back(workflow: Workflow) -> None:
     assert plan_files(back) == files
 
 
-def test_values_of_pdkernel_yaml_read_back(tmp_path: Path) -> None:
-    """Values that only pdkernel.yaml stores read back from it."""
-    files = plan_files(quickstart(), sidecar=Sidecar(endpoint="eo1", control_flow=({"if": "x"},)))
-    write_files(files, tmp_path)
-
-    back = read_folder_workflow(tmp_path)
-
-    assert back.triggers == quickstart().triggers
-    assert back.step("count").language == "bash"
-    assert back.variables == ("LIMIT",)
-
-
 def test_a_store_of_pdkernel_yaml_replaces_the_stores_id(tmp_path: Path) -> None:
     """The local data store that pdkernel.yaml names is used in place of the platform's; without a name, the id stays."""
     props = "    one:\n      storeId: ds_1\n    two:\n      storeId: ds_2\n"
@@ -423,10 +411,7 @@ def test_a_workflow_that_responds_is_assumed_to_answer(tmp_path: Path, step: str
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [
-        ("../../beside.mjs", "which is outside of the workflow's folder"),
-        ("./link.mjs", "which is a link"),
-    ],
+    [("../../beside.mjs", "which is outside of the workflow's folder"), ("./link.mjs", "which is a link")],
 )
 def test_a_file_that_a_step_may_not_import(name: str, why: str, tmp_path: Path) -> None:
     """A file outside of the folder and a link are refused with the file and line of the import."""

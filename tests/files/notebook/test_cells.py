@@ -30,6 +30,7 @@ from pdkernel.files.notebook.cells import (
 )
 from pdkernel.model import JSON, Step, StoreBinding
 from tests.growth import assert_linear
+from tests.notebook_files import notebook_of
 
 
 @pytest.mark.parametrize(
@@ -160,9 +161,8 @@ def test_a_cell_without_an_index_follows_the_one_before() -> None:
 def large_notebook(path: Path, megabytes: int, **more: Any) -> Path:
     """A notebook at *path* with outputs of that size in one cell."""
     output = {"output_type": "stream", "name": "stdout", "text": ["x" * 1024] * 1024 * megabytes}
-    cell = {"cell_type": "code", "id": "a", "metadata": {"m": 1}, "source": ["%%pdstep a\n", "1"], "outputs": [output]}
-    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell], **more}))
-    return path
+    cell = {"id": "a", "metadata": {"m": 1}, "source": ["%%pdstep a\n", "1"], "outputs": [output]}
+    return notebook_of(path, cell, **more)
 
 
 def test_the_cells_of_a_large_notebook(tmp_path: Path) -> None:

@@ -46,11 +46,7 @@ def test_the_lines_that_set_a_policy_are_found(source: str, texts: list[str]) ->
 
 @pytest.mark.parametrize(
     "source",
-    [
-        "if True:\n    %pdegress live",
-        "get_ipython().run_line_magic('pdegress', 'live')",
-        "shown = %pdegress live",
-    ],
+    ["if True:\n    %pdegress live", "get_ipython().run_line_magic('pdegress', 'live')", "shown = %pdegress live"],
 )
 def test_a_policy_that_depends_on_code_has_no_text(source: str) -> None:
     """A command does not run the cell, so that it cannot know whether the line runs."""

@@ -15,49 +15,28 @@ from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError,
 from pdkernel.files.notebook import NotebookCell, read_cells, read_notebook, workflow_from_cells
 from pdkernel.language.analysis import check_readable
 from pdkernel.model import JSON, Trigger
-
-
-def save(path: Path, *cells: str | dict[str, Any], **top: Any) -> Path:
-    """Write a notebook of code cells; a mapping is written as a complete cell."""
-    whole = [
-        cell
-        if isinstance(cell, dict)
-        else {
-            "cell_type": "code",
-            "id": f"c{n}",
-            "source": cell,
-            "metadata": {},
-            "outputs": [],
-            "execution_count": None,
-        }
-        for n, cell in enumerate(cells)
-    ]
-    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": whole, **top}))
-    return path
+from tests.notebook_files import notebook_of
 
 
 def test_steps_have_the_files_order(tmp_path: Path) -> None:
-    """Steps have the file's order; Markdown cells and other code cells are not steps."""
+    """Steps have the file's order; Markdown cells and other code cells are not steps; a cell's text may be a list of lines."""
     markdown = {"cell_type": "markdown", "source": ["%%pdstep not_me\n"], "metadata": {}}
-    path = save(tmp_path / "flow.ipynb", "%load_ext pdkernel", "%%pdstep b\n1", markdown, "x = 1", "%%pdstep a\n2")
+    lines = {"source": ["%%pdstep a\n", "one\n", "two"]}
+    path = notebook_of(tmp_path / "flow.ipynb", "%load_ext pdkernel", "%%pdstep b\n1", markdown, "x = 1", lines)
 
     workflow = read_notebook(path)
 
-    assert [(step.name, step.source, step.cell_index) for step in workflow.steps] == [("b", "1", 1), ("a", "2", 4)]
+    assert [(step.name, step.source, step.cell_index) for step in workflow.steps] == [
+        ("b", "1", 1),
+        ("a", "one\ntwo", 4),
+    ]
     assert (workflow.name, workflow.origin) == ("flow", str(path))
     assert workflow.triggers == (Trigger(),)
 
 
-def test_source_in_lines(tmp_path: Path) -> None:
-    """A cell's text may be a list of lines."""
-    cell = {"cell_type": "code", "source": ["%%pdstep a\n", "one\n", "two"], "metadata": {}, "outputs": []}
-
-    assert read_notebook(save(tmp_path / "n.ipynb", cell)).steps[0].source == "one\ntwo"
-
-
 def test_header_names_the_workflow(tmp_path: Path) -> None:
     """The header's name wins over the file's."""
-    path = save(tmp_path / "flow.ipynb", "%%pdworkflow\nname: My flow\nsettings: {memory: 512}", "%%pdstep a")
+    path = notebook_of(tmp_path / "flow.ipynb", "%%pdworkflow\nname: My flow\nsettings: {memory: 512}", "%%pdstep a")
 
     workflow = read_notebook(path)
 
@@ -73,11 +52,6 @@ def test_metadata_holds_what_a_cell_cannot_show() -> None:
     assert (step.notes, step.extra) == ("Why", {"_props_cursor": "dyp_1"})
 
 
-def test_no_steps(tmp_path: Path) -> None:
-    """A notebook without step cells is a workflow without steps."""
-    assert read_notebook(save(tmp_path / "n.ipynb", "x = 1")).steps == ()
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -88,27 +62,19 @@ def test_no_steps(tmp_path: Path) -> None:
         ('{"cells": 5}', "it has no list of cells"),
         ('{"cells": []}', "has no nbformat"),
         ('{"cells": [], "nbformat": 9}', "not a notebook that can be read"),
+        (b"\x89PNG\xff", "not UTF-8 text (byte 1)"),
     ],
 )
-def test_not_a_notebook(tmp_path: Path, text: str, says: str) -> None:
+def test_not_a_notebook(tmp_path: Path, text: str | bytes, says: str) -> None:
     """A file that is not a notebook is refused with the reason."""
     path = tmp_path / "n.ipynb"
-    path.write_text(text)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
 
     with pytest.raises(NotebookError) as caught:
         read_notebook(path)
 
     assert says in caught.value.message
     assert str(path) in caught.value.message
-
-
-def test_not_text(tmp_path: Path) -> None:
-    """A picture is refused, because it is not text."""
-    path = tmp_path / "n.ipynb"
-    path.write_bytes(b"\x89PNG\xff")
-
-    with pytest.raises(NotebookError, match=r"not UTF-8 text \(byte 1\)"):
-        read_notebook(path)
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -167,33 +133,25 @@ def test_all_problems_at_once() -> None:
 
 
 def test_unreadable_cells_are_steps_with_a_problem() -> None:
-    """A lenient reading keeps the steps that can be read, and names the others by their first word or their position."""
+    """A lenient reading keeps the steps that can be read, and names the others by their first word if it is free, or their position."""
     cells = [
         NotebookCell("%%pdstep a"),
         NotebookCell("%%pdstep a --lng x\ncode", execution_count=7),
         NotebookCell("# c\n%%pdstep my-step"),
         NotebookCell("%%pdstep --lng"),
         NotebookCell("%%pdstep a"),
+        NotebookCell("%%pdstep my_step --lng y"),
     ]
 
     steps = workflow_from_cells(cells, name="n", lenient=True).steps
 
-    assert [step.name for step in steps] == ["a", "cell_2", "my_step", "cell_4", "cell_5"]
-    assert [step.problem and step.problem[1] for step in steps] == [None, 1, 2, 1, 1]
+    assert [step.name for step in steps] == ["a", "cell_2", "my_step", "cell_4", "cell_5", "cell_6"]
+    assert [step.problem and step.problem[1] for step in steps] == [None, 1, 2, 1, 1, 1]
     assert steps[4].problem is not None
     assert steps[4].problem[0].startswith("Cell 1 and Cell 5 are both called 'a'")
     assert (steps[1].execution_count, steps[1].source) == (7, "code")
     with pytest.raises(DirectiveError, match="unknown key 'nme'"):  # a wrong header concerns every step
         workflow_from_cells([*cells, NotebookCell("%%pdworkflow\nnme: x")], name="n", lenient=True)
-
-
-def test_unreadable_cells_of_one_name_have_names_of_their_own() -> None:
-    """Of two unreadable cells that seem to have one name, the second is named by its position."""
-    cells = [NotebookCell("%%pdstep a --lng x"), NotebookCell("%%pdstep a --lng y")]
-
-    steps = workflow_from_cells(cells, name="n", lenient=True).steps
-
-    assert [step.name for step in steps] == ["a", "cell_2"]
 
 
 def test_two_headers() -> None:
@@ -241,7 +199,7 @@ def test_a_header_with_a_protection_is_not_replaced(bad: str, last: str) -> None
 @pytest.mark.parametrize("source", [5, None, {}, ["a", 1], [None]])
 def test_a_source_that_is_not_text_is_refused(tmp_path: Path, source: JSON) -> None:
     """The error names a cell whose source is neither a text nor a list of texts."""
-    path = save(tmp_path / "n.ipynb", "x = 1", {"cell_type": "code", "source": source, "metadata": {}})
+    path = notebook_of(tmp_path / "n.ipynb", "x = 1", {"cell_type": "code", "source": source, "metadata": {}})
 
     with pytest.raises(NotebookError, match=r"n\.ipynb is not a notebook: the source of its cell 2 is not text"):
         read_notebook(path)
@@ -249,7 +207,7 @@ def test_a_source_that_is_not_text_is_refused(tmp_path: Path, source: JSON) -> N
 
 def test_a_number_with_too_many_digits_is_refused_with_its_line(tmp_path: Path) -> None:
     """A notebook with a number that is too long for Python is refused with file and line."""
-    path = save(tmp_path / "n.ipynb", "x = 1")
+    path = notebook_of(tmp_path / "n.ipynb", "x = 1")
     path.write_text('{\n"nbformat": ' + "4" * 5000 + ', "cells": []}')
 
     with pytest.raises(
@@ -372,7 +330,7 @@ def test_files_in_raw_cells(tmp_path: Path) -> None:
         "metadata": extra,
     }
 
-    (found,) = read_notebook(save(tmp_path / "n.ipynb", *cells, step)).steps
+    (found,) = read_notebook(notebook_of(tmp_path / "n.ipynb", *cells, step)).steps
 
     assert found.files == {"../lib/b.mjs": "edited", "a.mjs": "import '../lib/b.mjs'\r\n"}
 
