@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from comm.base_comm import BaseComm, CommManager
 
-import pdkernel
 from pdkernel.errors import RequestError
 from pdkernel.kit.magics.notebook_context import (
     COMM_TARGET,
@@ -170,31 +169,6 @@ def test_code_is_not_cleaned_up(shell: Any) -> None:
     shell.run_cell("\n%%pdstep build\n" + body)
 
     assert calls == [body]
-
-
-def test_other_cells_are_unchanged(shell: Any) -> None:
-    """Lines of other cells pass unchanged."""
-    lines = ["# c\n", "%%bash\n", "ls\n"]
-
-    assert DirectiveTransformer(CellSourceCache())(lines) is lines
-
-
-def test_a_second_load_changes_nothing(shell: Any) -> None:
-    """A second load adds no second transformer or matcher; unloading removes both."""
-    before = (len(shell.input_transformers_cleanup), len(shell.Completer.custom_matchers))
-
-    pdkernel.load_ipython_extension(shell)
-    twice = (len(shell.input_transformers_cleanup), len(shell.Completer.custom_matchers))
-    pdkernel.unload_ipython_extension(shell)
-
-    assert twice == before
-    assert len(shell.input_transformers_cleanup) == before[0] - 1
-    assert len(shell.Completer.custom_matchers) == before[1] - 1
-
-
-def test_a_call_by_a_program_gets_a_cell() -> None:
-    """A magic called by a program gets the equivalent cell."""
-    assert CellSourceCache().get_source("pdworkflow", "", "name: x\n") == "%%pdworkflow\nname: x\n"
 
 
 def test_only_the_last_cells_are_kept() -> None:

@@ -18,29 +18,6 @@ from tests.kit.magics.conftest import CHECK, GREET, Notebook, Run
 from tests.notebook_files import notebook_of
 
 
-def test_run_all_then_run_shows_every_step(run: Run) -> None:
-    """`%pdrun` runs the workflow and shows every step and the response."""
-    run("%pdevent hello")
-    run(CHECK)
-    run(GREET)
-
-    shown = run("%pdrun")
-
-    assert "check" in shown
-    assert "greet" in shown
-    assert "default response" in shown
-
-
-def test_shape_is_shown(run: Run) -> None:
-    """`%pdshape` shows the paths of the chosen event."""
-    run("%pdevent hello")
-
-    shown = run("%pdshape")
-
-    assert "body" in shown
-    assert "name" in shown
-
-
 def test_the_shape_of_several_events(run: Run, tmp_path: Path) -> None:
     """`%pdshape` with several events merges them, and shows in how many of them a path is."""
     (tmp_path / "events" / "plain.json").write_text('{"method": "GET"}')
@@ -117,54 +94,37 @@ def test_a_contract_is_compared_with_own_events(notebook: Notebook, run: Run, tm
     assert "other" not in shown
 
 
-def test_contract_is_shown(run: Run) -> None:
-    """`%pdshape --contract` shows the fields that steps read, with places, and whether the event has them."""
+def test_contract_is_shown(run: Run, tmp_path: Path) -> None:
+    """`%pdshape --contract` shows the fields that steps read, with places, and whether the chosen or named event has them."""
+    (tmp_path / "events" / "empty.json").write_text('{"method": "GET"}')
     run("%pdevent hello")
     run(CHECK)
 
-    shown = run("%pdshape --contract")
+    shown, named = run("%pdshape --contract"), run("%pdshape --contract empty")
 
     assert re.search(r"required +body.name +check \(.*line 4\)", shown), shown
     assert "✓ hello fulfils the contract." in shown
     assert "An event that fulfils the contract" in shown
-
-
-def test_contract_of_a_named_event(run: Run, tmp_path: Path) -> None:
-    """`%pdshape --contract FILE` checks that event and lists missing fields."""
-    (tmp_path / "events" / "empty.json").write_text('{"method": "GET"}')
-    run(CHECK)
-
-    shown = run("%pdshape --contract empty")
-
-    assert "body is missing, and with it body.name" in shown
-    assert "hello" not in shown
+    assert "body is missing, and with it body.name" in named
+    assert "hello" not in named
 
 
 def test_export_shows_and_writes(run: Run, tmp_path: Path) -> None:
-    """`%pdexport` shows the planned files, and writes them with `--to`."""
+    """`%pdexport` shows the planned files, and writes them with `--to`; then its last line serves the folder."""
     run(CHECK)
     run(GREET)
 
     preview = run("%pdexport")
     assert "No file was written. To write the files" in preview
-    assert not (tmp_path / "out").exists()
+    assert "To serve" not in preview
+    assert not (tmp_path / "ready to go").exists()
 
     run("%pdpin check 1")
-    assert "Pins are not exported: check will run." in run("%pdexport --to out")
-    assert (tmp_path / "out" / "workflow.yaml").is_file()
-    assert (tmp_path / "out" / "check" / "entry.py").read_text() == CHECK.split("\n", 1)[1]
-
-
-def test_export_ends_with_the_command_that_serves(run: Run, tmp_path: Path) -> None:
-    """The last line of `%pdexport --to` serves the written folder from the notebook's folder; a preview has no such line."""
-    run(CHECK)
-
-    preview, written = run("%pdexport"), run("%pdexport --to 'ready to go'")
-
-    assert "To serve" not in preview
+    written = run("%pdexport --to 'ready to go'")
+    assert "Pins are not exported: check will run." in written
     assert written.strip().splitlines()[-1] == "To serve the folder: pdkernel serve 'ready to go'"
-    assert "/" not in written.strip().splitlines()[-1]
     assert (tmp_path / "ready to go" / "workflow.yaml").is_file()
+    assert (tmp_path / "ready to go" / "check" / "entry.py").read_text() == CHECK.split("\n", 1)[1]
 
 
 def test_export_names_the_outbound_policy_of_the_notebook(run: Run) -> None:
@@ -248,15 +208,6 @@ def test_prove(notebook: Notebook, tmp_path: Path) -> None:
     assert "out: 3 new" in shown
     assert "workflow same; 1 run, steps: 1 same." in shown
     assert "Pins are ignored: one ran." in shown
-
-
-def test_prove_as_json(notebook: Notebook) -> None:
-    """With `--json` the proof is a part of the JSON."""
-    notebook.run(ONE)
-
-    shown = notebook.run("%pdexport --to out --prove --json")
-
-    assert json.loads(shown)["proof"]["cases"][0]["event"] == "hello"
 
 
 def test_the_chosen_user_is_a_test_user_of_the_proof(notebook: Notebook) -> None:
@@ -345,19 +296,6 @@ def test_waits_are_skipped_on_request(notebook: Notebook, tmp_path: Path, line: 
     assert notebook.error is None
 
 
-@pytest.mark.parametrize("line", ["%pdrun", "%pdevent hello --send"])
-def test_waits_are_not_skipped_without_a_request(notebook: Notebook, line: str) -> None:
-    """A run and a sent event pause where the workflow pauses."""
-    notebook.run("%pdevent hello")
-    notebook.run(APPROVE.format(" --no-run"))
-
-    notebook.run(line)
-    paused = last_status(notebook)
-    notebook.run(f"%pdruns cancel {notebook.session.paused_runs.newest}")
-
-    assert paused == "paused"
-
-
 def test_each_of_several_users_counts(notebook: Notebook, run: Run) -> None:
     """The cell fails if the run of one of the external users fails, after all have run."""
     run("%pdevent hello")
@@ -396,18 +334,6 @@ def test_a_run_that_fails_after_its_pause_stops_run_all(notebook: Notebook) -> N
     notebook.run(f"%pdruns resume {run_id}")
 
     assert str(notebook.error) == "Step after failed: see the error above."
-
-
-def test_a_later_run_keeps_its_results(notebook: Notebook) -> None:
-    """A paused run that goes on after another run does not replace the results of the other run in the cells."""
-    run_id = paused_run(notebook)
-    notebook.run("%pdrun --skip-waits")
-    later = notebook.session.get_result("after")
-    notebook.run(f"%pdruns resume {run_id} --body 1")
-    until(lambda: notebook.session.last_execution is not None and notebook.session.last_execution.id == run_id)
-
-    assert last_status(notebook) == "success"
-    assert notebook.session.get_result("after") == later
 
 
 def test_a_step_cell_that_pauses(notebook: Notebook) -> None:

@@ -57,11 +57,6 @@ def test_pduser_matrix_of_a_search(notebook: Notebook, run: Run) -> None:
     assert "6 of 11 external users can run it." in some
 
 
-def test_an_id_and_a_search_exclude_each_other(run: Run) -> None:
-    """The search finds users, so an id beside it is refused."""
-    assert "An id and --search exclude each other." in run("%pduser ada --search a")
-
-
 def test_pdevent_takes_the_event_of_a_run(notebook: Notebook, run: Run) -> None:
     """`--run` chooses the event and the user of a recorded run, and keeps the outbound policy."""
     project = notebook.session.project
@@ -81,26 +76,21 @@ def test_pdevent_takes_the_event_of_a_run(notebook: Notebook, run: Run) -> None:
     assert "An event and --run exclude each other." in both
 
 
-def test_pduser_changes_the_environment_alone(notebook: Notebook, run: Run) -> None:
-    """`%pduser --environment` keeps the external user; another user keeps the environment."""
-    run("%pduser ada")
-    run("%pduser --environment production")
-    changed = (notebook.session.external_user_id, notebook.session.environment)
-    run("%pduser grace")
+def test_pduser_changes_what_the_line_names(notebook: Notebook, run: Run) -> None:
+    """An environment, a user and `--clear` each keep what the line does not name."""
+    choices = []
+    for line in ("ada", "--environment production", "grace", "--clear --environment development", "eve", "--clear"):
+        run(f"%pduser {line}")
+        choices.append((notebook.session.external_user_id, notebook.session.environment[:4]))
 
-    assert changed == ("ada", "production")
-    assert (notebook.session.external_user_id, notebook.session.environment) == ("grace", "production")
-
-
-def test_pduser_clears_the_user_and_sets_the_environment(notebook: Notebook, run: Run) -> None:
-    """`%pduser --clear` keeps the environment, and `--environment` changes it."""
-    run("%pduser ada")
-    run("%pduser --clear --environment production")
-    changed = (notebook.session.external_user_id, notebook.session.environment)
-    run("%pduser --clear")
-
-    assert changed == (None, "production")
-    assert notebook.session.environment == "production"
+    assert choices == [
+        ("ada", "deve"),
+        ("ada", "prod"),
+        ("grace", "prod"),
+        (None, "deve"),
+        ("eve", "deve"),
+        (None, "deve"),
+    ]
 
 
 def test_pduser_connects_a_test_account_once(notebook: Notebook, run: Run) -> None:
@@ -332,40 +322,22 @@ def test_the_matrix_of_another_environment(notebook: Notebook) -> None:
 
 
 def test_what_if_explains_another_user_and_environment(notebook: Notebook) -> None:
-    """The lookup for another user is shown, and the choice does not change."""
+    """The lookup for the named user, or for the picked one, is shown, and the choice does not change."""
     connect(notebook, "ada")
     notebook.run(SAY)
     notebook.run("%pduser ada")
 
-    said = notebook.run("%pduser ada --environment production --what-if")
+    elsewhere, other, own = (
+        notebook.run(f"%pduser {line}--what-if") for line in ("ada --environment production ", "grace ", "")
+    )
 
-    assert "✗ external user  ada does not exist in production" in said
-    assert "'ada' exists in development" in said
+    assert "✗ external user  ada does not exist in production" in elsewhere
+    assert "'ada' exists in development" in elsewhere
+    assert "✗ external user  grace does not exist in development" in other
+    assert "ada" in own
+    assert "✗" not in own
     assert (notebook.session.external_user_id, notebook.session.environment) == ("ada", "development")
     assert notebook.session.last_execution is None
-
-
-def test_what_if_explains_the_user_who_is_named(notebook: Notebook) -> None:
-    """The lookup is that of the user whose id is given, not of the picked one."""
-    connect(notebook, "ada")
-    notebook.run(SAY)
-    notebook.run("%pduser ada")
-
-    said = notebook.run("%pduser grace --what-if")
-
-    assert "✗ external user  grace does not exist in development" in said
-
-
-def test_what_if_without_an_id_explains_the_picked_user(notebook: Notebook) -> None:
-    """Without an id the lookup is that of the picked external user."""
-    connect(notebook, "ada")
-    notebook.run(SAY)
-    notebook.run("%pduser ada")
-
-    said = notebook.run("%pduser --what-if")
-
-    assert "ada" in said
-    assert "✗" not in said
 
 
 def test_what_if_without_accounts(notebook: Notebook) -> None:
@@ -430,13 +402,6 @@ def test_a_saved_source_event_is_not_a_request(parcels: Notebook) -> None:
     assert parcels.session.event.data == {"parcel": 7}
 
 
-def test_emit_requires_a_source(notebook: Notebook) -> None:
-    """The message has an example of a source trigger."""
-    said = notebook.run("%pdevent --emit")
-
-    assert "is of type http, not an event source" in said
-
-
 def test_a_webhook_source_emits_for_a_request(notebook: Notebook, tmp_path: Path) -> None:
     """`%pdevent --emit` reports that the source waits for an event; with a file the source's emitted event is chosen."""
     write_kiosk(tmp_path)
@@ -484,10 +449,3 @@ def test_external_user_and_event_of_variables(notebook: Notebook) -> None:
     notebook.run("%pduser {external_user}\n%pdevent {event_name}")
 
     assert (notebook.session.external_user_id, notebook.session.event_name) == ("ada", "hello")
-
-
-def test_braces_that_are_not_an_expression(notebook: Notebook) -> None:
-    """A name in braces that the notebook does not define is taken as it is written."""
-    said = notebook.run("%pdevent {nothing}")
-
-    assert "There is no event '{nothing}'" in said

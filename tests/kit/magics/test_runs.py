@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from IPython.core.completer import provisionalcompleter
 from IPython.utils.capture import capture_output
 
 from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -17,7 +16,7 @@ from pdkernel.execution import Execution
 from pdkernel.operations.run_history import build_query, get_run, list_runs
 from pdkernel.operations.run_replay import prepare_replay, start_replay
 from tests.builders import Gate, an_event
-from tests.kit.magics.conftest import CHECK, Notebook, Run
+from tests.kit.magics.conftest import CHECK, Notebook
 
 WAIT = "%%pdstep wait --no-run\ndef handler(pd):\n    pd.flow.suspend(1000)\n"
 GREET = '%%pdstep greet --no-run\ndef handler(pd):\n    return "Hello, " + pd.steps["check"]["$return_value"]["name"]\n'
@@ -94,18 +93,6 @@ def test_selected_runs_are_listed_before_they_run(ran: Notebook) -> None:
     ran.run("%pdruns replay --status success --yes")
     assert len(ran.shell.run_line_magic("pdruns", "--frame")) == 2
     assert "No run is named" in ran.run("%pdruns replay")
-
-
-def test_selected_runs_run_in_their_order(ran: Notebook) -> None:
-    """The oldest of the selected runs is replayed first."""
-    older = newest(ran)
-    ran.session.choose_event(an_event({"name": "Grace"}), "grace")
-    ran.run("%pdrun")
-    newer = newest(ran)
-
-    shown = ran.run("%pdruns replay --since 1h --yes")
-
-    assert shown.index(f"replay of {older}") < shown.index(f"replay of {newer}")
 
 
 @pytest.mark.parametrize(
@@ -197,28 +184,18 @@ def test_a_run_that_is_named_is_removed_after_a_confirmation(ran: Notebook) -> N
     assert removed.startswith("Removed 1 run.")
 
 
-def test_a_run_that_fails_after_its_pause_fails_the_line(notebook: Notebook) -> None:
-    """If a step fails after the pause that `%pdruns resume` ends, the cell of that line fails."""
-    notebook.run("%pdevent hello")
-    notebook.run(WAIT)
-    notebook.run("%%pdstep bad --no-run\ndef handler(pd):\n    return 1 / 0\n")
-    notebook.run("%pdrun")
-
-    shown = notebook.run("%pdruns resume")
-
-    assert notebook.error is not None
-    assert "Step bad failed" in shown
-
-
 def test_every_selected_run_runs_before_a_failure_is_raised(ran: Notebook) -> None:
-    """A failed replay does not keep the later runs from running; the cell fails at the end, also if the last run succeeds."""
+    """The oldest run is replayed first; its failure does not keep the later runs from running, and fails the cell at the end."""
+    older = newest(ran)
     ran.session.choose_event(an_event({"name": "Grace"}), "grace")
     ran.run("%pdrun")
+    newer = newest(ran)
     ran.run(GREET.replace("    return", '    1 / (pd.steps["check"]["$return_value"]["name"] != "Ada")\n    return'))
 
-    ran.run("%pdruns replay --since 1h --yes")
+    shown = ran.run("%pdruns replay --since 1h --yes")
 
     assert ran.error is not None
+    assert shown.index(f"replay of {older}") < shown.index(f"replay of {newer}")
     assert list(ran.shell.run_line_magic("pdruns", "--frame")["status"]) == ["success", "error", "success", "success"]
 
 
@@ -237,16 +214,6 @@ def test_the_event_of_a_run_is_taken_over(ran: Notebook) -> None:
     assert session.stale_steps == set()
     assert "The cells have the exports of check, greet." in shown
     assert "Hello, Ada" in ran.run("%pdrun greet")
-
-
-def test_a_run_is_replayed_for_another_user(ran: Notebook) -> None:
-    """A replay is for the user of the run, or for the one that the line names."""
-    run_id = newest(ran)
-
-    ran.run(f"%pdruns replay {run_id}")
-    ran.run(f"%pdruns replay {run_id} --external-user grace")
-
-    assert list(ran.shell.run_line_magic("pdruns", "--frame")["external_user"]) == ["grace", "ada", "ada"]
 
 
 def test_a_replay_takes_a_policy(ran: Notebook) -> None:
@@ -297,20 +264,6 @@ def test_runs_are_resumed_cancelled_and_removed(notebook: Notebook) -> None:
     assert "Exactly one run must be named" in notebook.run("%pdruns cancel")
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("a b", "More than one run is named."),
-        ("--event", "The run whose event is taken over is not named."),
-        ("fork a", "The first step is missing."),
-        ("resume", "Exactly one run must be named."),
-    ],
-)
-def test_an_incomplete_line_is_refused(run: Run, line: str, message: str) -> None:
-    """A line that names no run, several runs or no step is refused with the reason."""
-    assert message in run(f"%pdruns {line}")
-
-
 def _pause(notebook: Notebook) -> str:
     """The id of a new paused run: a replay of a run of the terminal, whose pauses end the command."""
     run_id = newest(notebook)
@@ -324,7 +277,7 @@ def _pause(notebook: Notebook) -> str:
 
 
 def test_stores_and_records_are_shown(notebook: Notebook) -> None:
-    """`%pdstore` lists the stores; with a name it shows records and the number of records left out."""
+    """`%pdstore` lists the stores; with a name it shows records and the number of records left out; an unknown name is an error."""
     notebook.session.project.data_stores.set("orders", "last", {"id": 1})
     notebook.session.project.data_stores.set("orders", "short", 2, ttl=3600)
 
@@ -333,12 +286,6 @@ def test_stores_and_records_are_shown(notebook: Notebook) -> None:
     assert 'last   {"id": 1}' in shown
     assert "short  2  (until 20" in shown
     assert "… 1 more record" in notebook.run("%pdstore orders --rows 1")
-
-
-def test_an_unknown_store_lists_the_existing_stores(notebook: Notebook) -> None:
-    """An unknown store is an error that lists the existing stores."""
-    notebook.session.project.data_stores.set("orders", "last", 1)
-
     assert "Existing stores: orders." in notebook.run("%pdstore order")
 
 
@@ -356,17 +303,6 @@ def test_a_secret_in_a_store_is_not_shown(notebook: Notebook) -> None:
     assert "key ⟦secret:env/TOKEN" in shown
     assert "xoxb" not in shown
     assert "tok-" not in shown
-
-
-def test_names_of_stores_are_completed(notebook: Notebook) -> None:
-    """Tab after --data-store PROP= offers the existing stores."""
-    notebook.session.project.data_stores.set("orders", "last", 1)
-    cell = "%%pdstep one --data-store s=o"
-
-    with provisionalcompleter():
-        offered = [completion.text for completion in notebook.shell.Completer.completions(cell, len(cell))]
-
-    assert offered == ["orders"]
 
 
 ADD = (

@@ -35,9 +35,10 @@ def url_in(shown: str) -> str:
 
 
 def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
-    """The draft answers, a request's event can be chosen, and stop ends the server."""
+    """The draft answers at the URL that cells know, a request's event can be chosen, and stop ends the server."""
     run(ANSWER)
     url = url_in(run("%pdserve"))
+    known = run("print(endpoint)").strip()
     answer = httpx.post(url, json={"n": 1}, timeout=60)
     until = time.monotonic() + 60
     while "The test event is now request" not in (used := run("%pdserve use")) and time.monotonic() < until:
@@ -46,6 +47,7 @@ def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
     stopped = run("%pdserve stop")
 
     assert answer.status_code == 200
+    assert known == url
     assert "The test event is now request" in used
     assert "{'n': 1}" in event
     assert "no longer served" in stopped
@@ -74,16 +76,6 @@ def test_only_the_latest_output_is_shown_after_a_cell(notebook: Notebook, run: R
 
     called = [getattr(each, "__self__", None) for each in notebook.shell.events.callbacks["post_run_cell"]]
     assert len([each for each in called if isinstance(each, RequestListOutput)]) == 1
-
-
-def test_python_cells_know_the_url(notebook: Notebook, run: Run) -> None:
-    """A plain cell can call the draft by the variable `endpoint`."""
-    run(ANSWER)
-    url = url_in(run("%pdserve"))
-
-    assert run("print(endpoint)").strip() == url
-
-    run("%pdserve stop")
 
 
 def test_requests_run_the_screen_or_say_so(notebook: Notebook, run: Run) -> None:
@@ -172,11 +164,6 @@ def test_requests_are_drawn_at_the_end_of_a_cell(notebook: Notebook, run: Run) -
     assert len(captured.outputs) == 6
 
 
-def test_unknown_word(notebook: Notebook, run: Run) -> None:
-    """An unknown word is refused with the known words."""
-    assert "%pdserve stop" in run("%pdserve sometimes")
-
-
 HEADER = "%%pdworkflow\nname: Echo\ntrigger:\n  type: http\n  response: custom\n"
 STEP = (
     "%%pdstep answer --app slack\ndef handler(pd):\n"
@@ -225,14 +212,6 @@ def test_a_missing_client_is_reported_with_a_fix(served: Notebook, run: Run) -> 
     assert "401 Unauthorized. No token was sent: set PDKERNEL_CLIENT_ID and PDKERNEL_CLIENT_SECRET." in str(
         served.error
     )
-
-
-def test_snippets_are_for_this_user_and_event(served: Notebook) -> None:
-    """The programs send the chosen event's body for the chosen user."""
-    shown = served.run("%pdinvoke --snippets")
-
-    assert '"name": "Ada"' in shown
-    assert "X-PD-External-User-ID: ada" in shown
 
 
 def test_the_client_is_that_of_the_environment(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,13 +289,8 @@ def test_the_chosen_events_path_is_called(served: Notebook) -> None:
     assert "/Orders/a%20b%3F" in slashed
 
 
-def test_an_endpoint_is_required(run: Run) -> None:
-    """Without a URL and a served draft, the error has a fix."""
-    assert "%pdserve" in run("%pdinvoke")
-
-
 def test_snippets_have_the_required_fields(served: Notebook) -> None:
-    """The body of the snippets has the required fields that the chosen event lacks, and keeps its own."""
+    """The programs are for the chosen user; their body has the required fields that the chosen event lacks, and keeps its own."""
     served.run(
         "%%pdstep greet\ndef handler(pd):\n    body = pd.steps['trigger']['event']['body']\n"
         "    return [body['user']['email'], body['user']['name'], body['name'], body.get('note')]\n"
@@ -328,6 +302,7 @@ def test_snippets_have_the_required_fields(served: Notebook) -> None:
     assert '"user": {"name": "Grace", "email": "ada@example.com"}' in shown
     assert '"name": "Ada"' in shown
     assert "note" not in shown
+    assert "X-PD-External-User-ID: ada" in shown
 
 
 def test_snippets_of_a_broken_draft_have_the_event(notebook: Notebook, run: Run) -> None:

@@ -24,25 +24,17 @@ def test_step_without_an_event_is_registered(run: Run) -> None:
 
 
 def test_step_cell_runs_that_step_alone(notebook: Notebook, run: Run) -> None:
-    """With an event a step cell runs its step, on the exports of the steps above."""
+    """With an event a step cell runs its step, on the exports of the steps above, and shows what it printed and exported."""
     run("%pdevent hello")
-    run(CHECK)
+    above = run(CHECK)
 
     shown = run(GREET)
 
     assert notebook.error is None, shown
+    assert "checking" in above
+    assert "Ada" in above
     assert "Hello, Ada" in shown
     assert "checking" not in shown
-
-
-def test_logs_and_exports_are_shown(run: Run) -> None:
-    """A step cell shows what the step printed and exported."""
-    run("%pdevent hello")
-
-    shown = run(CHECK)
-
-    assert "checking" in shown
-    assert "Ada" in shown
 
 
 def test_comment_above_the_directive_works(notebook: Notebook, run: Run) -> None:
@@ -237,17 +229,6 @@ def test_stale_steps_are_drawn_in_their_own_cells(notebook: Notebook, run: Run) 
     assert not any("not run" in text for text in drawn)
 
 
-def test_editing_a_step_marks_later_steps_stale(run: Run) -> None:
-    """Running an edited step marks the displayed later steps as stale."""
-    run("%pdevent hello")
-    run(CHECK)
-    run(GREET)
-
-    shown = run(CHECK.replace('"checking"', '"again"'))
-
-    assert re.search(r"greet +.*stale|stale.*greet", shown, re.DOTALL)
-
-
 def test_an_edit_marks_the_result_at_once(notebook: Notebook, run: Run) -> None:
     """While a step is edited on the screen, its result is marked "edited, not run" and later results are stale."""
     run("%pdevent hello")
@@ -338,17 +319,20 @@ def checkout(notebook: Notebook, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("checkout")
-def test_search(run: Run) -> None:
-    """Words and an app select actions."""
-    shown = run("%pdactions thing --app depot")
-
-    assert "depot-put-thing@0.1.2  Put a Thing" in shown
-
-
-@pytest.mark.usefixtures("checkout")
-def test_search_finds_nothing(run: Run) -> None:
-    """A search without a result names the sources of actions."""
-    assert "No action matches" in run("%pdactions zebra")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", "Actions"),
+        ("thing --app depot", "depot-put-thing@0.1.2  Put a Thing"),
+        ("zebra", "No action matches"),
+        ("depot-put-thin", "depot-put-thing@0.1.2"),
+        ("--help", "search for, or KEY[@VERSION] to use that"),
+    ],
+)
+def test_actions_are_searched(notebook: Notebook, run: Run, words: str, expected: str) -> None:
+    """Words and an app select actions; an unknown key names the most similar ones; no cell is written."""
+    assert expected in run(f"%pdactions {words}")
+    assert not hasattr(notebook.shell, "rl_next_input")
 
 
 @pytest.mark.usefixtures("checkout")
@@ -375,20 +359,14 @@ def test_a_second_step_gets_a_number(notebook: Notebook, run: Run) -> None:
 
 
 @pytest.mark.usefixtures("checkout")
-def test_options_require_an_external_user(run: Run) -> None:
-    """Without an external user `--options` gives the reason for the missing options."""
-    run(PUT)
-
-    assert "no external user is chosen" in run("%pdactions --options put shelf")
-
-
-@pytest.mark.usefixtures("checkout")
 def test_options(notebook: Notebook, run: Run) -> None:
-    """With the user's account the options are listed, searched and paged."""
+    """With the user's account the options are listed and paged; without a user the reason is shown."""
     run(PUT)
+    without_user = run("%pdactions --options put shelf")
     notebook.session.directory.add_account(app="depot", credentials={"api_key": "k-012345"}, external_user_id="ada")
     run("%pduser ada")
 
+    assert "no external user is chosen" in without_user
     assert '"s00"  Shelf 00 of 345' in run("%pdactions --options put shelf")
     assert '"s12"' in run("%pdactions --options put shelf --page 1")
     assert "--page is below 0" in run("%pdactions --options put shelf --page -1")
@@ -403,30 +381,6 @@ def test_form(run: Run) -> None:
 
     assert "%pdactions --form put" in shown
     assert "thing: box" in shown
-
-
-@pytest.mark.usefixtures("checkout")
-def test_unknown_key(notebook: Notebook, run: Run) -> None:
-    """An unknown key is reported with the most similar keys."""
-    shown = run("%pdactions depot-put-thin")
-
-    assert "depot-put-thing@0.1.2" in shown
-    assert not hasattr(notebook.shell, "rl_next_input")
-
-
-@pytest.mark.usefixtures("checkout")
-def test_help(run: Run) -> None:
-    """`--help` prints the arguments and runs nothing."""
-    shown = run("%pdactions --help")
-
-    assert "search for, or KEY[@VERSION] to use that" in shown
-    assert "show only actions of this app" in shown
-
-
-@pytest.mark.usefixtures("checkout")
-def test_form_without_arguments(run: Run) -> None:
-    """Without arguments the form's saved output is the list of actions, for a front end without widgets."""
-    assert "Actions" in run("%pdactions")
 
 
 @pytest.mark.usefixtures("checkout")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pdkernel.kit.session import Session
+from tests.notebook_files import notebook_of
 
 
 @pytest.fixture
@@ -42,24 +41,6 @@ def save_notebook(tmp_path: Path) -> Callable[..., Path]:
     """Writes a notebook whose cells are (id, source) pairs."""
 
     def save(*cells: tuple[str, str], name: str = "work.ipynb") -> Path:
-        value: dict[str, Any] = {
-            "cells": [
-                {
-                    "cell_type": "code",
-                    "id": cell_id,
-                    "metadata": {},
-                    "outputs": [],
-                    "execution_count": None,
-                    "source": source,
-                }
-                for cell_id, source in cells
-            ],
-            "metadata": {},
-            "nbformat": 4,
-            "nbformat_minor": 5,
-        }
-        path = tmp_path / name
-        path.write_text(json.dumps(value), encoding="utf-8")
-        return path
+        return notebook_of(tmp_path / name, *({"id": cell_id, "source": source} for cell_id, source in cells))
 
     return save

@@ -35,52 +35,37 @@ def connect(session: Session) -> None:
     session.directory.add_account(app="depot", credentials={"api_key": KEY}, external_user_id="ada")
 
 
-def test_choices_come_from_the_account(session: Session) -> None:
-    """Options of a prop are loaded by the action's own code with the chosen user's account."""
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (OptionsQuery(), ["s00", "s01", "s02"]),
+        (OptionsQuery(1), ["s10", "s11", "s12"]),
+        (OptionsQuery(text="Shelf 02"), ["s02"]),
+    ],
+)
+def test_choices_come_from_the_account(session: Session, query: OptionsQuery, expected: list[str]) -> None:
+    """Pages of options are loaded and searched by the action's own code with the chosen user's account."""
     connect(session)
 
-    page = actions.fetch_options(session, "put", "shelf")
+    page = actions.fetch_options(session, "put", "shelf", query=query)
 
     assert page.empty_reason is None
-    assert [option.value for option in page.options] == ["s00", "s01", "s02"]
-
-
-def test_pages_and_search(session: Session) -> None:
-    """A page is requested by its number, and a search by its words."""
-    connect(session)
-
-    second = actions.fetch_options(session, "put", "shelf", query=OptionsQuery(1))
-    searched = actions.fetch_options(session, "put", "shelf", query=OptionsQuery(text="Shelf 02"))
-
-    assert [option.value for option in second.options] == ["s10", "s11", "s12"]
-    assert [option.value for option in searched.options] == ["s02"]
+    assert [option.value for option in page.options] == expected
 
 
 def test_no_account_gives_a_reason(session: Session) -> None:
-    """Without an account there are no options, and the reason names the missing account with a fix."""
+    """Without an account, or a user, there are no options, and the reason has a fix; a prop may have no options at all."""
     page = actions.fetch_options(session, "put", "shelf")
+    free = actions.fetch_options(session, "put", "thing")
+    session.choose_user(None)
+    without_user = actions.fetch_options(session, "put", "shelf")
 
     assert page.options == ()
     assert page.empty_reason is not None
     assert "ada's depot account" in page.empty_reason
     assert "pdkernel accounts add --external-user ada --app depot" in page.empty_reason
-
-
-def test_no_user_gives_a_reason(session: Session) -> None:
-    """Without an external user the reason explains how to choose a user."""
-    session.choose_user(None)
-
-    page = actions.fetch_options(session, "put", "shelf")
-
-    assert page.empty_reason is not None
-    assert "%pduser" in page.empty_reason
-
-
-def test_prop_without_choices(session: Session) -> None:
-    """A prop without options is reported as free text."""
-    page = actions.fetch_options(session, "put", "thing")
-
-    assert page.empty_reason == "thing is string and has no options."
+    assert "%pduser" in str(without_user.empty_reason)
+    assert free.empty_reason == "thing is string and has no options."
 
 
 PICK = """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +12,7 @@ import httpx
 import pytest
 
 from pdkernel.common.clock import RANDOM_IDS, SYSTEM_CLOCK, ManualClock
-from pdkernel.errors import InternalError, RequestError
+from pdkernel.errors import RequestError
 from pdkernel.kit.session import Session, connect_links
 from pdkernel.kit.session.engine_thread import LazyProject
 from pdkernel.server.app_context import LinkEvent
@@ -251,19 +249,3 @@ def test_the_queries_of_a_link_leave_cached_responses(
     # the link goes on with its own queries, which are for ada
     assert [each for each in upstream.asked[before:] if each["query"].get("external_user_id") == "grace"] == []
     session.close()
-
-
-def test_a_link_server_that_cannot_start_raises_the_reason(
-    session: Session, link_events: LinkEvents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the event loop cannot listen on the port, the error has the reason; the next link starts the server."""
-
-    async def fail_to_listen(*_: object, **_options: object) -> None:
-        raise OSError(errno.EADDRINUSE, "Address already in use")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(asyncio.BaseEventLoop, "create_server", fail_to_listen)
-        with pytest.raises(InternalError, match=r"The server did not start: .*Address already in use"):
-            opened(session, link_events)
-
-    assert httpx.get(opened(session, link_events), timeout=60).status_code == 200

@@ -50,21 +50,12 @@ def test_without_a_file_first_runs_make_the_order() -> None:
 
 
 def test_file_makes_the_order(save_notebook: Save) -> None:
-    """With a file, its order counts, whatever the order of the runs."""
+    """With a file, its order counts, whatever the order of the runs, and its steps that did not run are steps, too."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
 
     draft.record_cell(cell("two"), cell_id="b", at=time.time())
-    draft.record_cell(cell("one"), cell_id="a", at=time.time())
-
     assert names(draft) == ["one", "two"]
-
-
-def test_cells_that_did_not_run_belong_to_the_workflow(save_notebook: Save) -> None:
-    """Steps of the file that did not run in this kernel are part of the workflow."""
-    draft = Draft(save_notebook(("a", cell("one")), ("b", cell("two"))))
-
-    draft.record_cell(cell("two"), cell_id="b", at=time.time())
-
+    draft.record_cell(cell("one"), cell_id="a", at=time.time())
     assert names(draft) == ["one", "two"]
 
 
@@ -112,6 +103,9 @@ def test_a_cell_missing_from_a_later_save_is_not_a_step(save_notebook: Save) -> 
     os.utime(path, (time.time() + 500, time.time() + 500))
 
     assert names(draft) == ["two"]
+    save_notebook()
+    os.utime(path, (time.time() + 900, time.time() + 900))
+    assert names(draft) == []
 
 
 def test_new_cell_counts_before_it_is_saved(save_notebook: Save) -> None:
@@ -154,35 +148,16 @@ def test_an_unchanged_notebook_is_not_read_again(save_notebook: Save) -> None:
 
 
 def test_two_cells_of_one_name_are_refused(save_notebook: Save) -> None:
-    """A second cell with a step's name is refused while the first exists."""
+    """A second cell with a step's name is refused while the first exists, and accepted once it is deleted."""
     draft = Draft(save_notebook(("a", cell("one")), ("b", "x = 1")))
     draft.record_cell(cell("one"), cell_id="a", at=time.time())
 
     with pytest.raises(DuplicateStepError, match="ambiguous"):
         draft.record_cell(cell("one"), cell_id="b", at=time.time())
-
-
-def test_name_is_free_again_after_its_cell_is_deleted() -> None:
-    """A step's name can be used by another cell once its first cell is deleted."""
-    draft = Draft()
-    draft.record_cell(cell("one"), cell_id="a", at=time.time())
     draft.remove_cells(["a"])
-
     draft.record_cell(cell("one", 2), cell_id="b", at=time.time())
 
     assert names(draft) == ["one"]
-
-
-def test_notebook_saved_without_any_step_has_none(save_notebook: Save) -> None:
-    """Once the last step's cell is deleted and the file saved, the workflow is empty."""
-    path = save_notebook(("a", cell("one")))
-    draft = Draft(path)
-    draft.record_cell(cell("one"), cell_id="a", at=time.time())
-
-    save_notebook()
-    os.utime(path, (time.time() + 500, time.time() + 500))
-
-    assert names(draft) == []
 
 
 def test_the_next_kernel_has_unsaved_cells(save_notebook: Save) -> None:

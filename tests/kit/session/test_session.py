@@ -23,7 +23,6 @@ from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent
 from tests.accounts.upstream import PROJECT, Upstream
 from tests.builders import a_workflow, an_event, python_step
-from tests.npm_registry import npm_registry
 from tests.render.builders import an_execution
 
 Make = Callable[..., Session]
@@ -82,62 +81,34 @@ def test_run_all_then_send_posts_once(ready: Session) -> None:
     assert execution.step("send").return_value is True
 
 
-def test_send_again_on_request(ready: Session) -> None:
-    """`send=True` repeats the call."""
-    ready.run()
-
-    ready.run(resend=True)
-
-    assert outcomes(ready) == ["stand_in"]
-
-
-def test_another_user_is_another_message(ready: Session) -> None:
-    """A call is made once for each external user."""
+def test_another_call_is_sent(ready: Session) -> None:
+    """A call is made once for each external user and body, and again on request."""
     ready.directory.add_account(app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="grace")
     ready.run()
-
+    ready.run(resend=True)
+    sent = [outcomes(ready)]
     ready.choose_user("grace")
     ready.run()
-
-    assert outcomes(ready) == ["stand_in"]
-
-
-def test_edited_message_is_sent(ready: Session) -> None:
-    """A call with another body is another call."""
-    ready.run()
-
+    sent.append(outcomes(ready))
     ready.record_cell(SEND.replace('"#general"', '"#random"'), cell_id="send")
     ready.run(only=frozenset({"send"}))
 
-    assert outcomes(ready) == ["stand_in"]
+    assert [*sent, outcomes(ready)] == [["stand_in"]] * 3
 
 
-def test_running_one_step_marks_the_steps_below_stale(ready: Session) -> None:
-    """After a step ran, later steps are stale and earlier steps are not."""
+def test_steps_below_a_change_are_stale(ready: Session) -> None:
+    """Results are stale below a step that ran, from an edited step on, and for another event; a pin takes the last exports."""
     ready.run()
-    assert ready.stale_steps == set()
-
+    stale = [ready.stale_steps]
     ready.run(only=frozenset({"send"}))
-
-    assert ready.stale_steps == {"last"}
-
-
-def test_an_edited_step_and_later_steps_are_stale(ready: Session) -> None:
-    """A step whose text changed since its run is stale, and so are later steps."""
-    ready.run()
-
+    stale.append(ready.stale_steps)
     ready.record_cell(SEND + "// edited\n", cell_id="send")
-
-    assert ready.stale_steps == {"send", "last"}
-
-
-def test_another_event_makes_all_stale(ready: Session) -> None:
-    """Results belong to the event of their run."""
-    ready.run()
-
+    stale.append(ready.stale_steps)
     ready.choose_event(an_event({"name": "Grace"}), "other")
+    stale.append(ready.stale_steps)
 
-    assert ready.stale_steps == {"check", "send", "last"}
+    assert stale == [set(), {"last"}, {"send", "last"}, {"check", "send", "last"}]
+    assert ready.pin("check") == {"$return_value": {"text": "Ada"}}
 
 
 def test_a_restarted_kernel_continues(ready: Session, make_session: Make) -> None:
@@ -192,13 +163,6 @@ def test_a_step_that_is_named_runs_in_spite_of_its_pin(ready: Session) -> None:
     assert ready.pins["check"] == {"$return_value": {"text": "pinned"}}
 
 
-def test_pin_takes_the_last_exports(ready: Session) -> None:
-    """A pin without exports has the step's last exports."""
-    ready.run()
-
-    assert ready.pin("check") == {"$return_value": {"text": "Ada"}}
-
-
 def test_a_pin_requires_exports(ready: Session) -> None:
     """A step without a run, or with a result without exports, cannot be pinned without exports."""
     with pytest.raises(RequestError, match="has no exports to pin yet"):
@@ -218,22 +182,16 @@ def test_headers_follow_the_picker(ready: Session) -> None:
     assert ready.event.header("x-pd-environment") == "production"
 
 
-def test_event_that_names_a_user_chooses_them(session: Session) -> None:
-    """An event with the two headers chooses that user and environment."""
+def test_an_event_chooses_user_and_environment(session: Session) -> None:
+    """An event with the headers chooses that user and environment, also development; without a header the choice stays."""
     session.choose_event(an_event(headers={"X-PD-External-User-ID": "grace", "X-PD-Environment": "production"}))
-
-    assert (session.external_user_id, session.environment) == ("grace", "production")
-
-
-def test_an_event_names_either_environment(session: Session) -> None:
-    """An event with the header of development ends the choice of production; an event without the header keeps the choice."""
-    session.choose_user("ada", "production")
+    chosen = [(session.external_user_id, session.environment)]
     session.choose_event(an_event())
-    kept = session.environment
-
+    chosen.append((session.external_user_id, session.environment))
     session.choose_event(an_event(headers={"X-PD-Environment": "development"}))
 
-    assert (kept, session.environment, session.external_user_id) == ("production", "development", "ada")
+    assert chosen == [("grace", "production")] * 2
+    assert (session.external_user_id, session.environment) == ("grace", "development")
 
 
 def test_a_run_requires_an_event(session: Session) -> None:
@@ -261,10 +219,13 @@ def test_steps_value_is_redacted(ready: Session) -> None:
 
 
 def test_apps_are_found_without_running(session: Session) -> None:
-    """The apps of the steps are read from their cells."""
+    """The apps of the steps are read from their cells; an own account is not required of the external user."""
+    own = '%%pdstep own --app chat:slack=apn_own1\ndef handler(pd):\n    return pd.inputs["chat"]\n'
+    session.record_cell(own, cell_id="own")
+    without = session.find_needed_apps()
     session.record_cell(SEND, cell_id="send")
 
-    assert session.find_needed_apps() == {"slack": ["send"]}
+    assert (without, session.find_needed_apps()) == ({}, {"slack": ["send"]})
 
 
 def test_saved_event_is_masked_and_found_again(session: Session, tmp_path: Path) -> None:
@@ -290,18 +251,6 @@ def test_dotenv_beside_the_notebook_is_used(session: Session, tmp_path: Path) ->
     execution = session.run()
 
     assert execution.step("say").return_value == len("from the file")
-
-
-def test_listeners_are_called(session: Session) -> None:
-    """A listener is called after each change until it is removed."""
-    heard: list[int] = []
-    stop = session.add_listener(lambda: heard.append(1))
-
-    session.choose_user("ada")
-    stop()
-    session.choose_user("grace")
-
-    assert heard == [1]
 
 
 def test_a_listener_that_fails_keeps_no_other_from_a_change(session: Session, caplog: pytest.LogCaptureFixture) -> None:
@@ -469,10 +418,9 @@ def test_a_saved_state_has_no_secret_of_the_event() -> None:
     assert settings.event.header("authorization") == "Bearer 0123456789"
 
 
-@pytest.mark.parametrize("value", ["1", "true", "yes"])
-def test_a_session_respects_no_install(tmp_path: Path, value: str) -> None:
+def test_a_session_respects_no_install(tmp_path: Path) -> None:
     """`PDKERNEL_NO_INSTALL` applies to a notebook too."""
-    session = Session(folder=tmp_path, notebook=tmp_path / "my work.ipynb", environ={"PDKERNEL_NO_INSTALL": value})
+    session = Session(folder=tmp_path, notebook=tmp_path / "my work.ipynb", environ={"PDKERNEL_NO_INSTALL": "true"})
     session.choose_event(an_event())
     session.record_cell(
         "%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c"
@@ -521,34 +469,6 @@ def test_names_that_are_not_secret_are_checked(make_session: Make, save_notebook
         session.save_as_test(execution, "one", non_secret_names=["NOBODY"])
 
 
-def test_a_steps_package_is_installed_at_its_first_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The progress of an installation is in the growing record, as the cell shows it."""
-    seen: list[str] = []
-    session.choose_event(an_event())
-    session.record_cell(
-        "%%pdstep code --lang node\nimport x from 'tiny';\nexport default { run: () => x }", cell_id="c"
-    )
-    with npm_registry() as registry:
-        registry.publish("tiny", "1.0.0")
-        for name, value in registry.environ(session.folder).items():
-            if name.startswith("npm_"):
-                monkeypatch.setenv(name, value)
-
-        execution = session.run(on_change=lambda execution: seen.append(str(execution.step("code").logs)))
-
-    assert execution.step("code").return_value == "1.0.0"
-    assert any("installing tiny ..." in text for text in seen)
-
-
-def test_own_accounts_are_found_without_running(session: Session) -> None:
-    """Each own account is listed once with its steps, and is not required of the external user."""
-    cell = '%%pdstep {} --app {}=apn_own1\ndef handler(pd):\n    return pd.inputs["{}"]\n'
-    session.record_cell(cell.format("one", "slack", "slack"), cell_id="one")
-    session.record_cell(cell.format("two", "chat:slack", "chat"), cell_id="two")
-
-    assert session.find_needed_apps() == {}
-
-
 def test_a_run_for_another_user_leaves_the_chosen_users_results(ready: Session) -> None:
     """After a run for another external user no step of either run is stale."""
     ready.directory.add_account(app="slack", credentials={"oauth_access_token": TOKEN}, external_user_id="grace")
@@ -573,16 +493,11 @@ def real_session(upstream: Upstream, tmp_path: Path) -> Iterator[Session]:
     made.close()
 
 
-def test_the_session_has_the_real_projects_users(real_session: Session) -> None:
-    """The notebook's external users are Pipedream's."""
-    assert real_session.directory.project_id == PROJECT
-    assert [user.external_id for user in real_session.directory.users("development")] == ["ada", "bob"]
-
-
-def test_opening_a_project_sends_no_request(real_session: Session, upstream: Upstream) -> None:
-    """Opening a notebook's project sends no request to Pipedream."""
+def test_the_session_has_the_real_projects_users(real_session: Session, upstream: Upstream) -> None:
+    """The notebook's external users are Pipedream's; opening the project sends no request."""
     assert real_session.directory.project_id == PROJECT
     assert upstream.asked == []
+    assert [user.external_id for user in real_session.directory.users("development")] == ["ada", "bob"]
 
 
 def test_a_recorded_run_is_taken_over(ready: Session) -> None:

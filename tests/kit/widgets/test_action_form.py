@@ -361,14 +361,9 @@ def test_an_action_that_is_gone_is_reported(
 # ── the form of a step ──────────────────────────────────────────────────────────
 
 
-def test_values_of_the_cell_are_shown(form: ActionForm) -> None:
-    """Fields have the values of the cell."""
-    assert form.get_field("thing").value.value == "box"
-    assert form.get_field("count").value.value == "3"
-
-
 def test_typed_values_are_in_the_cell(form: ActionForm) -> None:
-    """A text, a number and an expression are YAML of their types in the cell."""
+    """Fields have the values of the cell; a text, a number and an expression are YAML of their types in the cell."""
+    assert (form.get_field("thing").value.value, form.get_field("count").value.value) == ("box", "3")
     type_into(form.get_field("thing").value, "{{steps.trigger.event.body.name}}")
     type_into(form.get_field("count").value, "5")
 
@@ -466,13 +461,14 @@ def test_cell_is_shown_with_its_lines(form: ActionForm) -> None:
 
 
 def test_options_are_loaded(session: Session, make_form: Callable[..., ActionForm]) -> None:
-    """Options are loaded with the account; the cell holds the value of the picked option."""
+    """Options are loaded with the account, whose credential is not in the form; the cell holds the value of the picked option."""
     connect(session)
     form = make_form("put")
 
     type_into(form.get_field("shelf").value, "Shelf 01 of 789")
 
     assert "shelf: s01" in form.cell_source
+    assert "key-0123456789" not in screen(form) + form.saved_output.text + str(form.get_field("shelf").value.options)
 
 
 def test_more_options(session: Session, make_form: Callable[..., ActionForm]) -> None:
@@ -521,11 +517,3 @@ def test_a_typed_value_stays_if_its_prop_changes(session: Session, make_form: Ca
 
     assert form.get_field("col_0").prop.definition["label"] == "Column 0 of 3"
     assert "col_0: a" in form.cell_source
-
-
-def test_no_credential_in_the_form(session: Session, make_form: Callable[..., ActionForm]) -> None:
-    """The form contains only the action's results of the account."""
-    connect(session)
-    form = make_form("put")
-
-    assert "key-0123456789" not in screen(form) + form.saved_output.text + str(form.get_field("shelf").value.options)

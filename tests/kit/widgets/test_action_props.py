@@ -19,11 +19,7 @@ def prop(kind: str = "string", *, optional: bool = False, **definition: Any) -> 
 
 
 def field(
-    kind: str = "string",
-    *,
-    optional: bool = False,
-    load: Callable[[PropField], None] | None = None,
-    **definition: Any,
+    kind: str = "string", *, optional: bool = False, load: Callable[[PropField], None] | None = None, **definition: Any
 ) -> PropField:
     """The field of a prop."""
     declared = prop(kind, optional=optional, **definition)
@@ -238,22 +234,6 @@ def test_an_answer_for_other_values_is_out_of_date() -> None:
 
     assert asked == [(1, "next", None), (0, None, "box")]
     assert (made.needs_options, made.has_options, made.position != before) == (True, False, True)
-
-
-def test_a_field_has_the_buttons_that_it_needs() -> None:
-    """Only a prop with loaded options has buttons, and a search if it supports one; a list has a picker of options."""
-    counts = [
-        len(each.view.children[0].children)
-        for each in (
-            field(),
-            field(load=lambda _: None),
-            field(load=lambda _: None, useQuery=True),
-            field("string[]"),
-            field("string[]", options=["a"]),
-        )
-    ]
-
-    assert counts == [1, 3, 4, 1, 2]
 
 
 def test_a_prop_is_explained() -> None:

@@ -95,28 +95,16 @@ def test_an_error_is_shown_while_typing(editor: BodyEditor) -> None:
     assert editor.read_body() == {"a": 1, "b": 2}
 
 
-def test_empty_text_is_not_a_body(editor: BodyEditor) -> None:
-    """An empty text is not a body."""
-    type_into(editor.text, " \n")
+@pytest.mark.parametrize(
+    ("kind", "text", "body"), [("JSON", " \n", ABSENT), ("JSON", "null", None), ("text", "a=1&b=2", "a=1&b=2")]
+)
+def test_a_typed_text_is_the_body(editor: BodyEditor, kind: str, text: str, body: Any) -> None:
+    """An empty text is not a body, a typed null is one, and a text is not checked."""
+    pick_kind(editor, kind)
 
-    assert editor.read_body() is ABSENT
-    assert editor.error_message == ""
+    type_into(editor.text, text)
 
-
-def test_null_is_a_body(editor: BodyEditor) -> None:
-    """A typed null is a body."""
-    type_into(editor.text, "null")
-
-    assert editor.read_body() is None
-
-
-def test_text_is_not_checked(editor: BodyEditor) -> None:
-    """A body of another kind than JSON is sent unchanged."""
-    pick_kind(editor, "text")
-
-    type_into(editor.text, "a=1&b=2")
-
-    assert editor.read_body() == "a=1&b=2"
+    assert editor.read_body() == body
     assert editor.error_message == ""
 
 

@@ -21,8 +21,8 @@ from pdkernel.errors import RequestError
 from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.kit.session import Session
-from pdkernel.kit.widgets import EventComposer, PauseButtons, UserPicker
-from pdkernel.kit.widgets.buttons import ConsoleLinkButton, RequestButtons
+from pdkernel.kit.widgets import EventComposer, PauseButtons, ProveExportButton, SaveTestButton, UserPicker
+from pdkernel.kit.widgets.buttons import ConsoleLinkButton, RequestButtons, StaleStepsButton
 from tests.kit.widgets.conftest import Timers
 from tests.kit.widgets.front_end import (
     NEEDS_SLACK,
@@ -154,11 +154,6 @@ def test_a_browser_on_another_machine(slack_picker: UserPicker, session: Session
     assert re.search(r"ssh -L (\d+):127\.0\.0\.1:\1 HOST, or set PDKERNEL_PUBLIC_URL", screen(slack_picker))
 
 
-def test_no_button_without_a_user(slack_picker: UserPicker, make_picker: Callable[[], UserPicker]) -> None:
-    """Without a user there is no button."""
-    assert "Connect with Link" not in screen(slack_picker)
-
-
 class TestConsole:
     """The button that opens the console of the draft's server."""
 
@@ -217,16 +212,6 @@ class TestConsole:
             assert 'login?code=&quot;1&quot;&amp;a=2"' in console.children[1].value
 
         assert hints == [False, True]
-
-    def test_the_time_of_a_link_ends(self) -> None:
-        """A link is removed when its time has passed."""
-        console = ConsoleLinkButton(lambda _: "https://hub.example/-/login?code=1", shown_s=0.05)
-        console.show_link()
-        until = time.monotonic() + 60
-        while "Press the button again" not in screen(console) and time.monotonic() < until:
-            time.sleep(0.01)
-
-        assert "Press the button again" in screen(console)
 
     def test_the_message_of_a_used_link_stays(self, timers: Timers) -> None:
         """After a login, the time of its link replaces the message about the console no more."""
@@ -365,19 +350,6 @@ def test_waits_can_be_skipped(composer: EventComposer, session: Session) -> None
     assert "suspend for 1 hour: skipped." in composer.saved_output.text
 
 
-@pytest.mark.usefixtures("_shell")
-def test_without_a_kernel_the_line_is_shown(composer: EventComposer, session: Session, buttons: PauseButtons) -> None:
-    """The saved output names the line that resumes the run."""
-    with capture_output() as captured:
-        display(buttons)
-    press(composer, "Stop")
-    composer.wait()
-
-    last = session.last_execution
-    assert last is not None
-    assert captured.outputs[0].data["text/plain"] == f"{RESUME}: %pdruns resume {last.id}"
-
-
 ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
 
 
@@ -415,8 +387,16 @@ def test_each_request_has_its_own_button(run: Execution) -> None:
 
 
 def test_a_button_stays_with_its_request(run: Execution) -> None:
-    """New requests add and remove buttons; the buttons of kept requests are unchanged."""
-    widget = RequestButtons(str)
+    """New requests add and remove buttons; the buttons of kept requests are unchanged; one that comes back works again."""
+    used: list[str] = []
+
+    def use(run_id: str) -> str:
+        used.append(run_id)
+        return run_id
+
+    widget = RequestButtons(use)
+    widget.update([])
+    assert screen(widget) == ""
     widget.update([at(run, 1), at(run, 2)])
     first, second = (button(widget, f"10:00:0{number}.000 POST /orders") for number in (1, 2))
 
@@ -425,33 +405,9 @@ def test_a_button_stays_with_its_request(run: Execution) -> None:
     assert button(widget, "10:00:02.000 POST /orders") is second
     assert (first.comm is None, second.comm is None) == (True, False)  # a button that left is closed
     assert screen(widget).splitlines()[1:] == ["10:00:02.000 POST /orders", "10:00:03.000 POST /orders"]
-
-
-def test_a_request_that_comes_back_has_a_new_button(run: Execution) -> None:
-    """A request that left the list and is listed again has a button that works."""
-    used: list[str] = []
-
-    def use(run_id: str) -> str:
-        used.append(run_id)
-        return "request abc"
-
-    widget = RequestButtons(use)
-    for number in (1, 2, 1):
-        widget.update([at(run, number)])
-
-    shown = button(widget, "10:00:01.000 POST /orders")
+    widget.update([at(run, 1)])
     press(widget, "10:00:01.000 POST /orders")
-
-    assert shown.comm is not None
     assert used == ["run1"]
-
-
-def test_nothing_is_offered_before_the_first_request() -> None:
-    """Without a request there are no buttons."""
-    widget = RequestButtons(str)
-    widget.update([])
-
-    assert screen(widget) == ""
 
 
 def test_a_request_that_is_no_longer_stored(run: Execution) -> None:
@@ -468,11 +424,25 @@ def test_a_request_that_is_no_longer_stored(run: Execution) -> None:
 
 
 @pytest.mark.usefixtures("_shell")
-def test_the_line_form_is_saved() -> None:
-    """A notebook without a kernel shows the line form, as HTML and text."""
-    with capture_output() as shown:
-        display(RequestButtons(str))
-    data = shown.outputs[0].data
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda session: PauseButtons(session, an_execution(id="r")), "Resume now: %pdruns resume ID"),
+        (lambda _: RequestButtons(str), "Use as the test event: %pdserve use RUN"),
+        (lambda session: ProveExportButton(session, Path("out"), "--to out"), "Prove: %pdexport --to out --prove"),
+        (SaveTestButton, "Save this run as a test: %pdrun --save-test NAME"),
+        (
+            lambda session: StaleStepsButton(["one", "two"], session.run),
+            "Stale: one, two. To run them again: %pdrun --stale",
+        ),
+    ],
+    ids=["pause", "request", "proof", "test", "stale steps"],
+)
+def test_without_a_kernel_the_line_is_shown(session: Session, make: Callable[[Session], Any], line: str) -> None:
+    """A saved notebook shows the line that does the same in the place of the buttons, as text and HTML."""
+    with capture_output() as captured:
+        display(make(session))
 
-    assert data["text/plain"] == "Use as the test event: %pdserve use RUN"
-    assert "%pdserve use RUN" in data["text/html"]
+    data = captured.outputs[0].data
+    assert data["text/plain"] == line
+    assert html.escape(line.partition("%")[2]) in data["text/html"]

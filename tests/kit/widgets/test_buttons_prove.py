@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import display
-from IPython.utils.capture import capture_output
-from traitlets.config import Config
-
 from pdkernel.event import Event
 from pdkernel.files.definition import export_to_folder
 from pdkernel.kit.session import Session
 from pdkernel.kit.widgets import ProveExportButton
-from tests.kit.widgets.front_end import NEEDS_SLACK, press, screen
+from tests.kit.widgets.front_end import press, screen
 from tests.notebook_files import notebook_of
 
 ONE = "%%pdstep one\ndef handler(pd):\n    return 1\n"
@@ -38,19 +33,6 @@ def test_pressing_proves(session: Session, issue: Event, tmp_path: Path) -> None
     assert not button.button.disabled
 
 
-def test_the_chosen_user_is_a_test_user(session: Session, issue: Event, tmp_path: Path) -> None:
-    """Both sides run for the chosen external user, and for no other without test users."""
-    for user in ("ada", "grace"):
-        session.directory.add_account(app="slack", credentials={"oauth_access_token": "xoxb-1"}, external_user_id=user)
-    session.choose_user("ada")
-    button = a_button(session, tmp_path, NEEDS_SLACK)
-
-    press(button, "Prove")
-
-    assert "issue as ada same same" in screen(button)
-    assert "grace" not in screen(button)
-
-
 def test_an_error_is_shown(session: Session, tmp_path: Path) -> None:
     """An error is shown below the button, which can be clicked again."""
     button = a_button(session, tmp_path, SLACK)
@@ -62,18 +44,3 @@ def test_an_error_is_shown(session: Session, tmp_path: Path) -> None:
 
     assert "is unanswered" in screen(button)
     assert not button.button.disabled
-
-
-def test_the_line_form_is_saved(session: Session, tmp_path: Path) -> None:
-    """Without a kernel, the equivalent line is shown in the place of the button."""
-    button = a_button(session, tmp_path, ONE)
-
-    InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
-    try:
-        with capture_output() as captured:
-            display(button)
-    finally:
-        InteractiveShell.clear_instance()
-
-    (shown,) = captured.outputs
-    assert shown.data["text/plain"] == "Prove: %pdexport --to out --prove"

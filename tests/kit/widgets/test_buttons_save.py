@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from IPython.display import display
-from IPython.utils.capture import capture_output
 from msgspec.structs import replace
 
 from pdkernel.event import Event
@@ -114,19 +112,6 @@ def test_a_refused_run_has_no_button(
     composer.wait()
 
     assert SAVE not in screen(composer)
-
-
-@pytest.mark.usefixtures("_shell")
-def test_the_line_form_is_saved(session: Session, issue: Event, tmp_path: Path) -> None:
-    """A saved notebook shows the equivalent line instead of the button."""
-    in_a_file(session, tmp_path)
-    session.load_event("issue")
-    button = SaveTestButton(session, session.run())
-
-    with capture_output() as captured:
-        display(button)
-
-    assert captured.outputs[0].data["text/plain"] == "Save this run as a test: %pdrun --save-test NAME"
 
 
 def test_enter_saves(session: Session, issue: Event, tmp_path: Path) -> None:

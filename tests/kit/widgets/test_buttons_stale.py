@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from IPython.display import display
-from IPython.utils.capture import capture_output
 
 from pdkernel.event import Event
 from pdkernel.kit.session import Session
@@ -69,12 +67,3 @@ def test_an_error_before_the_run(session: Session) -> None:
 
     assert "No event is chosen" in screen(button)
     assert not button.button.disabled
-
-
-@pytest.mark.usefixtures("_shell")
-def test_without_a_kernel_the_line_is_shown(session: Session) -> None:
-    """The saved output names the line that does the same."""
-    with capture_output() as shown:
-        display(StaleStepsButton(["one", "two"], session.run))
-
-    assert shown.outputs[0].data["text/plain"] == "Stale: one, two. To run them again: %pdrun --stale"

@@ -9,7 +9,6 @@ from typing import Any
 import ipywidgets as ipw
 import pytest
 from comm.base_comm import BaseComm
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 from IPython.utils.capture import capture_output
 
@@ -22,8 +21,6 @@ from pdkernel.kit.widgets.components import (
     SecretField,
     build_copyable_block_html,
     build_copyable_html,
-    build_field_layout,
-    build_field_row,
     build_line_output,
     close_tree,
     create_message,
@@ -92,28 +89,17 @@ def test_closing_clears_the_field(field: SecretField) -> None:
     assert not field.has_value
 
 
-def test_typing_again_replaces(field: SecretField) -> None:
-    """Text that is typed later replaces the earlier text."""
-    type_into(field, "xoxb-second")
-
-    assert field.take_value() == "xoxb-second"
-
-
 def test_kernel_messages_do_not_contain_the_value(field: SecretField, comm: RecordingComm) -> None:
-    """No message of the kernel contains the text: neither the echo, nor the state for a second front end."""
+    """No message, state or repr contains the text: neither the echo, nor the state for a second front end."""
     field._handle_msg({"content": {"data": {"method": "request_state"}}, "buffers": []})
     field.placeholder = "again"
-    field.value = TOKEN + "2"
-    field.take_value()
-
-    assert comm.said
-    assert TOKEN not in json.dumps(comm.said)
-
-
-def test_state_is_blank(field: SecretField) -> None:
-    """Neither the state nor the repr contains the text."""
     assert field.get_state()["value"] == ""
     assert TOKEN not in repr(field)
+    field.value = TOKEN + "2"
+
+    assert field.take_value() == TOKEN + "2"
+    assert comm.said
+    assert TOKEN not in json.dumps(comm.said)
 
 
 @pytest.mark.parametrize(("kind", "is_alert"), [("error", True), ("warn", False), ("success", False), ("muted", False)])
@@ -149,14 +135,6 @@ def test_an_empty_message_is_hidden() -> None:
     assert message.value == "<b>three</b>"
 
 
-def test_a_field_shrinks_only_if_it_may() -> None:
-    """A field has a maximum width; with a minimum width it shrinks in a row."""
-    assert build_field_layout(300) == {"width": "300px", "max_width": "min(300px, calc(100% - 8px))"}
-    assert build_field_layout(300, min_width_px=100)["flex"] == "1 1 100px"
-    row = build_field_row(ipw.Text(layout=build_field_layout(300)), ipw.Button(), name_px=50)
-    assert (row.layout.padding, row.children[0].layout.margin) == ("0 0 0 58px", "2px 2px 2px -56px")
-
-
 class Confirmed:
     """A button that counts its acts, with a question that a test sets."""
 
@@ -182,12 +160,7 @@ def test_a_button_acts_on_the_second_click() -> None:
         confirmed.button.view.click()
         looks.append(confirmed.look)
 
-    assert looks == [
-        ("Go", "primary", 0),
-        ("Sure?", "danger", 0),
-        ("Go", "primary", 1),
-        ("Sure?", "danger", 1),
-    ]
+    assert looks == [("Go", "primary", 0), ("Sure?", "danger", 0), ("Go", "primary", 1), ("Sure?", "danger", 1)]
 
 
 def test_another_question_needs_another_click() -> None:
@@ -323,18 +296,6 @@ def test_the_saved_output_has_a_picture_of_the_form(composer: EventComposer, ses
 
 
 @pytest.mark.usefixtures("_shell")
-def test_shown_as_a_cells_result(picker: UserPicker) -> None:
-    """A form that is a cell's last expression is displayed the same way."""
-    shell = InteractiveShell.instance()
-    shell.user_ns["form"] = picker
-
-    with capture_output() as captured:
-        shell.run_cell("form")
-
-    assert VIEW in outputs(captured.outputs)[0]["data"]
-
-
-@pytest.mark.usefixtures("_shell")
 def test_the_saved_output_has_the_run(composer: EventComposer, session: Session) -> None:
     """The saved output has the sent event and the complete run."""
     session.record_cell("%%pdstep one\ndef handler(pd):\n    return 1\n", cell_id="cell-1")
@@ -347,15 +308,6 @@ def test_the_saved_output_has_the_run(composer: EventComposer, session: Session)
     assert last["update"]
     assert last["data"]["text/plain"].startswith("Event new event: POST /")
     assert "success" in last["data"]["text/plain"]
-
-
-def test_bundle_has_a_fallback(composer: EventComposer) -> None:
-    """A form's bundle has the choices as text and HTML beside the widget."""
-    bundle = composer._repr_mimebundle_()
-
-    assert bundle[VIEW]["model_id"] == composer.model_id
-    assert bundle["text/plain"] == composer.saved_output.text
-    assert bundle["text/html"] == composer.saved_output.html
 
 
 def test_another_event_is_distinguished_from_the_sent_event(composer: EventComposer, session: Session) -> None:
