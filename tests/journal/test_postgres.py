@@ -24,15 +24,7 @@ from psycopg.errors import SerializationFailure
 
 from pdkernel.common.clock import SYSTEM_CLOCK, ManualClock, SystemClock
 from pdkernel.errors import ExecutorLostError, ProjectError, RequestError
-from pdkernel.journal import (
-    Begun,
-    Claim,
-    Journal,
-    WaitKey,
-    encode_output,
-    open_journal,
-    open_reader,
-)
+from pdkernel.journal import Begun, Claim, Journal, WaitKey, encode_output, open_journal, open_reader
 from pdkernel.journal.backend import Connection
 from pdkernel.journal.postgres import PostgresBackend, is_lost_connection, translate_sql
 from pdkernel.journal.schema import JOURNAL_SCHEMA

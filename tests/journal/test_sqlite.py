@@ -18,35 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pdkernel.common.clock import SequentialIds
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StepResult
-from pdkernel.journal import (
-    Claim,
-    Journal,
-    NewRun,
-    SqliteBackend,
-    WaitKey,
-    encode_output,
-    encode_step,
-    open_reader,
-)
-from pdkernel.journal.schema import JOURNAL_SCHEMA, metadata
+from pdkernel.journal import Claim, Journal, NewRun, SqliteBackend, WaitKey, encode_output, encode_step, open_reader
+from pdkernel.journal.schema import JOURNAL_SCHEMA
 from pdkernel.journal.sqlite import ExecutorLocks
 from pdkernel.storage import Project
 from pdkernel.storage.sqlite import connect
-from tests.journal.conftest import (
-    WORKFLOW,
-    FakeLiveness,
-    Open,
-    new_run,
-    outbox_row,
-    step_row,
-    wait_row,
-)
+from tests.journal.conftest import WORKFLOW, FakeLiveness, Open, new_run, outbox_row, step_row, wait_row
 from tests.journal.conftest import rows_of as rows
 
 WRITER = """
@@ -102,39 +83,6 @@ async def prompt_journal(path: Path) -> AsyncIterator[Journal]:
 def writer(path: Path, name: str, steps: int) -> subprocess.Popen[str]:
     """A process that appends *steps* to each of four runs, and prints acknowledged steps."""
     return subprocess.Popen([sys.executable, "-c", WRITER, path, name, str(steps)], stdout=subprocess.PIPE, text=True)
-
-
-def test_tables_compile_for_postgres() -> None:
-    """Every table and index compiles for Postgres, including partial indexes."""
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-
-    tables = {table.name: str(CreateTable(table).compile(dialect=dialect)) for table in metadata.sorted_tables}
-    indexes = {
-        str(index.name): str(CreateIndex(index).compile(dialect=dialect))
-        for table in metadata.tables.values()
-        for index in table.indexes
-    }
-
-    assert set(tables) == {
-        "executors", "definitions", "package_locks", "runs", "steps", "waits", "outbox", "limits", "starts", "decisions",
-        "calls_in_flight", "interruptions", "turns",
-    }  # fmt: skip
-    assert "lease_until DOUBLE PRECISION" in tables["executors"]
-    assert "request BYTEA" in tables["runs"]
-    assert "PRIMARY KEY (run_id, path, iteration, number)" in tables["waits"]
-    assert "message BYTEA NOT NULL" in tables["outbox"]
-    assert indexes == {
-        "definitions_workflow": "CREATE INDEX definitions_workflow ON definitions (workflow)",
-        "runs_due": "CREATE INDEX runs_due ON runs (wake_at) WHERE status = 'paused'",
-        "runs_ready": "CREATE INDEX runs_ready ON runs (origin, queue) WHERE status = 'ready'",
-        "runs_batch": "CREATE INDEX runs_batch ON runs (batch) WHERE batch is not null",
-        "runs_owner": "CREATE INDEX runs_owner ON runs (owner) WHERE status = 'running'",
-        "runs_failed": "CREATE INDEX runs_failed ON runs (external_user, environment, created) WHERE status = 'error'",
-        "runs_list": "CREATE INDEX runs_list ON runs (workflow, created, id)",
-        "runs_dedupe": "CREATE UNIQUE INDEX runs_dedupe ON runs (dedupe_key) WHERE dedupe_key is not null",
-        "outbox_due": "CREATE INDEX outbox_due ON outbox (due) WHERE due is not null",
-        "starts_window": "CREATE INDEX starts_window ON starts (queue, at)",
-    }
 
 
 @pytest.mark.parametrize(

@@ -9,43 +9,13 @@ from tests.golden import assert_golden
 
 _GOLDEN = Path(__file__).parent / "golden"
 
-_KNOWN = frozenset(
-    {
-        "div",
-        "span",
-        "strong",
-        "code",
-        "pre",
-        "ol",
-        "ul",
-        "li",
-        "details",
-        "summary",
-        "table",
-        "tr",
-        "th",
-        "td",
-        "wbr",
-        "img",
-    }
-)
+_KNOWN = frozenset({
+    "div", "span", "strong", "code", "pre", "ol", "ul", "li", "details", "summary", "table", "tr", "th", "td", "wbr", "img",
+})  # fmt: skip
 _BLOCKS = frozenset({"div", "pre", "ol", "ul", "li", "details", "summary", "table", "tr"})
-_KNOWN_ATTRIBUTES = frozenset(
-    {
-        "style",
-        "class",
-        "title",
-        "role",
-        "tabindex",
-        "open",
-        "aria-hidden",
-        "aria-label",
-        "src",
-        "alt",
-        "width",
-        "height",
-    }
-)
+_KNOWN_ATTRIBUTES = frozenset({
+    "style", "class", "title", "role", "tabindex", "open", "aria-hidden", "aria-label", "src", "alt", "width", "height",
+})  # fmt: skip
 
 
 EVIL = "<b>bold</b></script>\" onclick='x'\x1b[2J"

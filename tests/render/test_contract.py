@@ -129,13 +129,7 @@ def test_readers_are_listed_with_their_lines() -> None:
             [FieldReader("send", prop="text")],
             [FieldReader("a"), FieldReader("b")],
         )
-    ] == [
-        "read (line 3)",
-        "read (lines 3, 4)",
-        "read (lines 1, 2, 3, 4 and 2 more)",
-        "send (prop text)",
-        "a; b",
-    ]
+    ] == ["read (line 3)", "read (lines 3, 4)", "read (lines 1, 2, 3, 4 and 2 more)", "send (prop text)", "a; b"]
 
 
 def test_a_workflow_that_passes_the_event_on() -> None:

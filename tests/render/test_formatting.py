@@ -177,31 +177,3 @@ def test_one_line(text: str, width: int, line: str) -> None:
 def test_lists() -> None:
     """Names are joined as in a sentence."""
     assert [formatting.format_list(list(names)) for names in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]  # fmt: skip
-
-
-def test_labels_of_statuses() -> None:
-    """Every status has its own word, and the mark and tone of its kind."""
-    steps = {state: (str(label), label.tone) for state, label in formatting.STEP_LABELS.items()}
-    runs = {state: (str(label), label.tone) for state, label in formatting.EXECUTION_LABELS.items()}
-
-    assert steps == {
-        "success": ("✓ success", "good"),
-        "error": ("✗ error", "bad"),
-        "skipped": ("↷ skipped", "quiet"),
-        "disabled": ("○ disabled", "quiet"),
-        "pinned": ("◆ pinned", "warn"),
-        "not_run": ("– not run", "quiet"),
-        "waiting": ("· waiting", "quiet"),
-        "running": ("▶ running", "busy"),
-        "cancelled": ("■ cancelled", "warn"),
-    }
-    assert runs == {
-        "queued": ("· queued", "quiet"),
-        "executing": ("▶ executing", "busy"),
-        "resumed": ("▶ resumed", "busy"),
-        "paused": ("‖ paused", "warn"),
-        "success": ("✓ success", "good"),
-        "exited": ("↵ exited", "good"),
-        "error": ("✗ error", "bad"),
-        "cancelled": ("■ cancelled", "warn"),
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from html.parser import HTMLParser
 
 import pytest
 
@@ -196,43 +195,6 @@ def test_the_difference_matches_the_golden_file(form: str) -> None:
     assert_view(f"shape-difference.{form}", f"{view.text}\n" if form == "txt" else view.html)
 
 
-class VisibleText(HTMLParser):
-    """The lines of HTML that a reader sees before a click: what is not inside of a closed `details`."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self._hidden: list[bool] = []
-        self._in_summary = False
-        self.feed(source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Begin a line at a block."""
-        if tag == "details":
-            self._hidden.append("open" not in dict(attrs))
-        self._in_summary |= tag == "summary"
-        if tag in ("div", "summary"):
-            self.lines.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        """End a closed part."""
-        if tag == "details":
-            self._hidden.pop()
-        if tag == "summary":
-            self._in_summary = False
-
-    def handle_data(self, data: str) -> None:
-        """Add text that is visible."""
-        outer = self._hidden[:-1] if self._in_summary else self._hidden
-        if self.lines and not any(outer):
-            self.lines[-1] += data
-
-    def close(self) -> None:
-        """Leave out empty lines."""
-        super().close()
-        self.lines = [line for line in self.lines if line.strip()]
-
-
 @pytest.mark.parametrize("width", [1, 9, 10, 11, 12, 500])
 def test_a_preview_has_ten_lines(width: int) -> None:
     """Text shows ten lines and one with the number of the others; a value of eleven lines is shown whole."""
@@ -248,18 +210,6 @@ def test_a_preview_has_ten_lines(width: int) -> None:
     else:
         assert len(lines) == 11
         assert lines[-1] == f"… {width + 2 - 10:,} more fields: %pdshape --full"
-
-
-def test_the_html_folds_all_but_the_first_lines() -> None:
-    """Beside closed lines, the HTML shows ten keys, the same as the text, and how many others are folded."""
-    reader = VisibleText(shape_view.render_html(infer_shape(*ORDERS)))
-    reader.close()
-    text = shape_view.render_text(infer_shape(*ORDERS), max_lines=10, more="x").splitlines()
-
-    assert [line.split()[0] for line in reader.lines if not line.startswith("…")][1:] == [
-        line.split()[0] for line in text[1:-1]
-    ]
-    assert [line for line in reader.lines if line.startswith("…")] == ["… 3 more fields", "… 2 more fields"]
 
 
 @pytest.mark.parametrize("draw", [shape_view.render_text, shape_view.render_html])

@@ -7,13 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pdkernel.render.snippets import (
-    PATH_CHANGED_NOTE,
-    SnippetCall,
-    build_snippets,
-    render_html,
-    render_text,
-)
+from pdkernel.render.snippets import PATH_CHANGED_NOTE, SnippetCall, build_snippets, render_html, render_text
 from tests.render.reading import Page, assert_view
 
 REAL = SnippetCall(

@@ -170,44 +170,6 @@ def test_lines_fit_a_terminal(name: str) -> None:
 
 
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
-@pytest.mark.parametrize(
-    ("execution", "shown"),
-    [
-        (builders.succeeded, "Slack apn_0000001 (external user's)"),
-        (builders.succeeded, "sheet: Google Sheets apn_0000002 (your own)"),
-        (builders.succeeded, "external user ada, development"),
-        (builders.succeeded, "200, sent by the workflow"),
-        (builders.failed, "200, the default response"),
-        (builders.failed, "KeyError at line 5 of the cell `build`"),
-        (builders.failed, 'title = event["body"]["issue"]["titel"]'),
-        (builders.failed, "– not run"),
-        (builders.all_outcomes, "NOT SENT AGAIN: answer of 10:32"),
-        (builders.all_outcomes, "STAND-IN answered, nothing was sent"),
-        (builders.all_outcomes, "NOT SENT: answered from recorded calls"),
-        (builders.all_outcomes, "stored 200"),
-        (builders.all_outcomes, "DENIED"),
-        (builders.all_outcomes, "Outbound calls are off: --egress deny."),
-        (builders.all_outcomes, "no response, 30.00 s"),
-        (builders.running, "▶ running"),
-        (builders.running, "· waiting"),
-        (builders.running, "13.6 ms so far"),
-        (builders.all_states, "◆ pinned"),
-        (builders.all_states, "○ disabled"),
-        (builders.all_states, "↷ skipped"),
-        (builders.refused, "Pipedream Connect Error: Required account not found for external user ID"),
-    ],
-)
-def test_both_forms_have_the_same_words(
-    draw: Callable[[Execution], str], execution: Callable[[], Execution], shown: str
-) -> None:
-    """Colour alone carries no information: text and HTML have the same words."""
-    drawn = draw(execution())
-
-    text = Page(drawn).text if draw is timeline.render_html else drawn
-    assert shown in text
-
-
-@pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])
 def test_state_of_the_notebook_is_marked(draw: Callable[..., str]) -> None:
     """Stale and pinned steps, warnings and a note are shown with the execution."""
     drawn = draw(
