@@ -6,13 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pdkernel.common.identity import (
-    Account,
-    Credentials,
-    ProxyAccess,
-    check_external_user_id,
-    parse_environment,
-)
+from pdkernel.common.identity import Account, Credentials, ProxyAccess, check_external_user_id, parse_environment
 from pdkernel.errors import RequestError
 
 

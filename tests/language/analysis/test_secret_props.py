@@ -41,11 +41,7 @@ def test_values_replace_encrypted_values() -> None:
 
     filled = fill_secret_props(step, {**PROPS, "plain": 1}, variables)
 
-    assert filled == {
-        "key": "{{ 2 }}",
-        "plain": 1,
-        "request": {"headers": {"X": "h"}, "items": ["x", {"_enc": "c"}]},
-    }
+    assert filled == {"key": "{{ 2 }}", "plain": 1, "request": {"headers": {"X": "h"}, "items": ["x", {"_enc": "c"}]}}
     assert PROPS["request"] == {"headers": {"X": {"_enc": "b"}}, "items": ["x", {"_enc": "c"}]}
     assert find_missing_secrets(a_workflow(step), variables) == (item,)
 

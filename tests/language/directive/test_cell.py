@@ -463,10 +463,7 @@ def test_a_cell_that_is_not_a_header() -> None:
     """A cell without `%%pdworkflow` has an error, and not the default settings."""
     error = error_of("%%pdstep a", workflow=True)
 
-    assert (error.message, error.line) == (
-        "This is not a workflow's header: it does not start with %%pdworkflow.",
-        1,
-    )
+    assert (error.message, error.line) == ("This is not a workflow's header: it does not start with %%pdworkflow.", 1)
 
 
 def test_text_after_the_header_magic() -> None:

@@ -13,12 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pdkernel.common.encode import encode_json
-from pdkernel.language.expression import (
-    UNDEFINED,
-    evaluate_plain_paths,
-    is_plain_path,
-    substitute_results,
-)
+from pdkernel.language.expression import UNDEFINED, evaluate_plain_paths, is_plain_path, substitute_results
 from pdkernel.workers import find_node
 
 

@@ -9,14 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdkernel.language.shape import (
-    Segment,
-    StepKind,
-    format_node_path,
-    format_path,
-    format_python_path,
-    parse_path,
-)
+from pdkernel.language.shape import Segment, StepKind, format_node_path, format_path, format_python_path, parse_path
 from pdkernel.model import JSON
 from pdkernel.workers import find_node
 
@@ -101,10 +94,7 @@ def test_paths_in_the_usual_notation(segments: tuple[Segment, ...], node: str, p
         ("node", 'steps["it\'s"].$x[1].b'),
         ("action", '{{steps["it\'s"].$x[1].b}}'),
         ("bash", """jq -r '.["it'\\''s"]["$x"][1].b' "$PIPEDREAM_STEPS\""""),
-        (
-            "go",
-            'pd.Steps["it\'s"].(map[string]interface{})["$x"].([]interface{})[1].(map[string]interface{})["b"]',
-        ),
+        ("go", 'pd.Steps["it\'s"].(map[string]interface{})["$x"].([]interface{})[1].(map[string]interface{})["b"]'),
     ],
 )
 def test_a_path_is_written_in_the_language_of_the_step(kind: StepKind, expression: str) -> None:
