@@ -14,16 +14,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from pdkernel.execution import StepResult
-from pdkernel.journal import (
-    Claim,
-    Journal,
-    NewRun,
-    StepRow,
-    encode_event,
-    encode_output,
-    encode_step,
-    open_journal,
-)
+from pdkernel.journal import Claim, Journal, NewRun, StepRow, encode_event, encode_output, encode_step, open_journal
 from pdkernel.model import Step, Workflow
 from pdkernel.storage import Project
 from tests.postgres import shared_postgres

@@ -156,12 +156,7 @@ async def without_http(project: Project, notebook: Path) -> float:
     source = load_source(notebook)
     directory = LocalDirectory(project)
     request = RunRequest(
-        source.workflow,
-        an_event(),
-        parse_policy("deny"),
-        external_user_id="ada",
-        folder=notebook.parent,
-        test=False,
+        source.workflow, an_event(), parse_policy("deny"), external_user_id="ada", folder=notebook.parent, test=False
     )
     times = []
     async with await WorkflowEngine.start(project, directory) as runtime:

@@ -33,12 +33,7 @@ async def answer(project: Project, notebook: Path, policy: str) -> None:
     """Run the workflow of *notebook* for each line of standard input."""
     source = load_source(notebook)
     request = RunRequest(
-        source.workflow,
-        an_event(),
-        parse_policy(policy),
-        external_user_id="ada",
-        folder=notebook.parent,
-        test=False,
+        source.workflow, an_event(), parse_policy(policy), external_user_id="ada", folder=notebook.parent, test=False
     )
     async with await WorkflowEngine.start(project, LocalDirectory(project)) as engine:
 
