@@ -7,6 +7,7 @@ Requests with an unknown Host are rejected, so that a page on another site canno
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 
 from starlette.datastructures import Headers
@@ -20,6 +21,7 @@ from pdkernel.server.database_probe import DatabaseProbe
 from pdkernel.server.host_names import HostNames
 from pdkernel.server.step_connections import STEP_CALL_KEY
 
+_LOG = logging.getLogger(__name__)
 _KEY = re.compile(r"e[no][a-z0-9]{8,}", re.IGNORECASE)
 """An endpoint key in the platform's form; other keys are found by the routes."""
 BASE_PATH_KEY = "pdkernel.base"
@@ -167,7 +169,7 @@ class EndpointRoutingMiddleware:
         if self._names.base_path:
             _strip_base_path(scope, self._names.base_path)
         if not scope["path"].startswith(HEALTH_PATHS):
-            await self._workflows.refresh()
+            await self._refresh()
         if self._names.is_console(host):  # the origin of the console has no other pages
             is_console = scope["path"] == "/" or scope["path"].startswith("/-/")
             await (self._app if is_console else _CONSOLE_ONLY)(scope, receive, send)
@@ -179,6 +181,17 @@ class EndpointRoutingMiddleware:
             await self._app(scope, receive, send)
             return
         await self._endpoint(scope, receive, send)
+
+    async def _refresh(self) -> None:
+        """Load workflows that have changed. If that fails in a way that is not foreseen, the previous ones stay served."""
+        try:
+            await self._workflows.refresh()
+        except ProjectError:
+            raise
+        except Exception:  # noqa: BLE001 - one workflow that cannot be loaded must not stop the requests of all others
+            _LOG.exception(
+                "Changed workflows could not be reloaded because of an unexpected error; the previous ones stay"
+            )
 
     def _is_at_endpoint(self, path: str) -> bool:
         """Return whether the path begins with an endpoint key; saves most requests the search through all routes."""

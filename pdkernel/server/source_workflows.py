@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,6 +36,7 @@ from pdkernel.operations.triggers import workflow_id
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.storage import Project
 
+_LOG = logging.getLogger(__name__)
 RELOAD_INTERVAL_S = 1.0
 """Minimum seconds between two checks for changes."""
 
@@ -244,6 +246,10 @@ class SourceWorkflows:
             raise
         except PdkernelError as fault:
             self._write_line(f"{path} has changed but could not be reloaded; the previous version is served. {fault}")
+            return
+        except Exception as fault:  # noqa: BLE001 - the other workflows of the server must be reloaded
+            _LOG.exception("%s has changed but could not be reloaded; the previous version is served", path)
+            self._write_line(f"{path} has changed but could not be reloaded; the previous version is served. {fault!r}")
             return
         self._outdated.discard(path)
         try:

@@ -305,6 +305,29 @@ def test_one_workflow_of_a_folder_does_not_stop_the_others(project: Project, tmp
     assert "not a notebook" in reasons["d"]
 
 
+def test_a_reload_that_fails_unexpectedly_does_not_stop_the_others(tmp_path: Path) -> None:
+    """After an unexpected error of one workflow's reload, its previous version is served, and the workflow after it is reloaded."""
+    clock, lines, folder = ManualClock(), list[str](), tmp_path / "flows"
+    folder.mkdir()
+
+    def fail(served: ServedWorkflow) -> None:
+        if served.source.workflow.name == "broken":
+            raise ZeroDivisionError
+
+    with Project.open(tmp_path / "other" / ".pdkernel", clock=clock) as own:
+        for name in ("a", "b"):
+            notebook_of(folder / f"{name}.ipynb", STEP.format(name="one"))
+        workflows = SourceWorkflows(own, select_sources([folder], folder), check=fail, write_line=lines.append)
+        for name, title in (("a", "broken"), ("b", "changed")):
+            notebook_of(folder / f"{name}.ipynb", f"%%pdworkflow\nname: {title}", STEP.format(name="one"))
+        clock.advance(RELOAD_INTERVAL_S)
+        workflows.reload_changed()
+        served = [each.source.workflow.name for each in workflows.list_workflows()]
+
+    assert served == ["a", "changed"]
+    assert "the previous version is served" in lines[0]
+
+
 def test_a_mended_workflow_is_served(tmp_path: Path) -> None:
     """A refused workflow is loaded again after its files have changed, not before; until then its reason is the latest one."""
     clock, lines = ManualClock(), list[str]()
