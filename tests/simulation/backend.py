@@ -14,11 +14,15 @@ from pdkernel.errors import ProjectError
 from pdkernel.journal.backend import Write
 from pdkernel.journal.sqlite import SqliteBackend, SqliteSnapshots, SqliteTransactions
 from tests.simulation.loop import InjectedBug, SimLoop, SimProcess
+from tests.simulation.operations import FAULT_S
 
 
 class Disk:
     """
     The disk of a host, with its faults.
+
+    Args:
+        faults_at: Receives the virtual times in which a commit that is held has effects.
 
     Attributes:
         is_full: Every commit fails.
@@ -27,7 +31,8 @@ class Disk:
         stall_s: How long the process is held at its next commit, in virtual seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, faults_at: list[tuple[float, float]]) -> None:
+        self._faults_at = faults_at
         self.is_full = False
         self.failing = 0
         self.is_losing = False
@@ -57,6 +62,7 @@ class Disk:
     def hold(self, process: SimProcess, loop: SimLoop) -> None:
         """Hold *process* at its commit if the disk stalls."""
         if self.stall_s:
+            self._faults_at.append((loop.time(), loop.time() + self.stall_s + FAULT_S))
             loop.freeze(process, self.stall_s)
             self.stall_s = 0.0
 

@@ -204,7 +204,7 @@ class Commands:
         by_run = defaultdict[str, list[Command]](list)
         for each in self._cancellations:
             by_run[each.run].append(each)
-        for run_id, commands in by_run.items():
+        for run_id, commands in [*by_run.items()]:
             record = records.get(run_id)
             done = [each for each in commands if each.is_done]
             if len(done) > 1:
@@ -217,6 +217,7 @@ class Commands:
                 all(each.is_done is False for each in commands)
                 and record.status == "cancelled"
                 and record.workflow != "Approved"
+                and not any(each.is_done for each in by_run[run_id.partition(":")[0]])  # with its parent
             ):
                 yield f"the run {run_id} of {record.workflow} was cancelled, although it was said to have ended"
             for effect in self._world.watch.effects:

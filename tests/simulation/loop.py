@@ -22,7 +22,9 @@ Ts = TypeVarTuple("Ts")
 BLOCKING_S = 0.002
 """The average time of a call outside of the loop, in virtual seconds."""
 SLOW_BLOCKING_S = 0.2
-"""The time of a slow one; one in twenty is slow."""
+"""The average time of a slow one; one in twenty is slow."""
+LONGEST_BLOCKING_S = 0.9
+"""The longest time of a call without a fault: below the second after which a check means that the database does not answer."""
 EPOCH = datetime(2027, 1, 1, tzinfo=UTC)
 
 
@@ -171,7 +173,7 @@ class SimLoop(asyncio.BaseEventLoop):
             func, args = _fail, ()
         mean = SLOW_BLOCKING_S if self.random.random() < 0.05 else BLOCKING_S
         begin = self._call if process.link is None else partial(self._call_when_linked, process.link, executor)
-        self.call_later(self.random.expovariate(1 / mean), begin, future, func, args)
+        self.call_later(min(self.random.expovariate(1 / mean), LONGEST_BLOCKING_S), begin, future, func, args)
         return future
 
     def _call_when_linked(

@@ -328,7 +328,8 @@ class World:
         self.loop, self.folder, self.slots = loop, folder, slots
         self.ids = SeededIds(loop.random)
         self.holders: dict[str, SimProcess] = {}
-        self.disk = Disk()
+        self.faults_at: list[tuple[float, float]] = []
+        self.disk = Disk(self.faults_at)
         self.network = Network(loop)
         self.database = SimDatabase(loop) if hosts > 1 else None
         self.commands = Commands(self)
@@ -336,7 +337,6 @@ class World:
         self.watch = StepWatch(folder / ".pdkernel" / "project.db")
         self.resume_urls: list[str] = []
         self.faults: list[str] = []
-        self.faults_at: list[tuple[float, float]] = []
         self.has_changed_clock = self.has_bugs = False
         self.hosts = [Host(self, f"host {number}") for number in range(hosts)]
         self.version = 1
