@@ -133,7 +133,7 @@ def set_record(
 
 
 def count_records(table: DataStoreTable, name: str) -> int:
-    """Return the number of records of the store *name*, also of those that have expired. Raises `StoreNotFoundError`."""
+    """Return the number of records of the store *name* that have not expired. Raises `StoreNotFoundError`."""
     table.require(name)
     return next(each.record_count for each in table.list_stores() if each.name == name)
 

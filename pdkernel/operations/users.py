@@ -388,7 +388,6 @@ def _format_age(moment: str, now: datetime) -> str:
     seconds = (now - datetime.fromisoformat(moment)).total_seconds()
     if seconds < 60:
         return "just now"
-    for unit_s, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
-        if seconds >= unit_s:
-            return f"{format_count(int(seconds // unit_s), unit)} ago"
-    return f"on {moment[:10]}"
+    units = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
+    unit_s, unit = next(each for each in units if seconds >= each[0])
+    return f"{format_count(int(seconds // unit_s), unit)} ago"
