@@ -30,7 +30,7 @@ def did_you_mean(
     word: str, known: Iterable[str], *, aliases: Mapping[str, str] | None = None, lists_all: bool = True
 ) -> str:
     """
-    A sentence that suggests the nearest known words, or all known words if they are few; else the empty string.
+    Return a sentence that suggests the nearest known words, or all known words if they are few; else the empty string.
 
     Args:
         word: The unknown word.

@@ -299,7 +299,7 @@ def find_provider(project: Project, app: str) -> OAuthProvider | None:
 
 
 def list_provider_apps(project: Project) -> frozenset[str]:
-    """The apps that have a provider."""
+    """Return the apps that have a provider."""
     return frozenset(_load_setting(project))
 
 

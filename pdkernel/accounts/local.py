@@ -120,7 +120,7 @@ class LocalDirectory:
 
     def credentials(self, account_id: str) -> Credentials:
         """
-        The account's `$auth`. An OAuth access token that is due is refreshed first.
+        Return the account's `$auth`. An OAuth access token that is due is refreshed first.
 
         Raises:
             AccountGoneError: The account does not exist.

@@ -410,7 +410,7 @@ class RemoteDirectory:
 
     def credentials(self, account_id: str) -> Credentials:
         """
-        The account's `$auth`; it has a proxy if Connect withholds part of it.
+        Return the account's `$auth`; it has a proxy if Connect withholds part of it.
 
         Raises:
             AccountGoneError: The account does not exist.

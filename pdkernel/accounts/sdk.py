@@ -304,7 +304,7 @@ class WorkflowApi:
 
     def fetch_workflow(self, workflow_id: str) -> JsonObject:
         """
-        The workflow object.
+        Return the workflow object.
 
         Raises:
             RequestError: The workspace has no such workflow.
@@ -319,7 +319,7 @@ class WorkflowApi:
 
     def iter_events(self, kind: EventListKind, owner_id: str) -> Iterator[JsonObject]:
         """
-        The newest events, at most `MAX_API_EVENTS`; nothing for an unknown *owner_id*.
+        Yield the newest events, at most `MAX_API_EVENTS`; nothing for an unknown *owner_id*.
 
         Args:
             kind: `errors` (of runs that failed), `emits` (which a workflow emitted) or `source` (which a source emitted).

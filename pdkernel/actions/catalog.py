@@ -473,7 +473,7 @@ class Catalog:
 
     def list_components(self, app: str | None = None, kind: ComponentKind = "action") -> list[Component]:
         """
-        The components of *kind* that are indexed on this machine, of *app* or of all apps.
+        Return the components of *kind* that are indexed on this machine, of *app* or of all apps.
 
         If several sources have a component, the component of the first one is listed.
         """
@@ -511,7 +511,7 @@ class Catalog:
         return sorted({app for _, source in self._lookup.iter_local_sources() for app in source.list_apps(kind)})
 
     def find_remote_sources(self, reference: ActionReference) -> list[SourceSetting]:
-        """The sources that may have an action that is not on this machine; none for a built-in or private action."""
+        """Return the sources that may have an action that is not on this machine; none for a built-in or private action."""
         return [] if reference.key in load_builtin_actions() else self._lookup.find_remote_sources(reference)
 
     async def _order_sources(self, uses: ActionReference, locked: str | None = None) -> Sequence[SourceSetting]:

@@ -181,7 +181,7 @@ def _read_literal_fields(text: str) -> dict[str, str]:
 
 def find_declared_apps(module: Path) -> tuple[AppBinding, ...]:
     """
-    The app props that the component's *module* declares, each with the external user's account, without running code.
+    Return the app props that the component's *module* declares, each with the external user's account, without running code.
 
     An app prop is written as a literal, or imported from a file such as `../../slack.app.mjs`.
     """
@@ -242,7 +242,7 @@ def _find_app_imports(root: Node, folder: Path) -> dict[str, str]:
 
 def iter_component_modules(folder: Path) -> Iterator[Path]:
     """
-    The modules in an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.ts`.
+    Yield the modules in an app's folder that may be components: `actions/NAME/NAME.mjs`, `sources/NAME/NAME.ts`.
 
     A link that leads out of *folder* is not followed.
     """
@@ -290,7 +290,7 @@ def build_component(header: ComponentHeader, *, source: str, file: ComponentFile
 
 def filter_components(components: Iterable[Component], words: str, app: str | None) -> list[Component]:
     """
-    The newest version of each component of *app* (None: of all apps) that has every one of *words*; best match first.
+    Return the newest version of each component of *app* (None: of all apps) that has every one of *words*; best match first.
 
     A match in the key or the name comes before a match in the description.
     """

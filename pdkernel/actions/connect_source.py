@@ -42,7 +42,7 @@ _MAX_SEARCH_PAGES = 10
 
 def resolve_connect_login(project: Project, environ: Mapping[str, str]) -> Login:
     """
-    The login of the Connect project that runs actions: the stored login of *project*, else the variables of *environ*.
+    Return the login of the Connect project that runs actions: the stored login of *project*, else the variables of *environ*.
 
     Raises:
         ConnectSettingsError: There is no login and a variable is missing; the message names the missing variables.
@@ -128,7 +128,7 @@ class ConnectSource:
 
     async def search(self, query: str, app: str | None, *, limit: int | None = None) -> list[Component]:
         """
-        The actions of *app* (None: of all apps) that match *query*, at most *limit* or ten pages of 100.
+        Return the actions of *app* (None: of all apps) that match *query*, at most *limit* or ten pages of 100.
 
         Raises:
             ActionSourceError: The API cannot be reached or refuses the call.
@@ -193,7 +193,7 @@ class ConnectSource:
         self, component: Component, *, props: Mapping[str, JSON], external_user_id: str, environment: str
     ) -> tuple[PropDeclaration, ...]:
         """
-        The props that the action has for the values *props*, accounts as in `run_action`.
+        Return the props that the action has for the values *props*, accounts as in `run_action`.
 
         Raises:
             ActionSourceError: The API cannot be reached or refuses the call, or the action's code fails.
@@ -216,7 +216,7 @@ class ConnectSource:
         is_added_prop: bool = False,
     ) -> PropOptionsPage:
         """
-        A page of options of a prop.
+        Return a page of options of a prop.
 
         Args:
             component: The action.

@@ -525,7 +525,7 @@ class NpmRegistry:
 
     async def list_versions(self, package: str) -> list[str]:
         """
-        The published versions of *package*, as npm orders them.
+        Return the published versions of *package*, as npm orders them.
 
         Raises:
             ActionNotFoundError: The package does not exist.

@@ -37,7 +37,7 @@ class BoundStep:
 
 def guess_app_bindings(step: Step, component: Component | None) -> tuple[AppBinding, ...]:
     """
-    The app props of an action step whose component is not described yet, read from its module without running the module.
+    Return the app props of an action step whose component is not described yet, read from its module without running the module.
 
     Without its module, the app is the one that the key starts with; a private key names no app. App props in the directive
     keep their names; otherwise the slug is the name of the prop.
@@ -51,7 +51,7 @@ def guess_app_bindings(step: Step, component: Component | None) -> tuple[AppBind
 
 def merge_declared_apps(named: tuple[AppBinding, ...], declared: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
     """
-    The app props of *named*, then the other *declared* app props; a declared app replaces the app that *named* has for the prop.
+    Return the app props of *named*, then the other *declared* app props; a declared app replaces the app that *named* has for the prop.
 
     A prop of an unknown app that is not declared is left out.
     """

@@ -68,7 +68,7 @@ def load_builtin_actions() -> Mapping[str, Component]:
 
 def can_replace_version(component: Component, version: str | None) -> bool:
     """
-    Whether the built-in *component* can run for a step that uses *version* of the action.
+    Return whether the built-in *component* can run for a step that uses *version* of the action.
 
     The platform keeps the names of props within a major version. If a step sets a prop that the built-in action does not have,
     the run is refused before its first step.
@@ -126,7 +126,7 @@ class FolderSource:
 
     def find_component(self, key: str) -> Component | None:
         """
-        The component *key*, or None.
+        Return the component *key*, or None.
 
         A private component `@WORKSPACE/NAME` has the key NAME or `@WORKSPACE/NAME` in its module, in the folder of any app.
         """
@@ -197,7 +197,7 @@ class SourceLookup:
                 yield setting, self.npm_source
 
     def find_remote_sources(self, reference: ActionReference) -> list[SourceSetting]:
-        """The sources that may have an action that is not on this machine: npm with its licence accepted, and Pipedream."""
+        """Return the sources that may have an action that is not on this machine: npm with its licence accepted, and Pipedream."""
         if reference.is_private:
             return []
         return [

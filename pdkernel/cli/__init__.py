@@ -34,5 +34,5 @@ __all__ = ["main", "pdkernel"]
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     pdkernel(prog_name="pdkernel")

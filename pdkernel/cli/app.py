@@ -245,7 +245,7 @@ def _store_on_context(name: str) -> Callable[[click.Context, click.Parameter, An
 
 
 def common_options(*, hidden: bool) -> Callable[[F], F]:
-    """The options that may be written before or after the command's name; only the help of `pdkernel` shows them."""
+    """Add the options that may be written before or after the command's name; only the help of `pdkernel` shows them."""
     options = (
         cloup.option(
             "--project",

@@ -197,7 +197,7 @@ def _advise_python() -> str:
 
 def find_platform_python(environ: Mapping[str, str], home: Path) -> Path | None:
     """
-    A Python of the platform's version with which a virtual environment can be made, or None.
+    Return a Python of the platform's version with which a virtual environment can be made, or None.
 
     Args:
         environ: PATH, and the folders of pyenv and uv if they are not below *home*.

@@ -227,7 +227,7 @@ def _parse_day(text: str | None, option: str) -> date | None:
 def _compare_records(
     state: CliContext, sources: Sequence[MigrationSource], egress: str | None
 ) -> tuple[RecordProof, ...]:
-    """The workflows that have recorded runs, compared with them; a workflow that cannot run here is named."""
+    """Return the workflows that have recorded runs, compared with them; a workflow that cannot run here is named."""
     from pdkernel.files.source import load_source
     from pdkernel.operations.records import compare_with_records, has_records, parse_stand_in
 

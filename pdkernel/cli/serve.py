@@ -402,7 +402,7 @@ def _passthrough(project: Project) -> PipedreamPassthrough | None:
 
 def build_settings(options: ServeOptions, url: str, environ: Mapping[str, str]) -> ServeSettings:
     """
-    The settings of the server at *url*, from the options and the environment.
+    Return the settings of the server at *url*, from the options and the environment.
 
     Raises:
         RequestError: An option is invalid, or the admin token is weak.

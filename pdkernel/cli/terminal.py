@@ -78,7 +78,7 @@ def read_input(name: str) -> bytes:
 
 def read_body(text: str) -> JSON:
     """
-    The JSON value of `--body`: a file, `-` for standard input, or the JSON itself.
+    Return the JSON value of `--body`: a file, `-` for standard input, or the JSON itself.
 
     Raises:
         EventError: The file does not exist, or its text is not JSON.

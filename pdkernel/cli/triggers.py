@@ -108,7 +108,7 @@ def _print_changed(state: CliContext, views: list[TriggerView], *, as_json: bool
 
 def trigger_lines(project: Project, views: Sequence[TriggerView], *, base_url: str = "") -> list[str]:
     """
-    A line for each trigger: on or off, workflow, what fires it, and its state or the command that turns it on.
+    Return a line for each trigger: on or off, workflow, what fires it, and its state or the command that turns it on.
 
     Args:
         project: The project.

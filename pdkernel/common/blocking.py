@@ -75,7 +75,7 @@ class DatabaseWait:
         return wait
 
     def observe(self, call: asyncio.Future[Any]) -> None:
-        """The current task is going to wait for *call*."""
+        """Note that the current task is going to wait for *call*."""
         if self._task is asyncio.current_task():
             self._call = call
             if not self._may_wait():

@@ -113,7 +113,7 @@ class PatternScanner:
 
     def can_match(self, text: str | bytes) -> bool:
         """
-        Whether *text* (text or UTF-8) may contain a pattern. It is a cheap test, because most texts contain none.
+        Return whether *text* (text or UTF-8) may contain a pattern. It is a cheap test, because most texts contain none.
 
         A pattern of eight or more bytes contains a whole aligned word of four bytes, regardless of its offset. So one check of each
         aligned word of the text, in C, is enough for any number of patterns.
@@ -122,7 +122,7 @@ class PatternScanner:
 
     def find_safe_end(self, buffer: str) -> int:
         """
-        A position in *buffer* before which no pattern has begun that later text completes.
+        Return a position in *buffer* before which no pattern has begun that later text completes.
 
         It is the last such position, unless very many characters are the same as those of a pattern and then differ.
         """
@@ -270,7 +270,7 @@ def mask_values(text: str, values: Iterable[str]) -> str:
 
 def find_redacted_values(value: JSON, redacted: JSON) -> list[Secret]:
     """
-    The secrets in *value* that *redacted*, a result of `redact_value` of an equal value, has placeholders for.
+    Return the secrets in *value* that *redacted*, a result of `redact_value` of an equal value, has placeholders for.
 
     A secret is found in the form in which *value* contains it.
     """
@@ -387,7 +387,7 @@ class Redactor:
                 return value
 
     def restore(self, value: JSON) -> JSON:
-        """*value*, a result of `redact_value` of this redactor, with every secret restored. Other placeholders stay."""
+        """Return *value*, a result of `redact_value` of this redactor, with every secret restored. Other placeholders stay."""
         match value:
             case str():
                 return self._restore_text(value) if PLACEHOLDER_START in value else value

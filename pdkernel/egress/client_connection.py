@@ -376,7 +376,7 @@ class ClientConnection:
             await close_writer(streams[1])
 
     async def _serve_request(self, client: Http1ServerConnection, proxy_target: ProxyTarget, head: h11.Request) -> bool:
-        """Serve one request; False if the connection was dropped or is no longer HTTP."""
+        """Serve one request; return whether the client may send another: the connection is open and still HTTP."""
         request = proxy_target.build_request(head, Body(client.body()))
         token = proxy_target.token
         if proxy_target is PER_REQUEST_TARGET:
@@ -394,7 +394,7 @@ class ClientConnection:
     async def _respond(
         self, client: Http1ServerConnection, proxy_target: ProxyTarget, caller: CallerToken | None, request: Request
     ) -> Response | None:
-        """Return the response to *request*; None if the connection was dropped or is no longer HTTP."""
+        """Return the response to *request*; None if the connection was dropped or carries another protocol now."""
         try:
             if request.method == "CONNECT" or (
                 proxy_target is not PER_REQUEST_TARGET and not request.target.startswith((b"/", b"*"))

@@ -294,11 +294,11 @@ class StepExecutor:
             if error is run.record.write_error:
                 run.record.notify(StepResult(step.name, "not_run"))
                 raise
-            _explain_error(error if isinstance(error, StepError) else None, run, step)
+            await _explain_error(error if isinstance(error, StepError) else None, run, step)
             return recorder.finish("error", error), None
         except OSError as fault:
             return recorder.finish("error", build_system_error(fault)), None
-        _explain_error(outcome.error, run, step)
+        await _explain_error(outcome.error, run, step)
         _add_warnings(run, step, recorder, outcome, rerun_state)
         outcome = await self._limit_pauses(run, _limited(run, step, recorder, outcome))
         if run.payload.last_exports_bytes > _LARGE_EXPORTS_BYTES:
@@ -456,7 +456,7 @@ async def _filter_run(run: RunState, step: Step, recorder: StepRecorder, timeout
     return replace(recorder.outcome(), has_exited=reason is not None, exit_reason=reason)
 
 
-def _explain_error(error: StepError | None, run: RunState, step: Step) -> None:
+async def _explain_error(error: StepError | None, run: RunState, step: Step) -> None:
     """Add details: where a time limit is set, a key that the step may have meant, the line of an error without a line."""
     if isinstance(error, StepTimeoutError):
         error.fix = suggest_longer_timeout(run.request.workflow, step)
@@ -475,7 +475,8 @@ def _explain_error(error: StepError | None, run: RunState, step: Step) -> None:
     missing = _MISSING_KEY.search(f"{error.name}: {error.message}") if error is not None else None
     if error is not None and missing is not None and not error.fix:
         values: dict[str, Any] = {"trigger": {"event": run.request.event.data, "context": run.record.context}}
-        error.fix = suggest_key(step, missing[1] or missing[2], values | run.exports)
+        # in a thread, because code that is made for it takes a second
+        error.fix = await run_blocking(suggest_key, step, missing[1] or missing[2], values | run.exports)
     if error is None or error.line is not None:
         return
     if isinstance(error, StepConfigurationError) and error.prop:

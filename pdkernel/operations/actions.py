@@ -412,7 +412,7 @@ async def describe_action(
     engine: WorkflowEngine, uses: str, *, catalog: Catalog | None = None, progress: ProgressListener = lambda _: None
 ) -> tuple[Component, ComponentDescription]:
     """
-    The action `KEY[@VERSION]` and its declared props; the action is installed if necessary.
+    Return the action `KEY[@VERSION]` and its declared props; the action is installed if necessary.
 
     Args:
         engine: The engine whose workers load the action's module.

@@ -85,7 +85,7 @@ class UserSelection:
 
     def list_pages(self, after: str | None = None) -> Iterator[UserPage]:
         """
-        The users in the order of their ids, those after *after*.
+        Yield the users in the order of their ids, those after *after*.
 
         Ids are read at once, and no accounts: a Connect project may have many, which its API lists page by page, for all users.
         """
@@ -168,7 +168,7 @@ async def find_batch(project: Project, journal: RunQueries, batch_id: str) -> Ba
 
 
 async def _end_interrupted(project: Project, batch: Batch, living: Collection[str]) -> Batch:
-    """*batch*, ended if the executor of its command is not among the *living*."""
+    """Return *batch*, ended if the executor of its command is not among the *living*."""
     if batch.origin != "terminal" or batch.state == "done" or batch.executor in living:
         return batch
     ended = replace(batch, state="done", problem=_INTERRUPTED)

@@ -173,7 +173,7 @@ def compare_events(before: Event, after: Event) -> shapes.Difference:
 
 def expand_event_names(names: Iterable[str], folder: Path) -> list[str]:
     """
-    The names of events with a folder replaced by its event files, and a pattern (`*`, `?`) by the files that match.
+    Return the names of events with a folder replaced by its event files, and a pattern (`*`, `?`) by the files that match.
 
     Args:
         names: Files, names of saved events, folders, or patterns.
@@ -242,7 +242,7 @@ def check_shape_options(
 
 def resolve_event(source: WorkflowSource, event: EventLike | None, body: JSON) -> Event:
     """
-    The event of a run of *source*.
+    Return the event of a run of *source*.
 
     Args:
         source: The workflow; a name of an event is that of an event saved beside the workflow.

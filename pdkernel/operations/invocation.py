@@ -101,7 +101,7 @@ class InvokeResponse(JsonStruct, frozen=True):
 
 def build_client(client_id: str | None, secret: str | None, token_url: str | None = None) -> ClientCredentials | None:
     """
-    The OAuth client with this id and secret; None without both.
+    Return the OAuth client with this id and secret; None without both.
 
     Raises:
         RequestError: Only one of both is given.

@@ -34,7 +34,7 @@ def has_records(project: Project, source: WorkflowSource) -> bool:
 
 def parse_stand_in(egress: str | None) -> OutboundPolicy | None:
     """
-    The outbound policy of a comparison: a stand-in, or None.
+    Return the outbound policy of a comparison: a stand-in, or None.
 
     Raises:
         RequestError: *egress* is another policy, with which a comparison could send something.

@@ -73,7 +73,7 @@ async def find_run_ids(project: Project, query: ExecutionQuery) -> Sequence[str]
 
 async def get_run(project: Project, run_id: str | None = None) -> Execution:
     """
-    The run with the id *run_id*, or the newest run.
+    Return the run with the id *run_id*, or the newest run.
 
     Raises:
         RequestError: There is no such run.
@@ -354,7 +354,7 @@ class RecordedShape:
 
 async def infer_recorded_shape(project: Project, query: ExecutionQuery) -> RecordedShape:
     """
-    The shape of the events of the runs that match *query*, newest first. Their secrets are redacted in the journal.
+    Return the shape of the events of the runs that match *query*, newest first. Their secrets are redacted in the journal.
 
     Raises:
         RequestError: No run with an event matches.
@@ -494,7 +494,7 @@ _MAX_WORDS_CHARACTERS = 100
 
 def parse_moment(text: str, *, option: str, clock: Clock) -> datetime:
     """
-    The moment that a person writes: an ISO 8601 time, a span before now (`3d`), or words (`last tuesday`).
+    Return the moment that a person writes: an ISO 8601 time, a span before now (`3d`), or words (`last tuesday`).
 
     A time without a zone is a local time; a day without a time is its beginning.
 

@@ -85,7 +85,7 @@ def select_steps(
 
 def list_run_users(names: str, directory: Directory, environment: Environment) -> list[str]:
     """
-    The external users for which a workflow runs, once for each.
+    Return the external users for which a workflow runs, once for each.
 
     Args:
         names: Ids separated by commas, or `all` for every external user of *environment*.
@@ -121,7 +121,7 @@ def parse_pinned_exports(text: str | bytes, *, label: str) -> Mapping[str, JSON]
 
 def pin_steps(workflow: Workflow, pins: Mapping[str, JSON]) -> dict[str, Mapping[str, JSON]]:
     """
-    The pinned exports by step; a value of *pins* is an object with the exports, or another value: the return value.
+    Return the pinned exports by step; a value of *pins* is an object with the exports, or another value: the return value.
 
     Raises:
         UnknownStepError: The workflow has no such step.
@@ -147,7 +147,7 @@ def build_run_request(
     is_recorded: bool = False,
 ) -> RunRequest:
     """
-    The request for a run of a workflow from its files or its notebook.
+    Return the request for a run of a workflow from its files or its notebook.
 
     Args:
         source: The workflow with its files.

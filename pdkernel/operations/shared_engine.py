@@ -113,7 +113,7 @@ class Engine:
 
 @contextmanager
 def use_engine(engine: Engine | None, project: PathLike | None) -> Iterator[Engine]:
-    """*engine*, or an engine for one run in *project*."""
+    """Yield *engine*, or an engine for one run in *project*."""
     if engine is None:
         with Engine(project=project) as own:
             yield own

@@ -57,7 +57,7 @@ def view_store(
     table: DataStoreTable | ScratchCopy, name: str, *, limit: int | None = None, redactor: Redactor | None = None
 ) -> StoreView:
     """
-    The records of the data store *name*.
+    Return the records of the data store *name*.
 
     Args:
         table: The data stores of a project, or a scratch copy.

@@ -106,7 +106,7 @@ def find_unserved_emitters(view: TriggerView, served: Iterable[tuple[str, Workfl
 
 def list_triggers(project: Project, paths: Sequence[Path]) -> list[TriggerView]:
     """
-    The triggers of the workflows at *paths*, and all others that are on in the project.
+    Return the triggers of the workflows at *paths*, and all others that are on in the project.
 
     A workflow that cannot be read is left out, unless one of its triggers is on.
 
@@ -262,7 +262,7 @@ def build_source_request(
     interface: Interface = "terminal",
 ) -> SourceRequest:
     """
-    The request to run the event source that is the trigger of a workflow.
+    Return the request to run the event source that is the trigger of a workflow.
 
     Args:
         source: The workflow with its files; their path identifies the state of the event source.

@@ -98,7 +98,7 @@ def render_html(
 
 def build_serving_output(command: str | None, notes: Sequence[str] = ()) -> RichOutput:
     """
-    The end of an export's report.
+    Return the end of an export's report.
 
     Args:
         command: The command that serves the folder, or None if it cannot be served as it is.

@@ -422,7 +422,7 @@ class AccountTable:
 
     def credentials(self, account_id: str) -> Credentials:
         """
-        The account's `$auth`.
+        Return the account's `$auth`.
 
         Raises:
             AccountGoneError: No account has this id.

@@ -133,7 +133,7 @@ class AnsweredRequestTable:
 
     def load_event(self, request_id: str) -> Mapping[str, JSON] | None:
         """
-        The request as the source receives it, or None if the request was removed.
+        Return the request as the source receives it, or None if the request was removed.
 
         Raises:
             DamagedRecordError: The request cannot be decrypted.

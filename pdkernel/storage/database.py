@@ -74,7 +74,7 @@ class Database:
     @classmethod
     def open(cls, folder: Path, url: str | None) -> Database:
         """
-        The database at *url*, or `project.db` in *folder*. Nothing is read or created yet.
+        Return the database at *url*, or `project.db` in *folder*. Nothing is read or created yet.
 
         Raises:
             ProjectError: The URL is invalid, or its driver is not installed.

@@ -201,7 +201,7 @@ class DeployedTriggerTable:
             return found.rowcount > 0
 
     def list_due(self) -> Sequence[tuple[DeployedTrigger, datetime]]:
-        """The triggers that are due, each with the time since which it is due."""
+        """Return the triggers that are due, each with the time since which it is due."""
         table, now = deployed_triggers, self._clock.now().timestamp()
         with self._database.read() as connection:
             due = _NEXT_DUE.fetch_all(connection, after=0.0)[0].due

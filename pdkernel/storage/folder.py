@@ -22,7 +22,7 @@ KEY_BYTES = 32
 
 def find_project(start: Path, *, named: str | None = None) -> Path:
     """
-    The `.pdkernel` folder of a project, which need not exist.
+    Return the `.pdkernel` folder of a project, which need not exist.
 
     Args:
         start: The folder in which the search begins: the nearest project in *start* or its parents, else a new one in
@@ -58,7 +58,7 @@ def ensure_folder(folder: Path) -> None:
 
 def read_key(path: Path) -> bytes | None:
     """
-    The key in *path*, or None if the file does not exist.
+    Return the key in *path*, or None if the file does not exist.
 
     Raises:
         ProjectError: The file cannot be read, or does not contain a key.
@@ -97,7 +97,7 @@ def decode_key(content: bytes) -> bytes | None:
 
 def ensure_key(path: Path) -> bytes:
     """
-    The key in *path*; the file is created if it does not exist.
+    Return the key in *path*; the file is created if it does not exist.
 
     A complete draft of mode 0600 is linked to the final name, so the file is never incomplete. If another process was first, the
     link fails and that process's key is returned.

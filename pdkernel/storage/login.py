@@ -101,7 +101,7 @@ class LoginTable:
 
     def load(self, environ: Mapping[str, str]) -> Login | None:
         """
-        The login, or None if the project works without Pipedream.
+        Return the login, or None if the project works without Pipedream.
 
         `PDKERNEL_PROJECT_ID` in *environ*, together with the client's id and secret, takes precedence over the stored login.
 

@@ -432,7 +432,7 @@ class Project:
 
 def create_key(path: Path, database: Database) -> bytes:
     """
-    A new key in *path*, unless the database holds values that were encrypted with another key.
+    Return a new key in *path*, unless the database holds values that were encrypted with another key.
 
     Raises:
         ProjectError: The database has values, or the file cannot be written.

@@ -48,7 +48,7 @@ class Schedule:
     @classmethod
     def from_timer(cls, name: str, timer: object, now: datetime) -> Self:
         """
-        The times of a source's timer, the value of its prop *name*.
+        Return the times of a source's timer, the value of its prop *name*.
 
         Raises:
             RequestError: The timer, its cron expression or its time zone is invalid.
@@ -80,7 +80,7 @@ class Schedule:
         self, moment: datetime, *, since: datetime | None = None, ticked: datetime | None = None
     ) -> datetime | None:
         """
-        The first due time after *moment*; None without an interval and a cron expression.
+        Return the first due time after *moment*; None without an interval and a cron expression.
 
         Args:
             moment: A time.
@@ -102,7 +102,7 @@ class Schedule:
         self, due: datetime, now: datetime, *, since: datetime | None = None, ticked: datetime | None = None
     ) -> bool:
         """
-        Whether *due* is later than the next due time after *now*, because it was computed by a clock that was ahead.
+        Return whether *due* is later than the next due time after *now*, because it was computed by a clock that was ahead.
 
         *since* and *ticked* are as for `next_after`.
         """
@@ -165,7 +165,7 @@ def check_cron(cron: str, timezone: str, now: datetime) -> None:
 
 def _after(cron: str, timezone: str, moment: datetime) -> datetime | None:
     """
-    The first due time after *moment*.
+    Return the first due time after *moment*.
 
     An expression for each hour goes by elapsed time. Any other goes by the local time: a time that clocks skip is due at the
     next moment that exists, and a time that occurs twice is due at its first occurrence.

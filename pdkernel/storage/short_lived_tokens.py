@@ -74,7 +74,7 @@ class ConnectToken:
 
 
 def hash_token(token: str) -> str:
-    """The digest that is stored for a token. A fast hash is enough, because a token has 128 random bits."""
+    """Return the digest that is stored for a token. A fast hash is enough, because a token has 128 random bits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 

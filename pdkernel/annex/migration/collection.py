@@ -76,7 +76,7 @@ def _is_moment(text: str) -> bool:
 
 def build_receiver(project: Project, *, max_bytes: int | None = None, report: Callable[[str], None]) -> Starlette:
     """
-    The application that stores entries in the records of *project*.
+    Return the application that stores entries in the records of *project*.
 
     Args:
         project: The project.
@@ -234,7 +234,7 @@ def _pair(start: dict[str, Any], ends: list[dict[str, Any]]) -> RecordedRun:
 
 def read_dump(path: Path) -> Iterator[object]:
     """
-    The entries in a data store that `migrate data` downloaded (`stores/NAME.jsonl`).
+    Yield the entries in a data store that `migrate data` downloaded (`stores/NAME.jsonl`).
 
     Raises:
         RequestError: The file cannot be read, or is not that of a data store.
@@ -261,7 +261,7 @@ def read_dump(path: Path) -> Iterator[object]:
 
 def fetch_entries(url: str, token: str) -> Iterator[object]:
     """
-    The entries of the receiver at *url*.
+    Yield the entries of the receiver at *url*.
 
     Raises:
         RequestError: The address is not that of a receiver of this project.

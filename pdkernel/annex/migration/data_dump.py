@@ -125,7 +125,7 @@ def write_plan(folder: Path, stores: Sequence[str], *, files: bool) -> DumpPlan:
 
 def read_plan(folder: Path) -> DumpPlan:
     """
-    The plan in *folder*.
+    Return the plan in *folder*.
 
     Raises:
         RequestError: There is no plan.
@@ -401,7 +401,7 @@ def find_source_ids(workflow: Workflow | None) -> tuple[str, ...]:
 
 def fetch_events(api: WorkflowApi, workflow_id: str, source_ids: Sequence[str]) -> Iterator[RescuedEvent]:
     """
-    The events of a workflow, the newest of each list first.
+    Yield the events of a workflow, the newest of each list first.
 
     Args:
         api: Sends the requests.

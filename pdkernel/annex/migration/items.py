@@ -316,7 +316,7 @@ _SILENT_SETTINGS = frozenset({"error_notification", "lambda_timeout", "name", "a
 
 def find_items(source: MigrationSource, found: DoctorReport, around: Surroundings) -> tuple[MigrationItem, ...]:
     """
-    The items of a workflow that could be read, in the order of the report's kinds.
+    Return the items of a workflow that could be read, in the order of the report's kinds.
 
     Args:
         source: The workflow.

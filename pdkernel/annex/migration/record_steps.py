@@ -112,7 +112,7 @@ def create_token() -> str:
 
 def find_folders(root: Path) -> tuple[Path, ...]:
     """
-    The folders of workflows at or below *root*.
+    Return the folders of workflows at or below *root*.
 
     Raises:
         NotebookError: There is none.
@@ -207,7 +207,7 @@ def build_step(
     branches: Sequence[str] = (),
 ) -> str:
     """
-    The code of a recording step.
+    Return the code of a recording step.
 
     Args:
         part: `start`, `end`, or the name of a branch, for the step at the branch's end.
@@ -260,7 +260,7 @@ def build_step(
 
 def parse_path(path: str) -> list[str]:
     """
-    The parts of a path of `--redact`, beginning with `event`, `context` or `steps`.
+    Return the parts of a path of `--redact`, beginning with `event`, `context` or `steps`.
 
     Raises:
         RequestError: It is not a path, or begins elsewhere.

@@ -241,7 +241,7 @@ def _move_step(
 
 
 def _moved(rows: Sequence[WorkflowMigration]) -> list[WorkflowMigration]:
-    """The workflows that are turned on at Pipedream."""
+    """Return the workflows that are turned on at Pipedream."""
     return [row for row in rows if not any(item.kind == "inactive" for item in row.items)]
 
 

@@ -97,7 +97,7 @@ class RecordedRun(JsonStruct, frozen=True):
 
     def build_event(self) -> Event:
         """
-        The event for a run here.
+        Return the event for a run here.
 
         Raises:
             EventError: The event is not an object, or was too large for the record.

@@ -22,7 +22,7 @@ _LANGUAGES: Mapping[str, Language] = {"nodejs": "node", "python": "python", "gol
 
 def read_api_workflow(item: Mapping[str, Any], workflow_id: str) -> Workflow:
     """
-    The workflow in *item*.
+    Return the workflow in *item*.
 
     An entry without code and without a component is an unsupported entry. An account is one of the workspace.
 

@@ -27,7 +27,7 @@ def build_checklist(
     kept_accounts: Mapping[tuple[str, str], str] | None = None,
 ) -> tuple[str, ...]:
     """
-    The manual steps after an export, in order.
+    Return the manual steps after an export, in order.
 
     Args:
         workflow: The exported workflow.
@@ -179,7 +179,7 @@ GENERATED_COMMENT = "<!-- Written by `pdkernel export --docs`, and written anew 
 
 def build_readme(workflow: Workflow, checklist: Sequence[str] = ()) -> str:
     """
-    The `README.md` of *workflow*.
+    Return the `README.md` of *workflow*.
 
     Args:
         workflow: The workflow to describe.

@@ -62,7 +62,7 @@ class EntryFileError(Exception):
 
 def read_entry_file(folder: Path, uses: str) -> str | None:
     """
-    The text of the file that *uses* names in *folder*, byte for byte as UTF-8; None if there is no such file.
+    Return the text of the file that *uses* names in *folder*, byte for byte as UTF-8; None if there is no such file.
 
     Raises:
         EntryFileError: The path leaves the folder, is not a regular file, is too large, or is not UTF-8.

@@ -152,7 +152,7 @@ class DefinitionFile:
 
 def plan_files(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[DefinitionFile, ...]:
     """
-    The files of *workflow*: `workflow.yaml`, `pdkernel.yaml`, then one entry file for each code step.
+    Return the files of *workflow*: `workflow.yaml`, `pdkernel.yaml`, then one entry file for each code step.
 
     Args:
         workflow: The workflow to write, without pins.

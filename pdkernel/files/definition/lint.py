@@ -315,7 +315,7 @@ without an exact version.
 
 def lint_workflow(workflow: Workflow, sidecar: Sidecar | None = None) -> tuple[Finding, ...]:
     """
-    The findings for *workflow*, by rule and then by step.
+    Return the findings for *workflow*, by rule and then by step.
 
     Args:
         workflow: The workflow of a notebook or a folder.

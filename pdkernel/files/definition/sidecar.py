@@ -169,7 +169,7 @@ def resolve_account(
     choice: AccountChoice, *, step: Step, prop: str, sidecar: Sidecar, unanswered_policy: UnansweredPolicy = "refuse"
 ) -> str | None:
     """
-    The id of your own account in *choice*, or None for the external user's account.
+    Return the id of your own account in *choice*, or None for the external user's account.
 
     Raises:
         RequestError: The choice is unanswered, the policy is `refuse`, and the step is not disabled.
@@ -195,7 +195,7 @@ def load_sidecar_schema() -> Mapping[str, Any]:
 
 def read_sidecar(path: Path) -> Sidecar | None:
     """
-    The file at *path*, or None if there is no such file.
+    Return the file at *path*, or None if there is no such file.
 
     Raises:
         NotebookError: The file is not a valid `pdkernel.yaml`; the message names the key's path and the line.
@@ -366,7 +366,7 @@ def dump_sidecar(sidecar: Sidecar, *, inferred_steps: Sequence[str] = ()) -> str
 
 def build_sidecar_mapping(sidecar: Sidecar, *, inferred_steps: Sequence[str] = ()) -> dict[str, JSON]:
     """
-    The file's content as a mapping.
+    Return the file's content as a mapping.
 
     Args:
         sidecar: The values to write.

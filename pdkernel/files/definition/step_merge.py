@@ -21,7 +21,7 @@ from pdkernel.model import ACCOUNT_KEY, JSON, ROUND_TRIP_KEY, AppBinding, Step, 
 
 def match_steps(steps: Sequence[Step], folder_steps: Sequence[Step]) -> dict[str, Step]:
     """
-    The folder's step for each of *steps*, by name; new steps are left out.
+    Return the folder's step for each of *steps*, by name; new steps are left out.
 
     A renamed step matches by equal content, or by the position of a removed step of the same kind.
     """
@@ -143,7 +143,7 @@ def merge_step(
 
 
 def build_new_step(step: Step, step_sidecar: StepSidecar | None) -> MergedStep:
-    """A step that is new to the folder."""
+    """Return a step that is new to the folder."""
     apps, kept = _apps(step, {}, step_sidecar.accounts if step_sidecar is not None else {})
     ready = replace(step, apps=apps)
     return MergedStep(ready, build_step_mapping(ready), kept)

@@ -99,7 +99,7 @@ def strip_labels(value: Any) -> JSON:
 
 def build_props_mapping(step: Step, apps: tuple[AppBinding, ...]) -> dict[str, JSON]:
     """
-    The `props` of *step* for `workflow.yaml`; may be empty.
+    Return the `props` of *step* for `workflow.yaml`; may be empty.
 
     Args:
         step: The step.

@@ -87,7 +87,7 @@ def build_folder_patch(
     workflow: Workflow, document: WorkflowDocument, *, sidecar: Sidecar | None = None
 ) -> FolderPatch:
     """
-    The files of the synced folder of *document*, changed to match *workflow*.
+    Return the files of the synced folder of *document*, changed to match *workflow*.
 
     Args:
         workflow: The notebook's workflow.

@@ -84,7 +84,7 @@ def read_folder_workflow(
     unanswered_policy: UnansweredPolicy = "refuse",
 ) -> Workflow:
     """
-    The workflow in *folder*; entries of unknown types become its unsupported entries.
+    Return the workflow in *folder*; entries of unknown types become its unsupported entries.
 
     Args:
         folder: A folder with `workflow.yaml`, an entry file for each code step, and optionally `pdkernel.yaml`.
@@ -128,7 +128,7 @@ def build_workflow(
     unanswered_policy: UnansweredPolicy = "refuse",
 ) -> Workflow:
     """
-    The workflow of *document*; arguments and errors as for `read_folder_workflow`.
+    Return the workflow of *document*; arguments and errors as for `read_folder_workflow`.
 
     Only the account choices of *sidecar* are used.
     """
@@ -204,7 +204,7 @@ def _triggers(raw: list[dict[str, Any]], sidecar: Sidecar | None, steps: Sequenc
 
 
 def assign_trigger_ids(triggers: Sequence[Trigger], ids: Sequence[str]) -> list[Trigger]:
-    """*triggers*; those without an id get, in order, the *ids* that the others do not have."""
+    """Return *triggers*; those without an id get, in order, the *ids* that the others do not have."""
     named = {trigger.config.get("id") for trigger in triggers}
     left = [id_ for id_ in ids if id_ not in named]
     return [

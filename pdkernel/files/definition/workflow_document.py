@@ -51,7 +51,7 @@ class WorkflowDocument:
 
 def read_document(folder: Path) -> WorkflowDocument:
     """
-    The `workflow.yaml` in *folder*.
+    Return the `workflow.yaml` in *folder*.
 
     Raises:
         NotebookError: The file does not exist or cannot be read; the message names file and line.

@@ -59,7 +59,7 @@ def normalize_source(source: str) -> str:
 
 def restore_source(body: str, stored_source: object) -> str:
     """
-    The code of a cell, with its original byte order mark and line ends.
+    Return the code of a cell, with its original byte order mark and line ends.
 
     Args:
         body: The cell's text below its magic.
@@ -85,7 +85,7 @@ def restore_source(body: str, stored_source: object) -> str:
 
 def build_step_cell(step: Step) -> tuple[str, dict[str, JSON]]:
     """
-    The text and metadata of *step*'s cell, from which `restore_step` builds *step* again.
+    Return the text and metadata of *step*'s cell, from which `restore_step` builds *step* again.
 
     The step's apps are left out: `pdkernel.yaml` stores their account choices.
     """
@@ -174,7 +174,7 @@ def restore_step(step: Step, metadata: Mapping[str, Any], *, note: str | None = 
 
 
 def encode_stored_values(values: Mapping[str, JSON], order: Iterable[str]) -> JSON:
-    """*values*, which a cell cannot show, for metadata, with the *order* of all values."""
+    """Return *values*, which a cell cannot show, for metadata, with the *order* of all values."""
     return {"values": encode_mapping(values), "order": list(order)}
 
 
@@ -281,7 +281,7 @@ def is_notebook_file(path: Path) -> bool:
 
 def read_cells(path: Path, *, with_outputs: bool = False) -> tuple[NotebookCell, ...]:
     """
-    The cells of the notebook at *path*, in the file's order.
+    Return the cells of the notebook at *path*, in the file's order.
 
     Args:
         path: The file.

@@ -68,7 +68,7 @@ class _Cell(NamedTuple):
 
 def format_notebook(workflow: Workflow, *, about: str = "", report: str = "") -> str:
     """
-    The text of a notebook that `read_notebook` reads as *workflow*, without its apps.
+    Return the text of a notebook that `read_notebook` reads as *workflow*, without its apps.
 
     Args:
         workflow: The workflow to write.

@@ -38,7 +38,7 @@ from pdkernel.model import Step, UnsupportedEntry, Workflow
 
 def read_notebook(path: Path, *, cells: Sequence[NotebookCell] | None = None, lenient: bool = False) -> Workflow:
     """
-    The workflow of the notebook at *path*; it may have no steps.
+    Return the workflow of the notebook at *path*; it may have no steps.
 
     Args:
         path: The notebook.
@@ -63,7 +63,7 @@ def workflow_from_cells(
     last_header: str | None = None,
 ) -> Workflow:
     """
-    The workflow in *cells*.
+    Return the workflow in *cells*.
 
     Args:
         cells: All cells of the notebook, in order; a step's `cell_index` is its index here.
@@ -148,7 +148,7 @@ def _replace_header(
     cells: Sequence[tuple[int, NotebookCell]], errors: Sequence[DefinitionError], last_header: str
 ) -> tuple[WorkflowHeader, tuple[str, str]]:
     """
-    The header of *last_header* instead of cells with *errors*, and the workflow's `problem`.
+    Return the header of *last_header* instead of cells with *errors*, and the workflow's `problem`.
 
     Raises:
         DefinitionError: The cells may set a protection that the replacement lacks.

@@ -94,7 +94,7 @@ class CellSourceCache:
 
     def get_source(self, magic: str, line: str, body: str) -> str:
         """
-        The source of the cell that became the call `%%magic line` with *body*.
+        Return the source of the cell that became the call `%%magic line` with *body*.
 
         For a direct call (`ip.run_cell_magic(...)`) the source is built from the arguments.
         """
@@ -223,7 +223,7 @@ def unregister_comm_target(shell: Any) -> None:
 
 def find_notebook_path(shell: InteractiveShell) -> Path | None:
     """
-    The notebook's file, or None if the file is unknown.
+    Return the notebook's file, or None if the file is unknown.
 
     Jupyter sets JPY_SESSION_NAME for its kernels. VS Code sets a variable in the namespace. For a headless run, set
     PDKERNEL_NOTEBOOK.
@@ -250,7 +250,7 @@ def get_cell_metadata(shell: InteractiveShell) -> dict[str, Any]:
 
 def get_cell_number(shell: InteractiveShell) -> int | None:
     """
-    The number that JupyterLab shows beside the running cell.
+    Return the number that JupyterLab shows beside the running cell.
 
     It is not `execution_count`, which IPython increases before the cell runs since version 9, and after the cell before that.
     """
@@ -260,7 +260,7 @@ def get_cell_number(shell: InteractiveShell) -> int | None:
 
 def remove_added_newline(shell: InteractiveShell, text: str) -> str:
     """
-    A running cell's *text* without the newline that IPython appends.
+    Return a running cell's *text* without the newline that IPython appends.
 
     The step's file and the saved notebook hold exactly the cell's text: with the newline, saving would change the step.
     Without a front end's message, the text does not change.

@@ -37,7 +37,7 @@ _ATTRIBUTE = "_pdkernel_live_outputs"
 
 def parse_arguments(magic: Any, line: str) -> Namespace:
     """
-    The arguments of *line*, as `magic_arguments` declares them for *magic*; IPython keeps the quotes around a value.
+    Return the arguments of *line*, as `magic_arguments` declares them for *magic*; IPython keeps the quotes around a value.
 
     Raises:
         UsageError: The line has other arguments.

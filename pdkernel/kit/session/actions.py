@@ -68,7 +68,7 @@ def fetch_options(
     query: OptionsQuery = FIRST_PAGE,
 ) -> PropOptionsPage:
     """
-    A page of options for *prop* of an action step, loaded with the chosen external user's account.
+    Return a page of options for *prop* of an action step, loaded with the chosen external user's account.
 
     Args:
         session: The notebook's workflow, settings and project.

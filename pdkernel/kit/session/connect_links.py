@@ -71,7 +71,7 @@ class ConnectLinks:
         lifetime_s: float = LINK_LIFETIME_S,
     ) -> str:
         """
-        A link where the external user connects an account of *app*, or reconnects the account *account_id*.
+        Return a link where the external user connects an account of *app*, or reconnects the account *account_id*.
 
         The link works once. The link is a secret.
 

@@ -177,7 +177,7 @@ class Draft:
 
     def restorable_cells(self) -> tuple[ExecutedCell, ...]:
         """
-        The executed cells, for the next kernel.
+        Return the executed cells, for the next kernel.
 
         Empty without a file. Cells without an id are left out: their deletion cannot be detected.
         """
@@ -192,7 +192,7 @@ class Draft:
 
     def workflow(self) -> Workflow:
         """
-        The workflow, in the notebook's order; parsed again only after a change of a cell or the document.
+        Return the workflow, in the notebook's order; parsed again only after a change of a cell or the document.
 
         Raises:
             DefinitionError: The header is invalid and may set a protection.

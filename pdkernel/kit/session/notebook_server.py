@@ -197,7 +197,7 @@ class NotebookServer:
 
     def get_run_request(self, run_id: str | None = None) -> RunRequest:
         """
-        The request of the run *run_id*, or of the latest run.
+        Return the request of the run *run_id*, or of the latest run.
 
         Raises:
             RequestError: The run is not among the latest requests, or there are no requests.

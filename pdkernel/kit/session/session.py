@@ -627,7 +627,7 @@ class Session:
 
     def describe_edited_steps(self, workflow: Workflow | None = None) -> str | None:
         """
-        A sentence with the steps that were edited and have not run since, or None.
+        Return a sentence with the steps that were edited and have not run since, or None.
 
         Args:
             workflow: The workflow of `source_for_export`; None for that of `source`.

@@ -205,7 +205,7 @@ class SessionStateStore:
 
     def load(self) -> SessionState | None:
         """
-        The saved state, or None; includes all pending writes of this process.
+        Return the saved state, or None; includes all pending writes of this process.
 
         Raises:
             ProjectError: The state cannot be read.

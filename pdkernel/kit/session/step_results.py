@@ -63,7 +63,7 @@ class LastStepResults:
 
     def get_pinnable_exports(self, name: str) -> Mapping[str, JSON]:
         """
-        The last exports of step *name*, for pinning.
+        Return the last exports of step *name*, for pinning.
 
         Raises:
             RequestError: The step has no exports.
@@ -158,7 +158,7 @@ class RecentRuns:
 
     def get_request(self, execution_id: str) -> RunRequest:
         """
-        The request of a run, with its recording.
+        Return the request of a run, with its recording.
 
         Raises:
             RequestError: The run is not among the latest runs.

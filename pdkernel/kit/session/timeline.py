@@ -25,7 +25,7 @@ def render_timeline(
     can_stop: bool = False,
 ) -> RichOutput:
     """
-    The timeline of *execution*.
+    Return the timeline of *execution*.
 
     Args:
         session: The session of the notebook that ran.

@@ -67,7 +67,7 @@ def is_shown_prop(prop: PropDeclaration) -> bool:
 
 def parse_prop_value(prop: PropDeclaration, text: str) -> JSON:
     """
-    The value of *prop* that *text* of a field is: an expression, or a value of the prop's type; None for a blank text.
+    Return the value of *prop* that *text* of a field is: an expression, or a value of the prop's type; None for a blank text.
 
     Raises:
         ValueError: *text* is neither; the message is a sentence for the person who typed it.

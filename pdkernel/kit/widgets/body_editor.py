@@ -95,7 +95,7 @@ def describe_event_fields(data: Mapping[str, JSON]) -> list[tuple[str, str]]:
 
 def parse_event_fields(texts: EventFieldTexts, original: Mapping[str, JSON]) -> dict[str, JSON]:
     """
-    The event of the fields, without its body.
+    Return the event of the fields, without its body.
 
     Args:
         texts: The texts of the fields.
@@ -271,7 +271,7 @@ def format_body(value: JSON) -> BodyText:
 
 def parse_body(kind: BodyKind, text: str) -> JSON | Absent:
     """
-    The body for a typed text; `ABSENT` for a blank text.
+    Return the body for a typed text; `ABSENT` for a blank text.
 
     Raises:
         EventError: The text is not JSON; the error carries line and column.
@@ -353,7 +353,7 @@ class BodyEditor:
 
     def read_body(self) -> JSON | Absent:
         """
-        The body; an unedited body is exactly the loaded value.
+        Return the body; an unedited body is exactly the loaded value.
 
         Raises:
             EventError: The text is not JSON; the error carries line and column.

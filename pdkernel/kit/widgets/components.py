@@ -56,7 +56,7 @@ def build_field_layout(width_px: int, *, min_width_px: int | None = None) -> dic
 
 def build_field_row(first: Any, *others: Any, name_px: int = 110) -> Any:
     """
-    A row that starts with a named field; widgets that do not fit wrap below the field, not below its name.
+    Return a row that starts with a named field; widgets that do not fit wrap below the field, not below its name.
 
     Fields with a `min_width_px` shrink first.
 
@@ -257,7 +257,7 @@ class SecretField(ipw.Password):
         super().close()
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
-        """The state for front ends and saved notebooks, without the value."""
+        """Return the state for front ends and saved notebooks, without the value."""
         state: dict[str, Any] = super().get_state(key=key, drop_defaults=drop_defaults)
         if "value" in state:
             state["value"] = ""
@@ -302,7 +302,7 @@ def build_picture(fields: Sequence[tuple[str, str]]) -> str:
 
 def build_fallback_bundle(bundle: Mapping[str, Any], text: str, shown: str) -> dict[str, Any]:
     """
-    The output of a widget with a text for readers without its kernel.
+    Return the output of a widget with a text for readers without its kernel.
 
     JupyterLab shows a widget without its model as an error message, and never the other formats of the output. The Lab
     extension shows the HTML in this place, which it finds by the class.

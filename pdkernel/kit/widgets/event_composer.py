@@ -307,7 +307,7 @@ class EventComposer(SessionForm):
 
     def build_event(self) -> Event:
         """
-        The event of the form, without the external user's headers.
+        Return the event of the form, without the external user's headers.
 
         Raises:
             EventError: A field is invalid.

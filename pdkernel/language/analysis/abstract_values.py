@@ -116,12 +116,12 @@ def select(value: ValueSet, kind: type[_Kind]) -> tuple[_Kind, ...]:
 
 
 def exclude(value: ValueSet, *kinds: type) -> ValueSet:
-    """*value* without the values of the classes *kinds*."""
+    """Return *value* without the values of the classes *kinds*."""
     return tuple(atom for atom in value if not isinstance(atom, kinds))
 
 
 def with_presence(value: ValueSet, presence: Presence) -> ValueSet:
-    """*value* with another presence of its paths."""
+    """Return *value* with another presence of its paths."""
     return tuple(PathValue(atom.path, presence) if isinstance(atom, PathValue) else atom for atom in value)
 
 

@@ -159,7 +159,7 @@ def _merge_expectation(place: FieldPath, reads: list[PathReads]) -> PathExpectat
 
 def _is_required(place: FieldPath, places: Mapping[FieldPath, PathExpectation]) -> bool:
     """
-    Whether the field is required: the field and all its containers are.
+    Return whether the field is required: the field and all its containers are.
 
     A list may be empty. If a step ends early without a body, the required fields of the body stay required.
     """
@@ -185,7 +185,7 @@ def reader_sort_key(reader: FieldReader) -> tuple[int, str, str, int]:
 
 
 def format_path(path: FieldPath) -> str:
-    """*path* as text: `body.labels[].name`, `headers["user-agent"]`."""
+    """Return *path* as text: `body.labels[].name`, `headers["user-agent"]`."""
     parts = ["[]" if each == LIST_ITEM else format_node_path((each,)) for each in path]
     return "".join(f".{part}" if index and not part.startswith("[") else part for index, part in enumerate(parts))
 
@@ -468,7 +468,7 @@ def build_example_body(
 
 
 def _required_of(contract: Contract) -> Contract:
-    """*contract* with its required fields only."""
+    """Return *contract* with its required fields only."""
     fields = [field.segments for field in contract.required_fields]
     kept = {place[:length] for place in fields for length in range(1, len(place) + 1)}
     kept |= {place for place, expected in contract.expectations.items() if expected.is_required and len(place) == 1}

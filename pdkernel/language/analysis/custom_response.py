@@ -64,7 +64,7 @@ def responds(step: Step) -> Responds:
 
 def missing_responses(workflow: Workflow) -> Iterator[MissingResponse]:
     """
-    The reasons why *workflow* may not send the custom response that a trigger waits for.
+    Yield the reasons why *workflow* may not send the custom response that a trigger waits for.
 
     Empty if no trigger waits for one, or if control flow may respond in a branch.
     """

@@ -32,7 +32,7 @@ class VariableReferences:
         return VariableReferences(self.required | other.required, self.optional | other.optional)
 
     def without(self, names: frozenset[str] | set[str]) -> VariableReferences:
-        """The variables that are not in *names*."""
+        """Return the variables that are not in *names*."""
         return VariableReferences(self.required - names, self.optional - names)
 
 

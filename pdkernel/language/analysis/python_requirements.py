@@ -128,7 +128,7 @@ REMOVED_STDLIB_MODULES = frozenset(
 
 def resolve_distribution(module: str) -> tuple[str, str]:
     """
-    The distribution for *module* (dotted), and the part of it that this distribution provides.
+    Return the distribution for *module* (dotted), and the part of it that this distribution provides.
 
     `google.cloud.storage.blob` gives `("google-cloud-storage", "google.cloud.storage")`.
     """

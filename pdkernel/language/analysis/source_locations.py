@@ -38,7 +38,7 @@ def name_cell(step: Step) -> str:
 
 def describe_error_place(step: Step | None, name: str, line: int | None) -> str:
     """
-    The place of an error: `line 4 of cell [3]`, `line 4 of cell [3] of work.ipynb`, or `work.py:27`.
+    Return the place of an error: `line 4 of cell [3]`, `line 4 of cell [3] of work.ipynb`, or `work.py:27`.
 
     Args:
         step: The step, or None if only its name is known.
@@ -107,7 +107,7 @@ def find_return_line(step: Step) -> int | None:
 
 def locate_missing_prop(step: Step, prop: str) -> tuple[int | None, str]:
     """
-    The place to set a value of *prop*, in the form of `Step.locate_prop`.
+    Return the place to set a value of *prop*, in the form of `Step.locate_prop`.
 
     For code of a synced folder, this is the line of its entry file that declares the prop.
     """

@@ -103,7 +103,7 @@ def collect_step_reads(step: Step, exports_above: KnownExports) -> StepReads:
 
 def suggest_key(step: Step, missing: str, values: Mapping[str, JSON]) -> str:
     """
-    A sentence that suggests the key that *step* meant, by the names of keys only; empty if no key is near.
+    Return a sentence that suggests the key that *step* meant, by the names of keys only; empty if no key is near.
 
     Args:
         step: The step, which failed because of a missing key.

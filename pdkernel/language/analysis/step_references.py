@@ -46,7 +46,7 @@ def find_app_bindings(step: Step) -> tuple[AppBinding, ...]:
 
 def merge_app_bindings(directive: tuple[AppBinding, ...], declared: tuple[AppBinding, ...]) -> tuple[AppBinding, ...]:
     """
-    The app props of *directive*, then the other *declared* app props. Props match by name, else by app.
+    Return the app props of *directive*, then the other *declared* app props. Props match by name, else by app.
 
     So `--app slack` sets the account of a prop `chat` that the code declares for the app slack.
     """

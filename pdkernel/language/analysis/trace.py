@@ -197,7 +197,7 @@ class StepTracer:
                     self._trace_call(atom, ())
 
     def _chain(self, owner: ValueSet) -> ValueSet:
-        """*owner* of a lookup or call that does not run if the owner is missing (`?.`)."""
+        """Return *owner* of a lookup or call that does not run if the owner is missing (`?.`)."""
         for path in get_paths(owner):
             self._add_access("tolerates", path)
         return with_presence(owner, "maybe")
@@ -301,7 +301,7 @@ class StepTracer:
             self._present, self._absent = before
 
     def _maybe(self, value: ValueSet) -> ValueSet:
-        """*value* as one of several alternatives; paths with mixed types stay unchanged."""
+        """Return *value* as one of several alternatives; paths with mixed types stay unchanged."""
         return tuple(
             each
             for atom in value
@@ -669,7 +669,7 @@ class StepTracer:
     def _trace_call(
         self, function: FunctionValue, arguments: Sequence[ValueSet], named: ObjectValue | None = None
     ) -> ValueSet:
-        """The return value of *function* for *arguments*; a call within the same call is not traced."""
+        """Return the return value of *function* for *arguments*; a call within the same call is not traced."""
         by_name = {} if named is None else {str(name): value for name, value in named.items.items()}
         key = (function.node, tuple(arguments), tuple(sorted(by_name.items(), key=lambda pair: pair[0])))
         if key in self._active or len(self._returned) >= MAX_CALL_DEPTH or self._calls >= MAX_TRACED_CALLS:
@@ -720,7 +720,7 @@ class StepTracer:
     def _trace_calls(
         self, called: ValueSet, arguments: Sequence[ValueSet], named: ObjectValue | None = None
     ) -> ValueSet:
-        """The return values of the functions of the step in *called*."""
+        """Return the return values of the functions of the step in *called*."""
         return union(*(self._trace_call(function, arguments, named) for function in select(called, FunctionValue)))
 
     # ── calls ───────────────────────────────────────────────────────────────────────────

@@ -92,7 +92,7 @@ def _header_problems(workflow: Workflow) -> list[DefinitionError]:
 
 def find_blocked_steps(workflow: Workflow, unreadable: Collection[str]) -> dict[str, tuple[str, int | None]]:
     """
-    The steps of *workflow* that cannot run, each with the reason and the line of its cell.
+    Return the steps of *workflow* that cannot run, each with the reason and the line of its cell.
 
     Args:
         workflow: The workflow.

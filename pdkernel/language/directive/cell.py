@@ -228,7 +228,7 @@ def _with_body(props: Mapping[str, JSON], found: SplitCell, *, step: str) -> tup
 
 def format_step_cell(step: Step) -> str:
     """
-    The whole cell of *step*, without its note: what `parse_step_cell` reads back.
+    Return the whole cell of *step*, without its note: what `parse_step_cell` reads back.
 
     Raises:
         DirectiveError: A prop's name cannot be written in a cell.

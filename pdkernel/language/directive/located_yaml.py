@@ -53,7 +53,7 @@ class TokenizedYaml:
 
     @classmethod
     def without_expressions(cls, text: str) -> Self:
-        """*text* unchanged."""
+        """Return *text* unchanged."""
         return cls(text)
 
     @classmethod
@@ -97,7 +97,7 @@ class TokenizedYaml:
         return line + sum(breaks for at, breaks in self.dropped_breaks.items() if at < line)
 
     def restore(self, text: str, *, style: str | None, line: int) -> str | DefinitionError:
-        """*text*, a scalar that YAML read in *style* at *line*, with its expressions; or the error of one of them."""
+        """Return *text*, a scalar that YAML read in *style* at *line*, with its expressions; or the error of one of them."""
         if self.token_pattern is None:
             return text
         for token in self.token_pattern.findall(text):
@@ -260,7 +260,7 @@ def _check_size(text: str) -> None:
 
 @cache
 def _build_limited_composer() -> type[Composer]:
-    """A composer that stops at the limits of a document."""
+    """Return a composer that stops at the limits of a document."""
     from ruamel.yaml.composer import Composer  # imported on use: the import takes a third of the extension's load time
 
     class LimitedComposer(Composer):

@@ -78,7 +78,7 @@ def parse_prop(text: str) -> tuple[str, JSON]:
 
 def format_prop(name: str, value: JSON) -> str:
     """
-    The reverse of `parse_prop`.
+    Return the reverse of `parse_prop`.
 
     Raises:
         ValueError: The prop's name cannot be written on the line.
@@ -398,7 +398,7 @@ def _check_combination(line: StepLine, *, prop_names: Sequence[str]) -> None:
 
 def format_step_line(step: Step, *, props: bool = True, no_run: bool = False) -> str:
     """
-    The `%%pdstep` line of *step*.
+    Return the `%%pdstep` line of *step*.
 
     Args:
         step: The step.

@@ -173,7 +173,7 @@ def parse_trigger(
     document: LocatedYaml, path: ValuePath, *, document_name: str = "%%pdworkflow", is_definition: bool = False
 ) -> Trigger:
     """
-    The trigger at *path*: a mapping, or only its type as text.
+    Return the trigger at *path*: a mapping, or only its type as text.
 
     Args:
         document: The document.
@@ -465,7 +465,7 @@ def parse_settings(
     located: LocatedYaml, path: ValuePath = ("settings",), *, document_name: str = WORKFLOW_MAGIC
 ) -> dict[str, JSON]:
     """
-    The settings at *path*, checked; may be empty.
+    Return the settings at *path*, checked; may be empty.
 
     Raises:
         DirectiveError: A key is unknown (the message suggests the nearest), or a value is invalid.

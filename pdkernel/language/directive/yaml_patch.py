@@ -84,7 +84,7 @@ class YamlSpan:
 
 def parse_spans(text: str) -> YamlSpan | None:
     """
-    The outermost value of *text*, a valid document; None if the document is empty.
+    Return the outermost value of *text*, a valid document; None if the document is empty.
 
     Raises:
         UnsupportedYamlError: The text has a construct that is not supported.
@@ -107,7 +107,7 @@ class _Builder:
         return None
 
     def _piece(self, event: Any, mark: int, *, in_flow: bool) -> YamlSpan:
-        """The value that starts with *event*; *mark* is the position after its colon or dash."""
+        """Return the value that starts with *event*; *mark* is the position after its colon or dash."""
         start, end = event.start_mark.index, event.end_mark.index
         tied = getattr(event, "anchor", None) is not None
         match type(event).__name__:

@@ -37,7 +37,7 @@ def get_source(node: Node | None) -> str:
 
 
 def iter_nodes(node: Node) -> Iterator[Node]:
-    """*node* and every named node under it, in source order, without recursion."""
+    """Yield *node* and every named node under it, in source order, without recursion."""
     stack = [node]
     while stack:
         current = stack.pop()
@@ -47,7 +47,7 @@ def iter_nodes(node: Node) -> Iterator[Node]:
 
 def parse_expression(source: str) -> Node | None:
     """
-    The tree of *source* if it is exactly one expression, else None.
+    Return the tree of *source* if it is exactly one expression, else None.
 
     The source is parsed in parentheses, so that `{a: 1}` is an object. The line break before the closing
     parenthesis ends a trailing `//` comment.

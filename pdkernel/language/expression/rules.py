@@ -139,7 +139,7 @@ def do_rules_hold(rules: Mapping[str, Any]) -> bool:
 
 
 def describe_rules(rules: Mapping[str, Any]) -> str:
-    """*rules*, which `check_rules` accepts, as text with their operands: `"a@b.c" contains "@" and 5 is greater than 3`."""
+    """Return *rules*, which `check_rules` accepts, as text with their operands: `"a@b.c" contains "@" and 5 is greater than 3`."""
     if "r" not in rules:
         operator = _OPERATORS[_get_code(rules)]
         operands = [_shorten(rules.get("a", UNDEFINED)), operator.words]

@@ -70,7 +70,7 @@ def _fill(template: Template, results: Iterator[Any]) -> Any:
 
 def format_result(result: Any) -> str:
     """
-    A result as text: as JavaScript writes it, with null and undefined as empty text and objects as JSON.
+    Return a result as text: as JavaScript writes it, with null and undefined as empty text and objects as JSON.
 
     # parity[expression-text]: only the whole-text rule is observed; text for null and objects is assumed.
     """

@@ -118,7 +118,7 @@ class Template:
 
 def find_closing_braces(text: str, start: int, *, unescape: Callable[[str], str] = str) -> int | None:
     """
-    The index of the `}}` that ends the expression whose source starts at *start*, or None.
+    Return the index of the `}}` that ends the expression whose source starts at *start*, or None.
 
     This is the first `}}` before which the text, after *unescape*, is one expression. So objects,
     template literals and strings may contain `}}`. The search ends after a prop's size, or after as many characters that are
@@ -183,7 +183,7 @@ def build_template_error(text: str, start: int) -> ExpressionError:
 
 def add_missing_braces(value: JSON) -> JSON:
     """
-    The value of an `any` or `object` prop with missing braces added: `{ "photos": steps.x.photos }` is JavaScript.
+    Return the value of an `any` or `object` prop with missing braces added: `{ "photos": steps.x.photos }` is JavaScript.
 
     Any other value is returned unchanged.
     """

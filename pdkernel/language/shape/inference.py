@@ -401,7 +401,7 @@ class Difference:
 
 def compare_values(before: JSON | Mapping[str, JSON], after: JSON | Mapping[str, JSON]) -> Difference:
     """
-    The difference of two values. Values of fields with secret names and credentials are compared, but not shown.
+    Return the difference of two values. Values of fields with secret names and credentials are compared, but not shown.
 
     An object or a list that only one value has is one change.
     """

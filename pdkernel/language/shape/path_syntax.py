@@ -38,7 +38,7 @@ def get_step_kind(step: Step) -> StepKind:
 
 def format_node_path(segments: Sequence[Segment]) -> str:
     """
-    The expression for a path in Node.js and in `{{ }}`.
+    Return the expression for a path in Node.js and in `{{ }}`.
 
     >>> format_node_path(("steps", "trigger", "event", "headers", "user-agent"))
     'steps.trigger.event.headers["user-agent"]'
@@ -54,7 +54,7 @@ def format_node_path(segments: Sequence[Segment]) -> str:
 
 def format_python_path(segments: Sequence[Segment]) -> str:
     """
-    The expression for a path in a Python step; the first segment is an attribute of `pd`.
+    Return the expression for a path in a Python step; the first segment is an attribute of `pd`.
 
     >>> format_python_path(("steps", "trigger", "event", "body", 0))
     'pd.steps["trigger"]["event"]["body"][0]'
@@ -65,7 +65,7 @@ def format_python_path(segments: Sequence[Segment]) -> str:
 
 def format_path(segments: Sequence[Segment], kind: StepKind) -> str:
     r"""
-    The expression for a path in a step of this *kind*; the first segment is `steps`.
+    Return the expression for a path in a step of this *kind*; the first segment is `steps`.
 
     >>> format_path(("steps", "check", "$return_value", "tags", 0), "bash")
     'jq -r \'.check["$return_value"].tags[0]\' "$PIPEDREAM_STEPS"'
@@ -105,7 +105,7 @@ def _format_go_path(segments: Sequence[Segment]) -> str:
 
 def parse_path(text: str) -> tuple[Segment, ...]:
     """
-    The segments of a path written in either form; the `pd` of `pd.steps` is dropped.
+    Return the segments of a path written in either form; the `pd` of `pd.steps` is dropped.
 
     Raises:
         ValueError: *text* is not a path.

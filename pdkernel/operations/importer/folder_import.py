@@ -118,7 +118,7 @@ def find_workflow_folders(root: Path) -> list[Path]:
 
 def plan_notebook_paths(root: Path, folders: Sequence[Path], target: Path) -> list[tuple[Path, Path]]:
     """
-    The notebook path for each of *folders*: *target* if it is a notebook's name, else a path below it as in *root*.
+    Return the notebook path for each of *folders*: *target* if it is a notebook's name, else a path below it as in *root*.
 
     Raises:
         RequestError: *target* is one notebook for several workflows, or a path is inside *root*.

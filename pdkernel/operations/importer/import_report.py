@@ -242,7 +242,7 @@ def build_import_report(
     notes: tuple[str, ...] = (),
 ) -> ImportReport:
     """
-    The report on *workflow*.
+    Return the report on *workflow*.
 
     Args:
         workflow: The workflow to run.

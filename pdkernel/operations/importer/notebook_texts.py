@@ -94,7 +94,7 @@ def answer_questions(
     find_own_accounts: Callable[[str], Sequence[str]] = lambda _: (),
 ) -> dict[tuple[str, str], AccountAnswer]:
     """
-    The same answer for all *questions*, by app and id: the external user's account, or your own with that id.
+    Return the same answer for all *questions*, by app and id: the external user's account, or your own with that id.
 
     Without an id, your own account is the only one that *find_own_accounts* returns for the app, else it is unanswered.
     """
@@ -185,7 +185,7 @@ class ImportSource:
 
     def with_declared_apps(self, find_apps: FindApps, *, include_undefined: bool) -> ImportSource:
         """
-        A copy with the apps that code declares, according to *find_apps*, instead of apps that were guessed.
+        Return a copy with the apps that code declares, according to *find_apps*, instead of apps that were guessed.
 
         *include_undefined* adds app props that only code declares, and asks for their accounts.
         """
@@ -204,7 +204,7 @@ class ImportSource:
         return replace(self, synced=synced, known_choices=known, questions=build_questions(synced, known))
 
     def with_triggers(self, ask: AskTrigger) -> ImportSource:
-        """A copy with the answers of *ask* for triggers with assumed settings."""
+        """Return a copy with the answers of *ask* for triggers with assumed settings."""
         assumed = list(self.assumed_triggers)
         triggers = []
         for trigger in self.workflow.triggers:
@@ -287,7 +287,7 @@ def build_notebook_texts(
     earlier_sidecar: Sidecar | None = None,
 ) -> tuple[NotebookTexts, ImportReport]:
     """
-    The files of the import of *source*.
+    Return the files of the import of *source*.
 
     Args:
         source: The folder's content.

@@ -34,7 +34,7 @@ SHARED_WORKERS_NOTE = (
 
 
 def _mention_pin(item: MissingRequirement) -> MissingRequirement:
-    """*item*, a missing action or missing code of a step, with the effect of the step's pin."""
+    """Return *item*, a missing action or missing code of a step, with the effect of the step's pin."""
     note = f"The step is pinned in the notebook: %pdrun does not run it, and pdkernel run needs --pin {item.name}=FILE."
     return replace(item, message=f"{item.message} {note}")
 

@@ -301,7 +301,7 @@ def find_failed_lookup(execution: Execution) -> Lookup | None:
 
 def should_show_response(execution: Execution, notes: TimelineContext) -> bool:
     """
-    Whether to show a response: the workflow's own, or the default response of a finished run.
+    Return whether to show a response: the workflow's own, or the default response of a finished run.
 
     A refused run has no response, unless it was refused because of its external user.
     """
