@@ -38,7 +38,7 @@ SCRUBBED = (
     (r"(?<=answer of )\d\d:\d\d", "<time>"),
     (r"\b\d[\d,]*(\.\d+)? (ms|s|min)\b", "<duration>"),
     (r"(?<=\[pdkernel\] installed ).*(?= in )", "<packages>"),
-    (r"(?:(?<=execution )|(?<=%pdserve use )|(?<= success  )|(?<= error  ))\w{27}\b", "<id>"),
+    (r"(?:(?<=%pdserve use )|(?<= success  )|(?<= error  ))\w{27}\b", "<id>"),
     (r"(?i:(?<=\brun )|(?<=resume )|(?<=show )|(?<=queued as ))(?=\w*[A-Z])\w{27}\b", "<id>"),
     (r"(?<=127\.0\.0\.1:)\d+", "<port>"),
     (r"\bapn_(?!Ada|Grace|OpenAI|Postgr)\w{7}\b", "apn_<id>"),

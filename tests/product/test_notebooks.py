@@ -196,7 +196,7 @@ def test_update_never_mixes_two_runs(
 @pytest.mark.parametrize(
     ("text", "scrubbed"),
     [
-        ("started 2026-11-24 17:03:45 UTC · execution 6j7skekHXQaW8VWsfRgINCQBv58", "started <time> · execution <id>"),
+        ("started 2026-11-24 17:03:45 UTC · run 6j7skekHXQaW8VWsfRgINCQBv58", "started <time> · run <id>"),
         ("  ✓ success   check  Python   78.7 ms  |██████    |", "  ✓ success   check  Python <duration>"),
         ("  ✓ success   check  Python    1.02 s  |██████████|", "  ✓ success   check  Python <duration>"),
         ("NOT SENT AGAIN: answer of 17:03", "NOT SENT AGAIN: answer of <time>"),

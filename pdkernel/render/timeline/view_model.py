@@ -269,8 +269,8 @@ def format_total_duration(execution: Execution, notes: TimelineContext | None = 
 
 
 def format_start(execution: Execution) -> str:
-    """Format start time, execution id, attempt, replay and outbound policy."""
-    facts = [f"started {formatting.format_timestamp(execution.started_at)}", f"execution {execution.id}"]
+    """Format start time, run id, attempt, replay and outbound policy."""
+    facts = [f"started {formatting.format_timestamp(execution.started_at)}", f"run {execution.id}"]
     if execution.attempt > 1:
         facts.append(f"attempt {execution.attempt}")
     if execution.replay_of:
