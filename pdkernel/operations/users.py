@@ -47,7 +47,7 @@ from pdkernel.render.markup import (
 )
 from pdkernel.storage import Project
 
-SANDBOX_NAME = "sandbox"
+TEST_ACCOUNT_NAME = "test account"
 """The display name of an account with made-up credentials."""
 
 
@@ -113,10 +113,10 @@ def connect_test_account(
     names = directory.credential_fields(app) or ("api_key",)
     return directory.add_account(
         app=app,
-        credentials={name: f"sandbox-{name}" for name in names},
+        credentials={name: f"test-account-{name}" for name in names},
         external_user_id=external_user_id,
         environment=environment,
-        name=SANDBOX_NAME,
+        name=TEST_ACCOUNT_NAME,
     )
 
 

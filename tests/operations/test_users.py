@@ -75,7 +75,7 @@ def test_a_test_account_is_made_once(directory: LocalDirectory) -> None:
     again = connect_test_account(directory, "slack", external_user_id="ada", environment="development")
 
     assert made is not None
-    assert dict(directory.credentials(made.id)) == {"oauth_access_token": "sandbox-oauth_access_token"}
+    assert dict(directory.credentials(made.id)) == {"oauth_access_token": "test-account-oauth_access_token"}
     assert again is None
 
 

@@ -103,7 +103,7 @@ def test_pduser_connects_a_test_account_once(notebook: Notebook, run: Run) -> No
     second = run("%pduser ada --sandbox slack")
 
     (account,) = notebook.session.directory.accounts(external_user_id="ada")
-    assert (account.app, account.name) == ("slack", "sandbox")
+    assert (account.app, account.name) == ("slack", "test account")
     assert "Connected a test account of Slack for ada. Its credentials are made up, for a stand-in." in first
     assert "Connected" not in second
     assert (changes, len(heard) - changes) == (2, 1)  # of the user, and of the accounts
