@@ -20,6 +20,7 @@ from pdkernel.journal.backend import Backend
 from pdkernel.journal.schema import metadata
 from pdkernel.storage import Project
 from tests.journal.conftest import WORKFLOW, FakeLiveness, new_run, wait_row
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.postgres import PostgresServer
@@ -108,14 +109,7 @@ class Host:
 
     async def wait_until_started(self, *run_ids: str, limit_s: float = PATIENCE_S) -> None:
         """Wait until the runs are started here."""
-        await wait_until(lambda: set(run_ids) <= set(self.starter.started), limit_s)
-
-
-async def wait_until(is_true: Callable[[], object], limit_s: float = PATIENCE_S) -> None:
-    """Wait until *is_true* is true."""
-    async with asyncio.timeout(limit_s):
-        while not is_true():
-            await asyncio.sleep(0.01)
+        await until(lambda: set(run_ids) <= set(self.starter.started), limit_s)
 
 
 class Hosts:
@@ -258,7 +252,7 @@ class TestEveryDispatch:
             "create trigger refuses before update on runs when old.id = 'run' and new.status = 'error'"
             " begin select raise(abort, 'refused'); end"
         )
-        await wait_until(lambda: "refuses to end it" in caplog.text)
+        await until(lambda: "refuses to end it" in caplog.text)
         await host.pause("other", 0.0)
         await host.wait_until_started("other")
 
@@ -271,7 +265,7 @@ class TestEveryDispatch:
         host = await hosts.open(interval_s=0.02)
         hosts.execute("create trigger refuses before update on runs begin select raise(abort, 'refused'); end")
         await host.journal.accept_run(new_run("run"))
-        await wait_until(lambda: "refuses to end it" in caplog.text)
+        await until(lambda: "refuses to end it" in caplog.text)
         hosts.execute("drop trigger refuses")
         await host.wait_until_started("run")
 
@@ -316,7 +310,7 @@ class TestEveryDispatch:
         hosts.kill(command)
         await host.pause("paused", 1.0)
         await host.wait_until_started("paused", "lost")
-        await wait_until(lambda: hosts.execute("select status from runs where id = 'abandoned'") == [("error",)])
+        await until(lambda: hosts.execute("select status from runs where id = 'abandoned'") == [("error",)])
 
     async def test_a_run_that_another_process_cancels_ends(self, hosts: Hosts) -> None:
         """The dispatch ends a run in progress that is cancelled in the database."""
@@ -325,7 +319,7 @@ class TestEveryDispatch:
         host.dispatch.notify()
         await host.wait_until_started("run")
         await other.cancel("run")
-        await wait_until(lambda: host.starter.cancelled)
+        await until(lambda: host.starter.cancelled)
 
         assert host.starter.cancelled == ["run"]
 
@@ -350,10 +344,10 @@ class TestEveryDispatch:
         hosts.execute("alter table executors rename to moved")
         async with running(open_dispatch(journal, starter)):
             try:
-                await wait_until(lambda: "Runs cannot be continued at the moment" in caplog.text)
+                await until(lambda: "Runs cannot be continued at the moment" in caplog.text)
             finally:
                 hosts.execute("alter table moved rename to executors")
-            await wait_until(lambda: starter.started)
+            await until(lambda: starter.started)
 
         assert starter.claims == [Claim("run", 2, 2)]
 
@@ -378,7 +372,7 @@ class TestEveryDispatch:
         await host.journal.accept_run(new_run("run"))
         await host.journal.finish(Claim.first("run"), "success", "{}")
         hosts.execute("insert into outbox values ('run', 'one', 1, 0, 'sealed', '{}', 1, 1, null, '')")
-        await wait_until(lambda: host.starter.deliveries)
+        await until(lambda: host.starter.deliveries)
 
         assert host.starter.started == {}
 
@@ -392,7 +386,7 @@ class TestSeveralProcesses:
         some = [await hosts.open(interval_s=NEVER_S) for _ in range(3)]
         first = time.time() + FAR_S
         ends = {f"run{n}": await some[n % 3].pause_until(f"run{n}", first + n / 100) for n in range(12)}
-        await wait_until(lambda: sum(len(host.starter.started) for host in some) >= 12)
+        await until(lambda: sum(len(host.starter.started) for host in some) >= 12)
         started = {run: at for host in some for run, at in host.starter.started.items()}
 
         assert started.keys() == ends.keys()
@@ -435,7 +429,7 @@ class TestSeveralProcesses:
         await asyncio.gather(*(some[0].journal.accept_run(new_run(run)) for run in runs))
         await asyncio.gather(*(some[0].journal.park(Claim.first(run), wait_row(wake_at=ends)) for run in runs))
         some[0].dispatch.notify()
-        await wait_until(lambda: all(len(host.starter.started) == 30 for host in some))
+        await until(lambda: all(len(host.starter.started) == 30 for host in some))
 
         assert some[0].starter.started.keys() | some[1].starter.started.keys() == runs
 
@@ -452,11 +446,11 @@ class TestSeveralProcesses:
         lost.starter.free = 0
         hosts.kill(lost.journal)
         await other.wait_until_started("run")
-        await wait_until(lambda: lost.journal.executor_id != old)
+        await until(lambda: lost.journal.executor_id != old)
         refused = await lost.journal.finish(lost.starter.claims[0], "success", "{}")
         lost.starter.free = 100
         await lost.pause("next", 0)
-        await wait_until(lambda: "next" in {**lost.starter.started, **other.starter.started})
+        await until(lambda: "next" in {**lost.starter.started, **other.starter.started})
 
         assert (lost.starter.abandoned, abandoned_by) == (["run"], [old])  # before it is a new executor
         assert other.starter.claims[0] == Claim("run", 2, 2)
@@ -472,10 +466,10 @@ class TestSeveralProcesses:
         ((key,),) = hosts.execute("select value from meta where name = 'key_fingerprint'")
         hosts.execute("update meta set value = 'another' where name = 'key_fingerprint'")
         hosts.kill(lost.journal)
-        await wait_until(lambda: "was replaced" in caplog.text)
+        await until(lambda: "was replaced" in caplog.text)
         kept = lost.journal.executor_id
         hosts.execute("update meta set value = %s where name = 'key_fingerprint'", key)
-        await wait_until(lambda: lost.journal.executor_id != old)
+        await until(lambda: lost.journal.executor_id != old)
 
         assert kept == old
 
@@ -492,7 +486,7 @@ async def test_a_notice_during_a_look_is_followed_by_another_look() -> None:
         return NEVER_S
 
     task = asyncio.create_task(look_repeatedly(look, notice, problem="", retry_s=NEVER_S))
-    await wait_until(lambda: looks >= 2)
+    await until(lambda: looks >= 2)
     task.cancel()
 
     assert looks == 2
@@ -509,7 +503,7 @@ async def test_an_unexpected_error_does_not_end_the_dispatch(caplog: pytest.LogC
         return NEVER_S
 
     task = asyncio.create_task(look_repeatedly(look, asyncio.Event(), problem="Nothing works", retry_s=0.01))
-    await wait_until(lambda: len(looks) == 2)
+    await until(lambda: len(looks) == 2)
     task.cancel()
 
     assert "ValueError: a bug" in caplog.text

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -41,6 +41,7 @@ from tests.journal.conftest import (
     wait_row,
 )
 from tests.postgres import PostgresServer, transaction_pooler
+from tests.waiting import until
 
 PATIENCE_S = 20.0
 """Seconds after which a test gives up."""
@@ -128,13 +129,6 @@ WAITING = "from pg_stat_activity where datname = current_database() and wait_eve
 def count_waiting(server: PostgresDatabase) -> int:
     """The number of statements that wait for a lock."""
     return len(server.rows(f"select 1 {WAITING}"))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 # ── the SQL ──────────────────────────────────────────────────────────────────────────────────────────────────────────

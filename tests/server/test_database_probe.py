@@ -12,9 +12,7 @@ from pdkernel.common.clock import SYSTEM_CLOCK
 from pdkernel.errors import ProjectError
 from pdkernel.server.database_probe import DatabaseProbe
 from pdkernel.storage import Project
-
-PATIENCE_S = 30.0
-"""Seconds after which a test fails."""
+from tests.waiting import until
 
 
 @asynccontextmanager
@@ -30,13 +28,6 @@ async def probing(ping: Callable[[], object]) -> AsyncIterator[tuple[DatabasePro
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def wait_until(is_true: Callable[[], bool]) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_true():
-            await asyncio.sleep(0.01)
-
-
 async def test_a_change_by_another_process_is_reported_once(tmp_path: Path) -> None:
     """A commit on another connection is reported, and checks after it report nothing more."""
     with Project.open(tmp_path / ".pdkernel") as project:
@@ -48,12 +39,12 @@ async def test_a_change_by_another_process_is_reported_once(tmp_path: Path) -> N
             return project.ping()
 
         async with probing(ping) as (_, changes):
-            await wait_until(lambda: len(changes) == 1)  # the first answer differs from none
+            await until(lambda: len(changes) == 1)  # the first answer differs from none
             with closing(sqlite3.connect(project.sqlite_path)) as other, other:
                 other.execute("create table changed (number integer)")
-            await wait_until(lambda: len(changes) == 2)
+            await until(lambda: len(changes) == 2)
             seen = len(checks)
-            await wait_until(lambda: len(checks) > seen + 5)
+            await until(lambda: len(checks) > seen + 5)
 
         assert len(changes) == 2
 
@@ -68,7 +59,7 @@ async def test_the_end_of_an_outage_is_reported() -> None:
         return 7
 
     async with probing(ping) as (probe, changes):
-        await wait_until(lambda: len(changes) == 2)
+        await until(lambda: len(changes) == 2)
 
         assert (probe.answers, changes) == (True, [True, True])
 
@@ -83,8 +74,8 @@ async def test_an_unexpected_error_of_a_check_does_not_end_the_checks() -> None:
         return 7
 
     async with probing(ping) as (probe, changes):
-        await wait_until(lambda: not probe.answers)
-        await wait_until(lambda: probe.answers)
+        await until(lambda: not probe.answers)
+        await until(lambda: probe.answers)
 
         assert not faults
         assert changes

@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from tests.waiting import wait_until
+
 LIMIT_S = 60.0
 
 
@@ -49,12 +51,14 @@ class Example:
 
     def wait_for_counts(self, connection: http.client.HTTPConnection, expected: Iterable[int]) -> None:
         """Wait until the processes know of so many open connections of each, in any order."""
-        ends, found = time.monotonic() + LIMIT_S, list[int]()
-        while found != sorted(expected):
-            assert time.monotonic() < ends, found
+        found: list[int] = []
+
+        def is_expected() -> bool:
             connection.request("GET", "/counts")
-            found = sorted(json.loads(connection.getresponse().read()))
-            time.sleep(0.01)
+            found[:] = sorted(json.loads(connection.getresponse().read()))
+            return found == sorted(expected)
+
+        wait_until(is_expected, report=lambda: found)
 
     def wait_until_refused(self) -> None:
         """Wait until no process accepts connections."""
@@ -71,11 +75,8 @@ class Example:
 
     def wait_for_error(self, text: str) -> str:
         """What is printed to standard error, as soon as it has *text*."""
-        ends = time.monotonic() + LIMIT_S
-        while text not in (printed := self.errors.read_text()):
-            assert time.monotonic() < ends, printed
-            time.sleep(0.01)
-        return printed
+        wait_until(lambda: text in self.errors.read_text(), report=self.errors.read_text)
+        return self.errors.read_text()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
 from pdkernel import load_ipython_extension, unload_ipython_extension
+from pdkernel.kit.magics import output
 from pdkernel.kit.magics.notebook_context import get_live_notebook, get_session
 from pdkernel.kit.session import Session
 from tests.builders import an_event
@@ -55,6 +56,11 @@ class Notebook:
         return "\n".join(str(output.data["text/plain"]) for output in captured.outputs)
 
 
+def await_drawings() -> None:
+    """Wait until the postponed drawings are done, which else appear in what is captured next."""
+    output._DRAW_EXECUTOR.submit(lambda: None).result(60)
+
+
 @pytest.fixture
 def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
     """A notebook in an empty folder, with outbound calls answered by the stand-in."""
@@ -66,6 +72,7 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebo
     load_ipython_extension(shell)
     yield Notebook(shell)
     unload_ipython_extension(shell)
+    await_drawings()
     InteractiveShell.clear_instance()
 
 
@@ -85,4 +92,5 @@ def shell() -> Iterator[Any]:
     load_ipython_extension(shell)
     yield shell
     unload_ipython_extension(shell)
+    await_drawings()
     InteractiveShell.clear_instance()

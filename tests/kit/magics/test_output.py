@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -35,6 +34,7 @@ from pdkernel.kit.widgets.components import quote_magic_argument
 from tests.kit.magics.conftest import CHECK, GREET, Notebook, Run
 from tests.notebook_files import notebook_of
 from tests.render.builders import an_execution
+from tests.waiting import wait_until
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)
 
@@ -63,26 +63,21 @@ def drawn(notebook: Notebook) -> Iterator[Callable[[], list[str]]]:
     notebook.shell.display_pub = original
 
 
-def wait_for(drawn: Callable[[], list[str]], word: str) -> bool:
-    """Whether *word* is in the last drawing, after it was drawn."""
-    until = time.monotonic() + 60
-    while word not in drawn()[-1] and time.monotonic() < until:
-        time.sleep(0.01)
-    return word in drawn()[-1]
-
-
 def test_a_run_is_drawn_after_its_pause(notebook: Notebook, drawn: Callable[[], list[str]]) -> None:
     """The timeline of a paused run is drawn again while the run goes on, and never after its end."""
     run = an_execution()
     going_on = replace(run, status="executing", finished_at=None)
     timeline = LiveTimeline(notebook.session)
 
+    def is_shown(text: str) -> bool:
+        return text in drawn()[-1]
+
     timeline.finish(replace(run, status="paused", finished_at=None, pause=RunPause("wait", "suspend", None)))
     assert "paused" in drawn()[-1]
     for number in range(3):
         for change in ("drawn later", f"change {number}"):  # of changes in quick succession, the last is drawn
             timeline.update(replace(going_on, workflow=change))
-        assert wait_for(drawn, f"change {number}")
+        wait_until(partial(is_shown, f"change {number}"))
     timeline.finish(run)
     timeline.update(replace(going_on, workflow="Too late"))
     timeline.finish(run)

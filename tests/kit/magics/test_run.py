@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,7 @@ from pdkernel import load_ipython_extension, unload_ipython_extension
 from pdkernel.operations.events import TestEvent
 from tests.kit.magics.conftest import CHECK, GREET, Notebook, Run
 from tests.notebook_files import notebook_of
+from tests.waiting import wait_until
 
 
 def test_the_shape_of_several_events(run: Run, tmp_path: Path) -> None:
@@ -235,14 +235,6 @@ APPROVE = "%%pdstep approve{}\ndef handler(pd):\n    return pd.flow.suspend(3600
 AFTER = '%%pdstep after --no-run\ndef handler(pd):\n    return pd.steps["approve"].get("$resume_data")\n'
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds."""
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-
-
 def last_status(notebook: Notebook) -> str:
     """The status of the notebook's last run."""
     last = notebook.session.last_execution
@@ -318,7 +310,7 @@ def test_a_suspended_run_leaves_the_notebook_usable(notebook: Notebook) -> None:
     assert notebook.error is None
     assert "checking" in notebook.run("%pdegress deny\nprint('checking')")
     resumed = notebook.run("%pdruns resume --body '{\"ok\": true}'")
-    until(lambda: last_status(notebook) == "success")
+    wait_until(lambda: last_status(notebook) == "success")
     result = notebook.session.get_result("after")
 
     assert f"The run {run_id} goes on below the cell that started it." in resumed
@@ -343,7 +335,7 @@ def test_a_step_cell_that_pauses(notebook: Notebook) -> None:
     found = re.search(r"%pdruns resume (\w{27})", shown)
     assert found is not None
     notebook.run(f"%pdruns cancel {found[1]}")
-    until(lambda: last_status(notebook) == "cancelled")
+    wait_until(lambda: last_status(notebook) == "cancelled")
 
     assert "Its resume_url works if the draft is served before the run: %pdserve" in shown
 
@@ -372,7 +364,7 @@ def test_the_urls_of_a_served_draft_resume_a_run(notebook: Notebook) -> None:
     assert result is not None
     assert isinstance(result.return_value, dict)
     answer = httpx.post(str(result.return_value["resume_url"]), json={"ok": True}, timeout=60)
-    until(lambda: last_status(notebook) == "success")
+    wait_until(lambda: last_status(notebook) == "success")
     after = notebook.session.get_result("after")
 
     assert (answer.status_code, answer.text) == (200, "The run goes on.\n")
@@ -389,4 +381,4 @@ def test_an_interrupt_cancels_a_run_that_waits(notebook: Notebook) -> None:
     task.cancel()
 
     assert task.result().status == "cancelled"
-    until(lambda: last_status(notebook) == "cancelled")
+    wait_until(lambda: last_status(notebook) == "cancelled")

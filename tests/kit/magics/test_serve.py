@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,12 +16,12 @@ import pytest
 from IPython.utils.capture import capture_output
 
 from pdkernel.event import Event
-from pdkernel.kit.magics import output
 from pdkernel.kit.magics.serve import MAX_LISTED_REQUESTS, RequestListOutput, _build_call
 from pdkernel.model import JSON
 from pdkernel.operations.invocation import ClientCredentials
 from tests.builders import an_event
-from tests.kit.magics.conftest import Notebook, Run
+from tests.kit.magics.conftest import Notebook, Run, await_drawings
+from tests.waiting import wait_until
 
 ANSWER = "%%pdstep answer\ndef handler(pd):\n    return 1\n"
 
@@ -40,15 +39,13 @@ def test_serve_use_and_stop(notebook: Notebook, run: Run) -> None:
     url = url_in(run("%pdserve"))
     known = run("print(endpoint)").strip()
     answer = httpx.post(url, json={"n": 1}, timeout=60)
-    until = time.monotonic() + 60
-    while "The test event is now request" not in (used := run("%pdserve use")) and time.monotonic() < until:
-        time.sleep(0.02)  # the response of the platform comes before the record of the run
+    # the response of the platform comes before the record of the run
+    wait_until(lambda: "The test event is now request" in run("%pdserve use"))
     event = run("print(event.data['body'])")
     stopped = run("%pdserve stop")
 
     assert answer.status_code == 200
     assert known == url
-    assert "The test event is now request" in used
     assert "{'n': 1}" in event
     assert "no longer served" in stopped
     assert "is not served" in run("%pdserve stop")
@@ -122,6 +119,7 @@ def test_the_output_follows_the_requests(notebook: Notebook, run: Run) -> None:
     run(ANSWER)
     run("%pdevent hello")
     first = notebook.session.run()
+    await_drawings()
     with capture_output() as captured:
         requests = RequestListOutput(notebook.session)
         requests.display_at("http://127.0.0.1:1/x")
@@ -131,7 +129,7 @@ def test_the_output_follows_the_requests(notebook: Notebook, run: Run) -> None:
         for number in (1, 0):  # the end of a run that is listed, and of the one that left the list
             started = f"2026-01-01T00:00:00.{number:03}Z"
             requests.update(msgspec.structs.replace(first, id=f"run-{number}", started_at=started))
-        output._DRAW_EXECUTOR.submit(lambda: None).result(60)  # after the drawings that the requests have scheduled
+        await_drawings()  # after the drawings that the requests have scheduled
 
     texts = [str(each.data["text/plain"]) for each in captured.outputs]
     places = [each.transient["display_id"] for each in captured.outputs]
@@ -151,6 +149,7 @@ def test_requests_are_drawn_at_the_end_of_a_cell(notebook: Notebook, run: Run) -
     run(ANSWER)
     run("%pdevent hello")
     first = notebook.session.run()
+    await_drawings()
     with capture_output() as captured:
         requests = RequestListOutput(notebook.session)
         requests.display_at("http://127.0.0.1:1/x")
@@ -158,7 +157,7 @@ def test_requests_are_drawn_at_the_end_of_a_cell(notebook: Notebook, run: Run) -
         requests.flush()
         drawn = ["answer" in str(each.data) for each in captured.outputs]
         requests.flush()
-        output._DRAW_EXECUTOR.submit(lambda: None).result(60)  # after the drawing that the request has scheduled
+        await_drawings()  # after the drawing that the request has scheduled
 
     assert drawn[:4] == [False, False, False, True]
     assert len(captured.outputs) == 6

@@ -18,6 +18,7 @@ from pdkernel.kit.session.engine_thread import LazyProject
 from pdkernel.server.app_context import LinkEvent
 from tests.accounts.upstream import Upstream
 from tests.server.link.visitor import SAME_ORIGIN, Page
+from tests.waiting import wait_until
 
 
 class LinkEvents:
@@ -33,9 +34,7 @@ class LinkEvents:
 
     def wait(self, kinds: str, seconds: float = 60) -> LinkEvent:
         """The event of the given kind, after it has arrived."""
-        until = time.monotonic() + seconds
-        while kinds not in self.kinds and time.monotonic() < until:
-            time.sleep(0.02)
+        wait_until(lambda: kinds in self.kinds, seconds)
         return next(news for news in self.news if news.status == kinds)
 
 

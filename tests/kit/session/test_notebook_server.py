@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from pdkernel.operations.run_history import end_pause
 from pdkernel.storage import DeployedTrigger
 from tests.builders import Gate, an_event
 from tests.http_servers import AnsweringServer, serve
+from tests.waiting import wait_until
 
 HEADER = "%%pdworkflow\nname: Draft\ntrigger:\n  type: http\n  response: custom\n"
 
@@ -44,14 +44,6 @@ def draft_of(session: Session) -> DraftWorkflowSource:
     return DraftWorkflowSource(session.project, lambda: (session.source, session.outbound_policy))
 
 
-def wait_for(what: Callable[[], bool]) -> bool:
-    """Whether *what* becomes true: the log line and the end of a run come just after the response."""
-    until = time.monotonic() + 60
-    while not what() and time.monotonic() < until:
-        time.sleep(0.01)
-    return what()
-
-
 def test_each_request_runs_the_current_draft(session: Session) -> None:
     """The next request runs the newest text of a cell; an invalid cell changes nothing."""
     session.record_cell(HEADER, cell_id="h")
@@ -65,8 +57,8 @@ def test_each_request_runs_the_current_draft(session: Session) -> None:
     assert answers == ["first", "second"]
     with pytest.raises(DirectiveError, match="unknown key 'nme'"):
         draft_of(session)
-    assert wait_for(lambda: {run.status for run in runs} >= {"executing", "success"})
-    assert wait_for(lambda: len(lines) == 2)
+    assert wait_until(lambda: {run.status for run in runs} >= {"executing", "success"})
+    assert wait_until(lambda: len(lines) == 2)
 
 
 def test_a_run_of_a_cell_has_the_urls_of_the_drafts_server(session: Session) -> None:
@@ -171,11 +163,11 @@ def test_a_run_stays_among_the_requests_after_its_pause(session: Session) -> Non
     session.record_cell("%%pdstep wait\ndef handler(pd):\n    pd.flow.suspend(600_000)\n", cell_id="a")
     url, runs, _ = served(session)
     httpx.post(url, json={"n": 1}, timeout=60)
-    assert wait_for(lambda: bool(runs) and runs[-1].status == "paused")
+    assert wait_until(lambda: bool(runs) and runs[-1].status == "paused")
     run_id = runs[-1].id
 
     session.call_engine(lambda engine: end_pause(engine, run_id, None))
-    ended = wait_for(lambda: runs[-1].status == "success")
+    ended = wait_until(lambda: runs[-1].status == "success")
     session.server.choose_event_of(run_id)
 
     assert ended
@@ -206,10 +198,10 @@ def test_a_run_goes_on_under_the_policy_of_today(session: Session) -> None:
         session.record_cell(f"%%pdstep call\ndef handler(pd):\n    {call}", cell_id="b")
         url, runs, _ = served(session)
         httpx.post(url, timeout=60)
-        assert wait_for(lambda: bool(runs) and runs[-1].status == "paused")
+        assert wait_until(lambda: bool(runs) and runs[-1].status == "paused")
         session.choose_egress("deny")
         session.call_engine(lambda engine: end_pause(engine, runs[-1].id, None))
-        ended = wait_for(lambda: runs[-1].status in ("success", "error"))
+        ended = wait_until(lambda: runs[-1].status in ("success", "error"))
 
     assert ended
     assert (runs[-1].status, destination.requests) == ("error", [])
@@ -239,7 +231,7 @@ def test_a_request_that_must_not_be_stored(session: Session) -> None:
     answer = httpx.post(url, json={"secret": 1}, headers={"x-pd-nostore": "1"}, timeout=60)
 
     assert answer.text == "yes"
-    assert wait_for(lambda: len(lines) == 1)
+    assert wait_until(lambda: len(lines) == 1)
     assert runs == []
     with pytest.raises(RequestError, match="No request has arrived yet"):
         session.server.choose_event_of()
@@ -266,7 +258,7 @@ def test_a_long_run_does_not_become_the_latest_request(session: Session, tmp_pat
     with pytest.raises(RequestError, match="among the latest requests"):
         session.server.get_run_request(oldest)
     gate.open()
-    assert wait_for(lambda: any(run.event["path"] == "/long" and run.finished_at for run in runs))
+    assert wait_until(lambda: any(run.event["path"] == "/long" and run.finished_at for run in runs))
     assert session.server.get_run_request().event.data["path"] == f"/{MAX_KEPT_REQUESTS - 1}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pdkernel.kit.widgets import ActionForm
 from tests.actions.checkout import write_checkout
 from tests.builders import an_event
 from tests.kit.widgets.front_end import enter, inside, pick, press, screen, type_into
+from tests.waiting import wait_until
 
 WAIT_S = 60
 """Time limit in seconds for what a form loads in the background."""
@@ -70,14 +70,6 @@ def use(form: ActionForm, key: str) -> None:
     ]
     press(rows[-1], "Use")
     form.wait(WAIT_S)
-
-
-def wait_until(is_true: Callable[[], bool]) -> bool:
-    """Whether *is_true* returns true within the time limit."""
-    until = time.monotonic() + WAIT_S
-    while not is_true() and time.monotonic() < until:
-        time.sleep(0.02)
-    return is_true()
 
 
 def write_action(checkout: Path, key: str, code: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from tests.kit.widgets.front_end import (
 )
 from tests.render.builders import an_execution
 from tests.server.link.visitor import SAME_ORIGIN, Page
+from tests.waiting import wait_until
 
 TOKEN = "xoxb-typed-into-the-page"
 
@@ -48,9 +48,7 @@ def send(url: str, **fields: str) -> Page:
 
 def wait_for(picker: UserPicker, words: str) -> str:
     """The picker's text, after it contains *words*."""
-    until = time.monotonic() + 60
-    while words not in screen(picker) and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: words in screen(picker), report=lambda: screen(picker))
     return screen(picker)
 
 
@@ -260,20 +258,12 @@ RESUME = "Resume now"
 CANCEL = "Cancel the run"
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds."""
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def buttons(composer: EventComposer, session: Session) -> PauseButtons:
     """The buttons of a form whose sent run is paused."""
     session.record_cell(APPROVE, cell_id="cell-1")
     press(composer, "Send")
-    until(lambda: RESUME in screen(composer))
+    wait_until(lambda: RESUME in screen(composer))
     return composer.pause_buttons
 
 
