@@ -19,6 +19,7 @@ _ALPHABET = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _UNBIASED_BYTE_LIMIT = len(_ALPHABET) * (256 // len(_ALPHABET))
 _BYTE_TO_CHARACTER = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
 _REJECTED_BYTES = bytes(range(_UNBIASED_BYTE_LIMIT, 256))
+_TIME_LENGTH = 8  # characters for milliseconds, until the year 8888
 
 JUMP_S = 0.05
 """A smaller difference between two clocks does not count as a jump, because it is the adjustment of a time server, or the measurement's error."""
@@ -49,6 +50,10 @@ class IdGenerator(Protocol):
 
     def new(self, prefix: str = "", length: int = 27) -> str:
         """Return a new id: *prefix*, then *length* letters and digits."""
+        ...
+
+    def new_in_order(self) -> str:
+        """Return a new id of 27 letters and digits that sorts after those of earlier milliseconds, so that a table's new rows are together."""
         ...
 
 
@@ -169,7 +174,7 @@ class SteadyClock:
 
 
 class RandomIds:
-    """Unguessable ids in the platform's form (27 letters and digits)."""
+    """Unguessable ids in the platform's form (27 letters and digits); those in order begin with the time, and have 113 random bits."""
 
     def new(self, prefix: str = "", length: int = 27) -> str:
         """Return a new random id."""
@@ -177,6 +182,14 @@ class RandomIds:
         while len(letters) < length:
             letters += secrets.token_bytes(2 * length).translate(_BYTE_TO_CHARACTER, _REJECTED_BYTES)
         return prefix + letters[:length].decode()
+
+    def new_in_order(self) -> str:
+        """Return a new id that begins with the milliseconds since 1970."""
+        milliseconds, letters = time.time_ns() // 1_000_000, []
+        for _ in range(_TIME_LENGTH):
+            milliseconds, digit = divmod(milliseconds, len(_ALPHABET))
+            letters.append(_ALPHABET[digit])
+        return self.new(bytes(reversed(letters)).decode(), 27 - _TIME_LENGTH)
 
 
 class SequentialIds:
@@ -189,6 +202,10 @@ class SequentialIds:
         """Return the next id of *prefix*, padded with zeros to *length*."""
         self._next[prefix] += 1
         return f"{prefix}{self._next[prefix]:0{length}d}"
+
+    def new_in_order(self) -> str:
+        """Return the next id without a prefix."""
+        return self.new()
 
 
 SYSTEM_CLOCK = SystemClock()

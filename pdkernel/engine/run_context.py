@@ -127,4 +127,4 @@ def derive_id(prefix: str, text: str) -> str:
 
 def new_run_ids(ids: IdGenerator) -> tuple[str, str]:
     """Return a new run id and a new trace id, which retries and resumes of the run share."""
-    return ids.new("", 27), ids.new("", 27)
+    return ids.new_in_order(), ids.new_in_order()

@@ -296,7 +296,7 @@ async def _renew(
         request,
         policy=replace(policy, public_only=request.policy.public_only),
         resend=sends,
-        run_ids=(engine.ids.new("", 27), original.trace_id),
+        run_ids=(engine.ids.new_in_order(), original.trace_id),
         replay_of=original.id,
         secrets=tuple(dict.fromkeys((*request.secrets, *secrets))),
         parent=None,

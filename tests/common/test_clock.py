@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import string
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 
 from pdkernel.common.clock import RANDOM_IDS, ManualClock, SteadyClock, format_iso
 
@@ -20,6 +22,17 @@ def test_every_letter_of_an_id_is_as_likely() -> None:
     counted = Counter(RANDOM_IDS.new("", 62_000))
     assert set(counted) == set(string.ascii_letters + string.digits)
     assert max(counted.values()) < 2 * min(counted.values())
+
+
+def test_ids_in_order_sort_by_their_time() -> None:
+    """An id that was made two milliseconds later sorts after the ids before it, and as many ids differ."""
+    ids = []
+    for _ in range(5):
+        ids.append([RANDOM_IDS.new_in_order() for _ in range(1_000)])
+        time.sleep(0.002)
+    assert [max(before) < min(after) for before, after in pairwise(ids)] == [True] * 4
+    assert len({each for group in ids for each in group}) == 5_000
+    assert {len(each) for each in ids[0]} == {27}
 
 
 def test_a_moment_is_written_in_utc() -> None:

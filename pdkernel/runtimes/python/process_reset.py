@@ -57,7 +57,9 @@ def reset_process(environment: dict[str, str], folder: str) -> None:
             delattr(sys, name)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in _Kept.signals.items():
-        _signal.signal(number, handler)  # `signal.signal` converts to enums, which takes seven times as long
+        # without a change, no system call; `signal.signal` converts to enums, which takes seven times as long
+        if _signal.getsignal(number) is not handler:
+            _signal.signal(number, handler)
     tempfile, logging = sys.modules.get("tempfile"), sys.modules.get("logging")
     if tempfile is not None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
