@@ -51,7 +51,7 @@ class ServeOptions(TypedDict):
     tls: bool
     public_url: str | None
     proxies: tuple[str, ...]
-    max_active_runs: int
+    max_active_runs: int | None
     server_processes: int
     memory: int | None
     require_isolation: bool
@@ -98,9 +98,7 @@ class ServeOptions(TypedDict):
     "--max-active-runs",
     type=click.IntRange(1, 512),
     metavar="N",
-    default=8,
-    show_default=True,
-    help="Runs that execute at once in each server process.",
+    help="Runs that execute at once in each server process (default: 8, and up to 128 while processors are idle and memory remains).",
 )
 @cloup.option(
     "--server-processes",

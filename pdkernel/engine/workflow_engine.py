@@ -149,7 +149,7 @@ class WorkflowEngine:
         *,
         clock: Clock = SYSTEM_CLOCK,
         ids: IdGenerator = RANDOM_IDS,
-        max_active_runs: int = 8,
+        max_active_runs: int | None = None,
         memory_budget: int | None = None,
         spares: int = 0,
         requires_isolation: bool = False,
@@ -168,7 +168,7 @@ class WorkflowEngine:
             directory: Users and accounts.
             clock: For every time stamp.
             ids: For run ids.
-            max_active_runs: The maximum number of concurrent runs.
+            max_active_runs: The number of runs that execute at once, as in `WorkerPool`.
             spares: The number of slots whose workers are started ahead, as in `WorkerPool`.
             memory_budget: The bytes that all workers may use before idle workers end; None for the default.
             requires_isolation: Refuse runs whose steps would not be apart from this process, as `WorkerPool`.

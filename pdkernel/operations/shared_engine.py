@@ -31,10 +31,11 @@ class Engine:
 
     Args:
         project: The folder of the local project; default: the nearest `.pdkernel` upwards, else a new one in the current folder.
-        max_active_runs: The maximum number of runs that execute at the same time.
+        max_active_runs: The number of runs that execute at the same time; None for 8, and up to 128 while processors are idle and memory
+            remains.
     """
 
-    def __init__(self, *, project: PathLike | None = None, max_active_runs: int = 8) -> None:
+    def __init__(self, *, project: PathLike | None = None, max_active_runs: int | None = None) -> None:
         self._project_folder = None if project is None else os.fspath(project)
         self._start_folder = Path.cwd()
         self._max_active_runs = max_active_runs

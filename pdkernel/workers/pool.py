@@ -141,6 +141,9 @@ class StepPool(Protocol):
         ...
 
 
+MIN_ACTIVE_RUNS, MAX_ACTIVE_RUNS = 8, 128
+"""The runs that execute at once, unless their number is set: always, and at most."""
+
 _SPARE_SETS = 3  # how many different sets of visible paths have spares, for one set of Python packages
 _SPARE_INTERVAL_S = 0.01  # a start takes the event loop about a millisecond
 _MAX_PLANS = 500  # of kinds of runs: a workflow, or a version of its packages
@@ -161,7 +164,7 @@ class WorkerPool:
         self,
         *,
         gateway: OutboundGateway | None = None,
-        max_active_runs: int = 8,
+        max_active_runs: int | None = None,
         spares: int = 0,
         memory_budget: int | None = None,
         measure_memory: Callable[[Sequence[int]], int] = proportional_bytes,
@@ -178,7 +181,8 @@ class WorkerPool:
 
         Args:
             gateway: The gateway for outbound calls; with None, steps use the network directly.
-            max_active_runs: The number of runs that execute at once.
+            max_active_runs: The number of runs that execute at once; None for `MIN_ACTIVE_RUNS`, and up to `MAX_ACTIVE_RUNS` while
+                processors are idle and the memory budget permits it.
             spares: The number of slots whose workers are started ahead, for each kind of slot that runs have needed.
             memory_budget: The bytes that all workers may use before idle workers end; half of this process's limit by default.
             measure_memory: Returns the bytes that processes and their children use. Called in a thread.
@@ -198,12 +202,15 @@ class WorkerPool:
         self._descriptions: dict[object, ComponentDescription] = {}  # of components, by file
         self._python = python
         self._node = node
-        self._places = RunPlaces(max_active_runs)
         self._spares = spares
         self._spare_languages: dict[WorkerKey, set[WorkerLanguage]] = {}
         self._modules: dict[WorkerKey, dict[str, bool]] = {}  # that runs import, and whether spares may import them
         self._imports: dict[WorkerSlot, ImportAhead] = {}  # of spares that are not ready yet
         self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
+        if max_active_runs is None:
+            self._places = RunPlaces(MIN_ACTIVE_RUNS, most=MAX_ACTIVE_RUNS, spare=self._slots)
+        else:
+            self._places = RunPlaces(max_active_runs)
         self._access = access
         self._folder: Path | None = None  # the parent of the slots' folders
         self._slot_count = 0
@@ -237,7 +244,7 @@ class WorkerPool:
         """
         Return the workers for one run.
 
-        Waits while `max_active_runs` runs execute; external users take turns.
+        Waits while as many runs execute as may; external users take turns.
 
         Args:
             setup: The run's setup.

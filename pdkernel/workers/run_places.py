@@ -6,6 +6,9 @@ run that its step has started (a child run) does not execute: it lends its place
 has ended. Only runs that execute have a place, and these end without waiting for another run's place, so no run waits for ever.
 
 A run that must be alone needs all places: when it is its turn, no other run gets one until the runs that execute have ended.
+
+Most steps wait for an API, and some compute. So there may be more places than at the start while runs wait for one, as long as the
+machine has processors and memory to spare.
 """
 
 # ruff: noqa: SLF001 - the places of a tree of runs and of all runs are one mechanism
@@ -16,6 +19,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
 
 BEFORE_ALONE_S = 1.0
 """
@@ -26,6 +30,25 @@ It may end the process, perhaps as soon as it has started, so after each start t
 
 _ALONE = object()
 """The turn of the runs that must be alone."""
+_ALL = 1 << 30
+"""The places that a run needs that must be alone."""
+
+ADJUST_INTERVAL_S = 0.1
+"""Seconds between two looks whether there may be more places, or must be fewer."""
+MIN_IDLE_SHARE, ENOUGH_IDLE_SHARE = 0.02, 0.1
+"""The share of the processors' time that is idle: with less than the first there are fewer places, and with the second there may be more."""
+
+
+class Spare(Protocol):
+    """What a machine has to spare for more runs."""
+
+    def idle_share(self) -> float:
+        """Return the share of the processors' time since the last call that was idle, from 0 to 1."""
+        ...
+
+    def has_memory(self) -> bool:
+        """Return whether the workers of one more run fit into the memory."""
+        ...
 
 
 class RunPlaces:
@@ -34,12 +57,25 @@ class RunPlaces:
 
     Args:
         count: The number of runs that execute at once.
+        most: The number that may execute at once as long as *spare* permits it; None for *count*.
+        spare: What the machine has to spare.
         before_alone_s: Seconds for which a run that must be alone lets others go first.
     """
 
-    def __init__(self, count: int, *, before_alone_s: float = BEFORE_ALONE_S) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        most: int | None = None,
+        spare: Spare | None = None,
+        before_alone_s: float = BEFORE_ALONE_S,
+    ) -> None:
         self.before_alone_s = before_alone_s
-        self._count = self._free = count
+        self._count = self._least = count
+        self._most = count if most is None or spare is None else most
+        self._spare = spare
+        self._adjusting: asyncio.TimerHandle | None = None
+        self._used = 0
         self._reserved = 0  # free places that runs expect
         self._turns: dict[Hashable, deque[RunPlace]] = {}  # the runs that wait, by turn; the first turn is next
 
@@ -55,34 +91,56 @@ class RunPlaces:
             is_alone: Whether the run executes alone. These runs have a turn of their own.
             deaths: In that turn, the run for which the fewest processes have died is first.
         """
-        return RunPlace(self, _ALONE if is_alone else turn, parent, size=self._count if is_alone else 1, deaths=deaths)
+        return RunPlace(self, _ALONE if is_alone else turn, parent, size=_ALL if is_alone else 1, deaths=deaths)
 
     @property
     def expected(self) -> int:
         """The number of runs that would get a place at once."""
-        return 0 if self._turns else max(0, self._free - self._reserved)
+        return 0 if self._turns else max(0, self._count - self._used - self._reserved)
+
+    def _has_free(self, size: int) -> bool:
+        return self._used < self._count if size < _ALL else self._used == 0
 
     def _take_free(self, size: int) -> bool:
-        if self._turns or self._free < size:
+        if self._turns or not self._has_free(size):
             return False
-        self._free -= size
+        self._used += size
         return True
 
     def _release(self, size: int) -> None:
         """Give places to the next runs, or keep them free."""
-        self._free += size
+        self._used -= size
         self._fill()
+
+    def _adjust_later(self) -> None:
+        """Look in a moment whether there may be more places, or must be fewer; while runs wait, and while there are more than at the start."""
+        if self._adjusting is None and (self._count > self._least or (self._turns and self._most > self._least)):
+            self._adjusting = asyncio.get_running_loop().call_later(ADJUST_INTERVAL_S, self._adjust)
+
+    def _adjust(self) -> None:
+        self._adjusting = None
+        assert self._spare is not None, "there is more than one number of places"
+        idle = self._spare.idle_share()
+        step = max(1, self._count // 4)
+        if idle < MIN_IDLE_SHARE:
+            self._count = max(self._least, self._count - step)
+        elif not self._turns:
+            self._count = max(self._least, min(self._count, self._used + step))
+        elif idle >= ENOUGH_IDLE_SHARE and self._spare.has_memory():
+            self._count = min(self._most, self._count + step)
+            self._fill()
+        self._adjust_later()
 
     def _fill(self) -> None:
         while self._turns:
             turn, queue = next(iter(self._turns.items()))
-            if queue[0].size > self._free:  # a run that must be alone: no other run gets a place before
+            if not self._has_free(queue[0].size):  # behind a run that must be alone, no other run gets a place before
                 return
             place = queue.popleft()
             del self._turns[turn]
             if queue:
                 self._turns[turn] = queue  # after all other turns
-            self._free -= place.size
+            self._used += place.size
             place._receive(place.size)
 
     def _enqueue(self, place: RunPlace, *, is_first: bool) -> None:
@@ -93,6 +151,7 @@ class RunPlaces:
             queue.extend(ordered)
         else:
             (queue.appendleft if is_first else queue.append)(place)
+        self._adjust_later()
 
     def _dequeue(self, place: RunPlace) -> None:
         queue = self._turns.get(place.turn)

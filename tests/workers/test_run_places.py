@@ -18,6 +18,21 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
+class Machine:
+    """A machine whose idle processors and memory a test sets (`Spare`)."""
+
+    def __init__(self) -> None:
+        self.idle, self.memory = 1.0, True
+
+    def idle_share(self) -> float:
+        """Return the share that the test has set."""
+        return self.idle
+
+    def has_memory(self) -> bool:
+        """Return what the test has set."""
+        return self.memory
+
+
 class Turns:
     """Runs of users at one place; notes the users in the order in which their runs begin."""
 
@@ -389,4 +404,70 @@ async def test_no_more_runs_execute_than_places_exist_and_none_waits_for_ever(se
 
     assert [each for each in done if isinstance(each, Exception)] == []
     assert simulation.most <= simulation.count
-    assert (simulation.places._free, simulation.places._turns) == (simulation.count, {})
+    assert (simulation.places._used, simulation.places._turns) == (0, {})
+
+
+async def count_of(places: RunPlaces, *, wanted: int, within_s: float = LIMIT_S) -> list[RunPlace]:
+    """Let runs take places until *wanted* have one, or until *within_s* seconds are over; return those that execute."""
+    found = [places.new("ada") for _ in range(wanted + 5)]
+    tasks = [asyncio.ensure_future(place.take()) for place in found]
+    ends = asyncio.get_running_loop().time() + within_s
+    while sum(place.is_held for place in found) < wanted and asyncio.get_running_loop().time() < ends:
+        await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return [place for place in found if place.is_held]
+
+
+async def test_more_runs_execute_while_processors_are_idle() -> None:
+    """While runs wait and processors are idle, there are more places, up to the limit; without waiting runs, there are as many as before."""
+    places = RunPlaces(2, most=9, spare=Machine())
+
+    executing = await count_of(places, wanted=9)
+    assert len(executing) == 9
+    for place in executing:
+        place.give_back()
+    while places.expected > 2:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("idle", "memory"), [(0.0, True), (0.05, True), (1.0, False)])
+async def test_no_more_runs_execute_than_the_machine_permits(idle: float, memory: bool) -> None:
+    """Without idle processors, or without memory for one more run, there are no more places than at the start."""
+    machine = Machine()
+    machine.idle, machine.memory = idle, memory
+    places = RunPlaces(2, most=9, spare=machine)
+
+    executing = await count_of(places, wanted=3, within_s=0.5)
+    assert len(executing) == 2
+
+
+async def test_runs_that_compute_get_fewer_places_again() -> None:
+    """When the processors are busy, as many runs execute as at the start, as soon as others have ended."""
+    machine = Machine()
+    places = RunPlaces(2, most=9, spare=machine)
+    executing = await count_of(places, wanted=9)
+
+    machine.idle = 0.0
+    await asyncio.sleep(1)
+    for place in executing:
+        place.give_back()
+    assert len(await count_of(places, wanted=3, within_s=0.3)) == 2
+
+
+async def test_a_run_that_must_be_alone_is_alone_among_more_places() -> None:
+    """A run that must be alone waits for all others, however many places there are, and no other run begins beside it."""
+    places = RunPlaces(2, most=9, spare=Machine(), before_alone_s=0)
+    executing = await count_of(places, wanted=6)
+    alone = places.new("bob", is_alone=True)
+    taking = asyncio.ensure_future(alone.take())
+
+    for place in executing[1:]:
+        place.give_back()
+    await settled()
+    assert not alone.is_held
+    executing[0].give_back()
+    await asyncio.wait_for(taking, LIMIT_S)
+    assert alone.is_alone
+    assert await count_of(places, wanted=1, within_s=0.3) == []
