@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pdkernel.actions import Catalog
     from pdkernel.common.identity import Directory
     from pdkernel.files.definition import Sidecar
-    from pdkernel.model import HttpAuth, ResponseMode, Trigger
+    from pdkernel.model import HttpAuth, ResponseMode, Trigger, Workflow
     from pdkernel.operations.importer import AccountQuestion, ImportResult
     from pdkernel.operations.importer.import_report import ImportReport
 
@@ -95,7 +95,7 @@ def import_(
             import_folder(
                 source,
                 notebook,
-                build_catalog=lambda sidecar, base=source: _catalog(state, sidecar, base),  # type: ignore[misc]
+                build_catalog=partial(_catalog, state, source),
                 ask_accounts=answer,
                 ask_trigger=prompts.ask_trigger if prompts is not None else None,
                 force=force,
@@ -119,13 +119,18 @@ def _find_own_accounts(state: CliContext, app: str) -> list[str]:
     return [account.id for account in state.open_directory().accounts(app=app, own=True)]
 
 
-def _catalog(state: CliContext, sidecar: Sidecar, base: Path) -> Catalog:
+def _catalog(state: CliContext, base: Path, sidecar: Sidecar, workflow: Workflow) -> Catalog:
     from pdkernel.actions import Catalog
-    from pdkernel.storage import find_project
 
-    if state.has_project():
+    if not any(
+        step.uses for step in workflow.steps
+    ):  # nothing is looked up, and opening a project takes longer than an import
+        catalog = Catalog.without_project(base, environ=os.environ)
+    elif state.has_project():
         catalog = Catalog.for_project(state.open_project(), environ=os.environ)
     else:
+        from pdkernel.storage import find_project
+
         catalog = Catalog.without_project(find_project(Path.cwd()), environ=os.environ)
     return catalog.with_sources(sidecar.actions, base=(sidecar.path.parent if sidecar.path else base).resolve())
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pdkernel.engine.limits import check_props
-from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError, UnsupportedError
 from pdkernel.language.analysis import (
     SecretProp,
@@ -27,6 +27,9 @@ from pdkernel.language.analysis import (
 from pdkernel.language.expression import is_plain_path, iter_templates
 from pdkernel.model import JSON, LANGUAGE_NAMES, ROUND_TRIP_KEY, Workflow
 from pdkernel.workers import find_bash, find_go, find_node
+
+if TYPE_CHECKING:
+    from pdkernel.engine.run_request import RunRequest
 
 
 class VariableMissingError(RequestError):

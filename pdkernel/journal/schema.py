@@ -2,7 +2,8 @@
 The journal's tables, the same on SQLite and Postgres.
 
 There are no foreign keys: each costs a lock and an index search in frequent statements. Times are seconds since 1970 in
-double precision. `text_columns` defines the content of the text columns.
+double precision. `text_columns` defines the content of the text columns. The condition of a partial index is declared for SQLite;
+`Schema.create` adds it on Postgres.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ runs = Table(
 
 def _runs_index(name: str, *columns: str, status: str) -> Index:
     only = text(f"status = '{status}'")
-    return Index(name, *(runs.c[column] for column in columns), sqlite_where=only, postgresql_where=only)
+    return Index(name, *(runs.c[column] for column in columns), sqlite_where=only)
 
 
 _runs_index("runs_due", "wake_at", status="paused")
@@ -99,9 +100,9 @@ _runs_index("runs_owner", "owner", status="running")
 _runs_index("runs_failed", "external_user", "environment", "created", status="error")
 Index("runs_list", runs.c.workflow, runs.c.created, runs.c.id)
 _deduplicated = text("dedupe_key is not null")
-Index("runs_dedupe", runs.c.dedupe_key, unique=True, sqlite_where=_deduplicated, postgresql_where=_deduplicated)
+Index("runs_dedupe", runs.c.dedupe_key, unique=True, sqlite_where=_deduplicated)
 _in_batch = text("batch is not null")
-Index("runs_batch", runs.c.batch, sqlite_where=_in_batch, postgresql_where=_in_batch)
+Index("runs_batch", runs.c.batch, sqlite_where=_in_batch)
 
 steps = Table(
     "steps",
@@ -157,7 +158,7 @@ outbox = Table(
     PrimaryKeyConstraint("run_id", "path", "number", "position"),
 )
 _undelivered = text("due is not null")
-Index("outbox_due", outbox.c.due, sqlite_where=_undelivered, postgresql_where=_undelivered)
+Index("outbox_due", outbox.c.due, sqlite_where=_undelivered)
 
 decisions = Table(
     # what persons and programs decided about runs and their pauses

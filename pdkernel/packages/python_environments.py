@@ -29,7 +29,6 @@ from venv import EnvBuilder
 from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import PackageMissingError
 from pdkernel.language.analysis import PythonRequirement
-from pdkernel.packages import bytecode
 from pdkernel.packages.install_progress import ProgressCallback, installation_lock, report_each_second
 from pdkernel.packages.python_lock import (
     LockBlock,
@@ -53,6 +52,7 @@ _TOUCH_S = 600.0
 _BUILDING = "building-"
 _UNCOMPILED = "uncompiled"
 """Name of a file in the folder of an environment: some of its modules have no bytecode."""
+_BYTECODE_PROGRAM = Path(__file__).with_name("bytecode.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +310,7 @@ class PythonPackages:
 def _compiler(environ: Mapping[str, str], environment: PythonEnvironment) -> tuple[str, ...]:
     """Return the command that compiles the environment's packages."""
     cache = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or "~", ".cache"), "pdkernel", "bytecode")
-    return (sys.executable, "-I", bytecode.__file__, str(cache.expanduser()), str(environment.site))
+    return (sys.executable, "-I", str(_BYTECODE_PROGRAM), str(cache.expanduser()), str(environment.site))
 
 
 def _await_compilation(process: subprocess.Popen[bytes], mark: Path) -> None:

@@ -272,7 +272,7 @@ class Database:
                 return False
             self._refuse_foreign_tables(connection, set(metadata.tables))
             if self.sqlite_path is None:
-                metadata.create_all(connection, checkfirst=False)
+                PROJECT_SCHEMA.create(connection)
             else:
                 for statement in sqlite.creation_statements(metadata):
                     connection.exec_driver_sql(statement)
@@ -329,9 +329,7 @@ class Database:
             known = (_facts(connection) or {}).get(name)  # another process may have been first
             if known is None:
                 self._refuse_foreign_tables(connection, set(schema.metadata.tables))
-                schema.metadata.create_all(connection, checkfirst=False)
-                for statement in schema.completion:
-                    connection.exec_driver_sql(statement)
+                schema.create(connection)
                 connection.execute(insert(meta), {"name": name, "value": str(schema.version)})
                 return
             schema.check(int(known), self.location)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pdkernel.errors import ProjectError, RequestError, TablesChangedError
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData
+    from sqlalchemy import Connection, MetaData
 
 Ask = Callable[[str], bool]
 """Asks a person a question; returns whether the answer is yes."""
@@ -52,6 +52,17 @@ class Schema:
                 fix="Go on with the version that has written it. Or move the database away (on SQLite: the folder .pdkernel), run the "
                 "command again, which creates a new project, and add accounts and variables to it.",
             )
+
+    def create(self, connection: Connection) -> None:
+        """Create the tables and their indexes; a partial index of SQLite is also partial on Postgres."""
+        if connection.dialect.name == "postgresql":
+            # not declared with the tables, because that loads SQLAlchemy's dialect of Postgres at the start of every command
+            for table in self.metadata.sorted_tables:
+                for index in table.indexes:
+                    index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
+        self.metadata.create_all(connection, checkfirst=False)
+        for statement in self.completion:
+            connection.exec_driver_sql(statement)
 
     def statements_after(self, version: int) -> Sequence[str]:
         """Return the SQL statements that change tables of *version* to these."""

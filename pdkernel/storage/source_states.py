@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select
-from sqlalchemy.dialects.postgresql import insert
 
 from pdkernel.common.clock import Clock
 from pdkernel.errors import ProjectError
@@ -44,6 +43,8 @@ class SourceTurnTable:
 
     def take(self, source: str, owner: str) -> bool:
         """Take the turn of *source*, or extend it; False if another owner has it."""
+        from sqlalchemy.dialects.postgresql import insert  # slow to import; only servers on PostgreSQL take turns
+
         values = {"owner": owner, "until": _NOW + self.lease_s}
         is_free = or_(source_turns.c.owner == owner, source_turns.c.until < _NOW)
         taken = insert(source_turns).values(source=source, **values)

@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from sqlite3 import Connection as SqliteConnection
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, func
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 
 def upsert_row(connection: Connection, table: Table, *key: str, **values: Any) -> None:
@@ -37,8 +40,11 @@ def insert_if_absent(connection: Connection, table: Table, **values: Any) -> Non
 
 
 def _insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return insert(table)
+    if connection.dialect.name != "postgresql":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # slow to import, and a local project uses SQLite
+
+    return postgresql.insert(table)
 
 
 def is_moment(column: ColumnElement[Any], moment: datetime) -> ColumnElement[bool]:

@@ -32,8 +32,6 @@ from pathlib import Path
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-import psutil
-
 from pdkernel.common.blocking import run_blocking
 from pdkernel.errors import StepError
 from pdkernel.workers.child_process import ChildProcess
@@ -66,6 +64,8 @@ def resident_bytes(pid: int) -> int:
             return int(file.read().split()[1]) * _PAGE_BYTES
     except (OSError, IndexError):
         pass
+    import psutil  # slow to import, and most commands start no process
+
     try:
         return int(psutil.Process(pid).memory_info().rss)  # not Linux
     except psutil.Error:
@@ -250,11 +250,15 @@ def find_memory_limit(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/
         proc: The folder of the process file system.
         cgroups: The folder of the control groups, version 1 or 2.
     """
+    import psutil
+
     return min([psutil.virtual_memory().total, *_cgroup_limits(proc, cgroups)])
 
 
 def _descendants(pid: int) -> list[int]:
     if not _HAS_CHILDREN_FILES:
+        import psutil
+
         with contextlib.suppress(psutil.Error):
             return [child.pid for child in psutil.Process(pid).children(recursive=True)]
         return []

@@ -98,7 +98,7 @@ def import_all(folders: list[Path], notebooks: list[Path]) -> float:
         made = import_folder(
             folder,
             notebook,
-            build_catalog=lambda _, found=catalog: found,  # type: ignore[misc]
+            build_catalog=lambda _, __, found=catalog: found,  # type: ignore[misc]
             ask_accounts=no_answers,
             ask_trigger=None,
             force=False,

@@ -62,6 +62,13 @@ def server(database: PostgresDatabase) -> PostgresDatabase:
     return database
 
 
+def test_partial_indexes(server: PostgresDatabase) -> None:
+    """The indexes that are partial on SQLite are partial on Postgres, too."""
+    partial = {name for (name,) in server.rows("select indexname from pg_indexes where indexdef like '% WHERE %'")}
+
+    assert partial == {"runs_due", "runs_ready", "runs_owner", "runs_failed", "runs_dedupe", "runs_batch", "outbox_due"}
+
+
 class LeaseTime:
     """
     The seconds by which executors measure their leases and retries.

@@ -40,9 +40,9 @@ for name in before:
 """
 
 
-def imported_by(program: str) -> set[str]:
-    """The top-level modules that a fresh Python has after *program*."""
-    code = f"import sys\n{program}\nprint(*{{name.partition('.')[0] for name in sys.modules}}, sep='\\n')"
+def imported_by(program: str, depth: int = 1) -> set[str]:
+    """The modules that a fresh Python has after *program*, as the first *depth* parts of their names."""
+    code = f"import sys\n{program}\nprint(*{{'.'.join(name.split('.')[:{depth}]) for name in sys.modules}}, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     return set(done.stdout.split())
 
@@ -87,6 +87,26 @@ def test_export_is_light(tmp_path: Path) -> None:
 
     assert (tmp_path / "flow" / "pdkernel.yaml").is_file()
     assert loaded.isdisjoint({*HEAVY, "jsonschema", "rfc3987_syntax", "lark", "psutil", "h11"} - {"click"})
+
+
+def test_import_is_light(tmp_path: Path) -> None:
+    """`pdkernel import` of a workflow without actions loads no database, and no library that compiles grammars."""
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / "workflow.yaml").write_text("schema: workflow/2022.04\nname: W\nsteps: []\n")
+    words = ["import", str(tmp_path / "flow"), "--to", str(tmp_path / "flow.ipynb")]
+
+    loaded = imported_by(f"from pdkernel.cli import pdkernel\npdkernel({words!r}, standalone_mode=False)")
+
+    assert (tmp_path / "flow.ipynb").is_file()
+    assert loaded.isdisjoint({*HEAVY, "jsonschema", "rfc3987_syntax", "lark", "psutil", "h11"} - {"click"})
+
+
+def test_the_history_of_runs_is_light() -> None:
+    """Reading runs of a local project loads no dialect of another database, no tokens and no control of processes."""
+    loaded = imported_by("import pdkernel.operations.run_history", depth=3)
+
+    assert "sqlalchemy.dialects.sqlite" in loaded
+    assert loaded.isdisjoint({"sqlalchemy.dialects.postgresql", "jwt", "psutil", "httpx", "nbformat"})
 
 
 def test_the_server_loads_no_client() -> None:

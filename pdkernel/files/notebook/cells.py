@@ -25,13 +25,15 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pdkernel.common.safe_files import BYTE_ORDER_MARK, read_file
-from pdkernel.egress import PolicyCell
 from pdkernel.errors import DefinitionError, NotebookError
 from pdkernel.language.directive import format_step_cell, parse_step_cell
 from pdkernel.model import JSON, Step, StoreBinding
+
+if TYPE_CHECKING:
+    from pdkernel.egress import PolicyCell
 
 _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
@@ -477,6 +479,8 @@ def find_policy_cells(cells: Iterable[NotebookCell], folder: Path) -> Iterator[P
         source = cell.source.lstrip()
         if source.startswith("%%") and not source.startswith(_IPYTHON_CELL_MAGICS):
             continue
+        from pdkernel.egress import PolicyCell  # loads the gateway, which only runs use
+
         for text in _find_policies(cell.source):
             yield PolicyCell(index + 1, text, folder)
 

@@ -75,11 +75,10 @@ def format_notebook(workflow: Workflow, *, about: str = "", report: str = "") ->
         about: Markdown below the title.
         report: Markdown of a separate cell, marked as a report; no cell if it is empty.
     """
-    import nbformat
-
     cells = [_as_json(cell) for cell in _cells(workflow, about, report)]
     data = {"cells": cells, "metadata": _KERNEL, "nbformat": 4, "nbformat_minor": 5}
-    text: str = nbformat.v4.writes(nbformat.from_dict(data))
+    # As nbformat writes it. With the extras that JupyterLab installs, importing nbformat compiles grammars for over a second.
+    text = json.dumps(data, ensure_ascii=False, indent=1, sort_keys=True)
     # YAML can contain unpaired surrogates, which UTF-8 cannot encode: they are written as JSON escapes.
     return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
@@ -89,7 +88,8 @@ def _as_json(cell: _Cell) -> dict[str, Any]:
         **({METADATA_KEY: dict(cell.hidden)} if cell.hidden else {}),
         **({"vscode": {"languageId": cell.language}} if cell.language else {}),
     }
-    written: dict[str, Any] = {"cell_type": cell.kind, "id": cell.cell_id, "metadata": metadata, "source": cell.source}
+    source = cell.source.splitlines(keepends=True)
+    written: dict[str, Any] = {"cell_type": cell.kind, "id": cell.cell_id, "metadata": metadata, "source": source}
     return {**written, "execution_count": None, "outputs": []} if cell.kind == "code" else written
 
 

@@ -155,7 +155,7 @@ def import_folder(
     folder: Path,
     notebook: Path,
     *,
-    build_catalog: Callable[[Sidecar], Catalog],
+    build_catalog: Callable[[Sidecar, Workflow], Catalog],
     ask_accounts: AskAccounts,
     ask_trigger: AskTrigger | None,
     force: bool,
@@ -168,7 +168,7 @@ def import_folder(
     Args:
         folder: The workflow's folder.
         notebook: The notebook's path.
-        build_catalog: Builds the catalog of pre-built actions for the notebook's `pdkernel.yaml`.
+        build_catalog: Builds the catalog of pre-built actions for the notebook's `pdkernel.yaml` and the workflow.
         ask_accounts: Answers the account questions.
         ask_trigger: Answers for trigger settings that Git does not store, at the first import; None asks nothing.
         force: Replace an existing notebook and keep a backup.
@@ -181,7 +181,8 @@ def import_folder(
         read = read_for_import(folder, earlier_sidecar=earlier)
         if modernizes:
             read, rewrites = modernize_steps(read)
-        catalog = build_catalog((earlier if earlier and earlier.actions else read.synced.sidecar) or Sidecar())
+        sidecar = (earlier if earlier and earlier.actions else read.synced.sidecar) or Sidecar()
+        catalog = build_catalog(sidecar, read.workflow)
         read = read.with_declared_apps(catalog.find_app_bindings, include_undefined=asks_undefined_props)
         if ask_trigger is not None and earlier is None:
             read = read.with_triggers(ask_trigger)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from pdkernel.files.notebook import read_notebook
@@ -76,6 +77,17 @@ def test_a_notebook_reads_back_as_the_workflow(tmp_path: Path) -> None:
     assert (read.name, read.triggers, read.settings, plain) == ("W", triggers, settings, list(steps))
     assert (read.is_inactive, read.unsupported_entries) == (True, tuple(entries))
     assert [cell["id"][:5] for cell in cells_of(workflow)].count("file-") == 1
+
+
+def test_the_text_is_the_one_that_nbformat_writes() -> None:
+    """Jupyter saves an unchanged notebook as the same text, also with line ends of other systems and unpaired surrogates."""
+    step = Step("a", "node", "x = '\u2028\x0c'\r\nreturn 'é'\n", notes="one\ntwo\n", props={"a": "\x85"})
+    written = format_notebook(Workflow("W", triggers=ONE, steps=(step, Step("b"))), about="é\n", report="r\n")
+
+    notebook = nbformat.reads(written, 4)
+
+    nbformat.validate(notebook)
+    assert nbformat.v4.writes(notebook) + "\n" == written
 
 
 def test_ids_of_cells_with_long_names() -> None:

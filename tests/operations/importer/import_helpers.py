@@ -33,7 +33,7 @@ def import_one(
     return import_folder(
         folder,
         notebook,
-        build_catalog=lambda sidecar: own.with_sources(sidecar.actions, base=folder),
+        build_catalog=lambda sidecar, _: own.with_sources(sidecar.actions, base=folder),
         ask_accounts=more.pop("answers", None)
         or (lambda asked: {} if accounts == "ask" else answer_questions(how, asked)),
         ask_trigger=more.pop("ask_trigger", None),

@@ -154,7 +154,7 @@ def test_the_next_import_looks_up_actions_where_the_notebook_does(tmp_path: Path
     looked_up: list[tuple[str, ...]] = []
 
     def import_again() -> None:
-        def build_catalog(sidecar: Sidecar) -> Catalog:
+        def build_catalog(sidecar: Sidecar, _: Workflow) -> Catalog:
             looked_up.append(sidecar.actions)
             return Catalog.without_project(tmp_path / ".pdkernel", environ={})
 
