@@ -359,7 +359,7 @@ class RunWorkers:
             return await diagnose_exit(worker, recorder, has_begun=exchange.has_begun)
         finally:
             watch.close()
-            worker.unchecked_s += exchange.elapsed_s
+            worker.note_run_time(exchange.elapsed_s, is_limited=request.memory_limit_mb is not None)
             recorder.set_usage(seconds=exchange.elapsed_s, memory_mb=watch.peak_bytes / BYTES_PER_MB)
             exchange.close()
             self._active = None

@@ -222,7 +222,8 @@ class WorkerProcess:
 READY_LINE = b'0 {"t":"ready"}'
 """The line that a worker sends when it has started."""
 
-_CHECK_INTERVAL_S = 0.05  # of code of steps: a check takes as long as a short step
+_CHECK_INTERVAL_S = 0.2  # of code of steps, also while it waits for a processor: a check takes as long as a short step
+_LIMITED_CHECK_INTERVAL_S = 0.05  # with a memory limit: what a run leaves counts for the next one
 _MAX_SOURCES = 500  # each version of a cell keeps a few kilobytes in the worker
 
 
@@ -241,7 +242,6 @@ class Worker:
         gateway_variables: The environment variables that route it through the gateway.
         is_sandboxed: Whether the operating system stops the worker from bypassing the gateway.
         public_only: Whether the worker reaches public addresses only.
-        unchecked_s: How many seconds code of steps has run since it was last known that the worker holds no shared memory.
     """
 
     def __init__(
@@ -289,7 +289,9 @@ class Worker:
         self.is_ready = False
         self.request = 0
         self.intruded = False
-        self.unchecked_s = 0.0
+        self._unchecked_s = (
+            0.0  # that code of steps has run since it was last known that the worker holds no shared memory
+        )
         self._run: object = None
         self._new_sources: list[str] = []
         self._code_numbers: dict[str, int] = {}
@@ -386,11 +388,15 @@ class Worker:
         if self._gateway and self.caller_token:
             self._gateway.unbind(self.caller_token)
 
+    def note_run_time(self, seconds: float, *, is_limited: bool) -> None:
+        """Note that code of a step has run for *seconds*, and whether its memory *is_limited*: then it is checked sooner."""
+        self._unchecked_s += seconds * _CHECK_INTERVAL_S / _LIMITED_CHECK_INTERVAL_S if is_limited else seconds
+
     def check_shared_memory(self) -> None:
-        """Mark the worker as stale if steps have left shared memory; it checks when steps have run for `_CHECK_INTERVAL_S`."""
+        """Mark the worker as stale if steps have left shared memory; it checks when steps have run for a while."""
         child = self.process.child
-        if self.unchecked_s >= _CHECK_INTERVAL_S and child.pid is not None:
-            self.unchecked_s = 0.0
+        if self._unchecked_s >= _CHECK_INTERVAL_S and child.pid is not None:
+            self._unchecked_s = 0.0
             self.is_stale = self.is_stale or holds_shared_memory(child.pid, child.system_v)
 
     def kill(self, *, wait: bool = True) -> None:

@@ -32,7 +32,7 @@ LEAVING_PID: dict[Language, str] = {
 import os, time
 def handler(pd):
     os.write(os.memfd_create("left"), b"left")
-    time.sleep(0.06)
+    time.sleep(0.25)
     return os.getpid()
 """,
     "node": """
@@ -46,6 +46,7 @@ export default { async run() {
   fs.writeSync(fs.openSync(`/proc/${program.pid}/fd/${String(number).trim()}`, "r+"), "left");
   program.kill();
   await once(program, "close");
+  await new Promise((resolve) => setTimeout(resolve, 250));
   return process.pid;
 } }
 """,
