@@ -27,8 +27,8 @@ from pdkernel.engine.account_resolution import (
     resolve_accounts,
 )
 from pdkernel.engine.child_runs import ExecutedRun
-from pdkernel.engine.limits import PayloadCounter, listen_ports
-from pdkernel.engine.preflight_checks import PreflightChecks
+from pdkernel.engine.limits import PayloadCounter
+from pdkernel.engine.preflight_checks import check_request
 from pdkernel.engine.props import select_named_variables
 from pdkernel.engine.queue_turns import QueueFullError, QueueLimits, QueueTurn, find_limits, set_limits
 from pdkernel.engine.record_writes import retry_unreachable
@@ -116,7 +116,6 @@ class Interpreter:
         self._has_dispatch = has_dispatch
         self._stores = stores
         self._scratch_by_user = ScratchByUser(stores, clock)
-        self._checks = PreflightChecks()
         self._executing: set[str] = set()
         self._steps = StepExecutor(
             clock=clock,
@@ -453,7 +452,7 @@ class Interpreter:
     ) -> RunState:
         """Check the request, install packages and resolve accounts; the caller releases the workers of the result."""
         await asyncio.sleep(0)  # starts the record's first commit, which runs beside the following checks
-        self._checks.check(request, has_debugger=watcher.debugger is not None)
+        check_request(request, has_debugger=watcher.debugger is not None)
         if self._workers.gateway is not None:
             await self._workers.gateway.check(request.policy)
         catalog = self._catalog.with_sources(request.action_sources, base=request.folder)
@@ -469,7 +468,7 @@ class Interpreter:
         if setup.share_workers and setup.external_user_id is not None:
             notes.append(SHARED_WORKERS_MESSAGE)
         if notes:
-            first = next((step.name for step in request.workflow.steps if request.should_execute(step)), "")
+            first = next((step.name for step in request.executed_steps), "")
             ready.messages.setdefault(first, []).extend(notes)
         if turn is not None:
             with contextlib.nullcontext() if place.parent is None else place.parent.sleeping():
@@ -489,7 +488,7 @@ class Interpreter:
             if resolution.error is not None:
                 raise resolution.error
             # only after all checks: the pool ends a prepared worker that runs no step
-            workers.prepare_steps([step for step in request.workflow.steps if request.should_execute(step)])
+            workers.prepare_steps(request.executed_steps)
             payload = PayloadCounter(request.event.data)
         except BaseException:
             await workers.release()
@@ -527,7 +526,7 @@ class Interpreter:
             is_sandboxed=request.policy.guarded,
             public_only=request.policy.public_only,
             extra_code_folders=actions.files,
-            listen_ports=listen_ports(request.workflow),
+            listen_ports=request.prepared.listen_ports,
         )
 
     async def _resolve(self, request: RunRequest, bindings: BindingsByStep) -> AccountResolution:

@@ -18,7 +18,6 @@ from pdkernel.errors import DefinitionError, ExportNotJSONError, StepError, form
 from pdkernel.execution import Log
 from pdkernel.language.directive.step_line import MAX_TIMEOUT_S
 from pdkernel.language.directive.workflow_header import SETTING_RULES
-from pdkernel.language.expression import iter_templates
 from pdkernel.language.shape import Segment, format_node_path
 from pdkernel.model import JSON, MAX_PAYLOAD_BYTES, MAX_PROP_BYTES, Step, Workflow
 from pdkernel.workers import PayloadLimitError, StepOutcome, build_payload_error
@@ -190,9 +189,9 @@ def _mb(size: int) -> str:
 _LONG = b"0" * 16  # 2^53 has 16 digits
 
 
-def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str, JSON]) -> str | None:
-    """Return a warning on the first integer in *exports* that JavaScript would round, if JavaScript runs after *step*."""
-    if step.language == "node" or not _is_read_by_javascript(workflow, step) or not _has_long_number(dict(exports)):
+def describe_inexact_number(exports: Mapping[str, JSON]) -> str | None:
+    """Return a warning on the first integer in *exports*, which JavaScript reads, that it would round."""
+    if not _has_long_number(dict(exports)):
         return None
     found = list(_iter_inexact_numbers((), dict(exports)))
     if not found:
@@ -208,15 +207,6 @@ def describe_inexact_number(workflow: Workflow, step: Step, exports: Mapping[str
 def _has_long_number(exports: dict[str, JSON]) -> bool:
     """Return whether the JSON text has 16 digits in a row: a quick check that is False for most exports."""
     return _LONG in encode_json(exports).translate(DIGITS_TO_ZERO)
-
-
-def _is_read_by_javascript(workflow: Workflow, step: Step) -> bool:
-    """Return whether JavaScript runs after *step*: a Node.js step, or an expression in a prop."""
-    below = workflow.steps[workflow.steps.index(step) + 1 :] if step in workflow.steps else ()
-    return any(
-        not each.disabled and (each.language == "node" or any(True for _ in iter_templates(each.props)))
-        for each in below
-    )
 
 
 def _iter_inexact_numbers(

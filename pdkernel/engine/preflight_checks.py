@@ -44,51 +44,37 @@ class SecretMissingError(RequestError):
     code = "secret_missing"
 
 
-class PreflightChecks:
-    """The checks of one process; the result of checks that depend on the workflow alone is cached."""
+def check_request(request: RunRequest, *, has_debugger: bool = False) -> None:
+    """
+    Refuse *request* if it cannot run; *has_debugger* runs its steps with `--debug` in the kernel.
 
-    def __init__(self) -> None:
-        self._needed: dict[object, tuple[dict[str, list[str]], Sequence[SecretProp]]] = {}
+    What depends on the workflow alone is checked once for the steps that a run selects.
 
-    def check(self, request: RunRequest, *, has_debugger: bool = False) -> None:
-        """
-        Refuse *request* if it cannot run; *has_debugger* runs its steps with `--debug` in the kernel.
-
-        Raises:
-            DefinitionError: The workflow is wrong, or needs an unsupported feature.
-            InterpreterMissingError: A language's interpreter is not installed.
-            VariableMissingError: A variable that a step reads is not set.
-            SecretMissingError: A secret prop has no value.
-        """
-        complete = (
-            request.workflow.unsupported_entries,
-            [step.name for step in request.workflow.steps if step.is_code_missing],
-        )
-        key = (
-            request.workflow.version,
-            str(complete),
-            request.only_steps,
-            frozenset(request.pinned_exports),
-            request.done_steps,
-            frozenset(request.blocked_steps),
-        )
-        needed = self._needed.get(key)
-        if needed is None:
-            running = disable_skipped_steps(request)
-            if request.blocked_steps and all(step.disabled for step in running.steps):
-                check_readable(request.workflow)  # no step can run: the run is refused
-            check_import_complete(running)
-            check_workflow(running)
-            check_packages(running)
-            check_supported(running)
-            check_props(running)
-            check_interpreters(running)
-            needed = self._needed[key] = (find_workflow_variables(running), find_secret_props(running))
-        variables, secrets = needed
-        check_variables(variables, request.variables)
-        check_secrets(secrets, request.variables, source=None if request.interface == "notebook" else request.source)
-        if has_debugger:
-            check_debug(request)
+    Raises:
+        DefinitionError: The workflow is wrong, or needs an unsupported feature.
+        InterpreterMissingError: A language's interpreter is not installed.
+        VariableMissingError: A variable that a step reads is not set.
+        SecretMissingError: A secret prop has no value.
+    """
+    checked: dict[object, tuple[dict[str, list[str]], Sequence[SecretProp]]] = request.prepared.checked
+    key = (request.only_steps, frozenset(request.pinned_exports), request.done_steps, frozenset(request.blocked_steps))
+    needed = checked.get(key)
+    if needed is None:
+        running = disable_skipped_steps(request)
+        if request.blocked_steps and all(step.disabled for step in running.steps):
+            check_readable(request.workflow)  # no step can run: the run is refused
+        check_import_complete(running)
+        check_workflow(running)
+        check_packages(running)
+        check_supported(running)
+        check_props(running)
+        check_interpreters(running)
+        needed = checked[key] = (find_workflow_variables(running), find_secret_props(running))
+    variables, secrets = needed
+    check_variables(variables, request.variables)
+    check_secrets(secrets, request.variables, source=None if request.interface == "notebook" else request.source)
+    if has_debugger:
+        check_debug(request)
 
 
 def disable_skipped_steps(request: RunRequest) -> Workflow:

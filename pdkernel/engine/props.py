@@ -7,20 +7,14 @@ expression keeps its type, as on the platform.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 
 from pdkernel.actions.prop_binding import add_prop_braces
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import StepError, did_you_mean
-from pdkernel.language.analysis import iter_sources
 from pdkernel.language.expression import UNDEFINED, add_missing_braces, iter_templates, substitute_results
-from pdkernel.model import JSON, Step, Workflow
+from pdkernel.model import JSON, Step
 from pdkernel.workers import PooledRun
-
-_MAX_CACHED_VERSIONS = 100  # edits of cells
-_words_by_version: dict[str, frozenset[str]] = {}
 
 
 async def evaluate_props(
@@ -118,19 +112,5 @@ def select_named_variables(request: RunRequest) -> dict[str, str]:
     if not request.variables:
         return {}
     # parity[variables]: on the platform every step sees every variable of the workspace and the project
-    words = _identifiers_in(request.workflow)
+    words = request.prepared.words
     return {name: value for name, value in request.variables.items() if name in words}
-
-
-def _identifiers_in(workflow: Workflow) -> frozenset[str]:
-    """Return all identifiers in the steps of *workflow*, cached by version because the search takes time."""
-    found = _words_by_version.get(workflow.version)
-    if found is None:
-        words = set(workflow.variables)
-        for step in workflow.steps:
-            code = "\n".join(source for _, source in iter_sources(step))
-            words.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", code + json.dumps(dict(step.props))))
-        if len(_words_by_version) >= _MAX_CACHED_VERSIONS:
-            _words_by_version.clear()
-        found = _words_by_version[workflow.version] = frozenset(words)
-    return found

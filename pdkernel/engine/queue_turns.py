@@ -117,7 +117,7 @@ def find_limits(request: RunRequest) -> QueueLimits | None:
     each = request.workflow.trigger.for_each if request.batch is not None else None
     if each is not None:
         return batch_limits(request.workflow, request.queue, request.emitter_id or "", each.at_once)
-    return queue_limits(request.workflow, request.queue)
+    return queue_limits(request.workflow, request.queue) if request.prepared.is_limited else None
 
 
 class QueueTurn:

@@ -20,6 +20,7 @@ from pdkernel.common.redaction import Secret, find_contained_secrets
 from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.http_response import NO_RESPONSE_BEFORE_PAUSE, HttpResponse
 from pdkernel.engine.pauses import RerunState
+from pdkernel.engine.prepared_workflow import parse_definition
 from pdkernel.engine.run_request import RunRequest, decode_request
 from pdkernel.errors import InternalError, PdkernelError, ProjectError, format_count
 from pdkernel.event import Event
@@ -277,7 +278,7 @@ def restore_request(claimed: ClaimedRun, vault: Vault, root: Path) -> tuple[RunR
         )
     text = vault.unseal(claimed.request, REQUEST_LOCATION.format(id=run_id))
     try:
-        workflow = Workflow.from_versioned_content(json.loads(claimed.definition))
+        workflow = parse_definition(claimed.definition)
         return decode_request(
             text,
             root,
@@ -351,7 +352,7 @@ def restore_shown(claimed: ClaimedRun, problem: PdkernelError | None) -> Restore
 def restore_shown_request(claimed: ClaimedRun, root: Path) -> RunRequest:
     """Build a request with which a claimed run ends whose own request cannot be restored: with the redacted event, and no steps if need be."""
     try:
-        workflow = Workflow.from_versioned_content(json.loads(claimed.definition))
+        workflow = parse_definition(claimed.definition)
     except (ValueError, TypeError, KeyError, RecursionError):
         workflow = Workflow(claimed.workflow)
     try:

@@ -21,6 +21,7 @@ from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.pauses import PauseMode
+from pdkernel.engine.prepared_workflow import PreparedWorkflow, prepare_workflow
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
@@ -170,6 +171,16 @@ class RunRequest:
         return f"{self.event.digest()}/{self.environment}/{self.external_user_id or ''}"
 
     @property
+    def prepared(self) -> PreparedWorkflow:
+        """What the run needs of its workflow, and shares with the other runs."""
+        return prepare_workflow(self.workflow)
+
+    @cached_property
+    def executed_steps(self) -> tuple[Step, ...]:
+        """The steps whose code the run executes."""
+        return tuple(step for step in self.workflow.steps if self.should_execute(step))
+
+    @property
     def identity(self) -> RunIdentity:
         """The external user of the run, with the values of the event's headers."""
         return RunIdentity(
@@ -228,11 +239,9 @@ class RunRequest:
         An unreadable step that is pinned, or not selected and has earlier exports, blocks no step.
         """
         unreadable = {
-            step.name
-            for step in self.workflow.steps
-            if step.problem is not None
-            and step.name not in self.pinned_exports
-            and (self.is_selected(step.name) or step.name not in self.previous_exports)
+            name
+            for name in self.prepared.unreadable_steps
+            if name not in self.pinned_exports and (self.is_selected(name) or name not in self.previous_exports)
         }
         return find_blocked_steps(self.workflow, unreadable) if unreadable else {}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pdkernel.engine.account_resolution import AccountResolution
 from pdkernel.engine.limits import PayloadCounter
+from pdkernel.engine.prepared_workflow import PreparedWorkflow
 from pdkernel.engine.queue_turns import QueueTurn
 from pdkernel.engine.run_packages import PreparedPackages
 from pdkernel.engine.run_record import RunRecord
@@ -59,6 +60,11 @@ class RunState:
     attempt: int = 1
     running_step: str | None = None
     _confirmations: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def prepared(self) -> PreparedWorkflow:
+        """What the run needs of its workflow, and shares with the other runs."""
+        return self.request.prepared
 
     async def allow_step(self) -> None:
         """Wait until all that must be on disk before the code of the next step starts is there. Raises as `RunRecord.flush`."""

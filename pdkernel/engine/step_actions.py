@@ -9,7 +9,7 @@ Errors in action steps are reported before the first step. `actions` resolves co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from pdkernel.errors import (
     StepError,
 )
 from pdkernel.execution import RETURN_VALUE, AccountUse, OutboundCall
-from pdkernel.language.analysis import find_app_bindings, iter_sources, merge_app_bindings
+from pdkernel.language.analysis import find_app_bindings, merge_app_bindings
 from pdkernel.model import ACCOUNT_KEY, JSON, AppBinding, Step
 from pdkernel.workers import ComponentDescription, PooledRun, StepOutcome, StepRecorder
 
@@ -98,8 +98,8 @@ class StepActions:
             LicenceError: The component is on npm, and the project has not accepted its licence.
             ActionSourceError: A source cannot be reached.
         """
-        for step in self._request.workflow.steps:
-            if step.uses is None or not self._request.should_execute(step):
+        for step in self._request.executed_steps:
+            if step.uses is None:
                 continue
             try:
                 self._found[step.name] = StepAction(await self._component(step))
@@ -303,11 +303,13 @@ async def find_account_props(
         EndUserError: Pipedream has no account for an action that Pipedream runs.
     """
     bindings: dict[str, tuple[AppBinding, ...]] = {}
-    for step in _executed(request):
+    for step in request.executed_steps:
+        if step.name not in request.prepared.may_declare_apps:
+            continue
         apps = step.apps
         if step.uses is not None:
             apps = await actions.load_declaration(step, workers)
-        elif _may_declare_apps(step):
+        elif step.language == "node":
             apps = merge_app_bindings(apps, await _declared(step, workers))
         elif step.language == "go":
             apps = find_app_bindings(step)
@@ -321,17 +323,10 @@ def may_have_app_props(request: RunRequest) -> bool:
 
     For a run that executes no step, all steps count: its event may have the credentials that they would have used.
     """
-    is_started = request.refusal is None and request.only_steps != frozenset()
-    steps = _executed(request) if is_started else (step for step in request.workflow.steps if not step.disabled)
-    return any(step.apps or step.uses is not None or step.language == "go" or _may_declare_apps(step) for step in steps)
-
-
-def _may_declare_apps(step: Step) -> bool:
-    return step.language == "node" and any("app" in source for _, source in iter_sources(step))
-
-
-def _executed(request: RunRequest) -> Iterator[Step]:
-    return (step for step in request.workflow.steps if request.should_execute(step))
+    declaring = request.prepared.may_declare_apps
+    if request.refusal is not None or request.only_steps == frozenset():
+        return bool(declaring)
+    return bool(declaring) and any(step.name in declaring for step in request.executed_steps)
 
 
 async def _declared(step: Step, workers: PooledRun) -> tuple[AppBinding, ...]:

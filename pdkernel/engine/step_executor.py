@@ -30,7 +30,6 @@ from pdkernel.engine.limits import (
     check_export_depth,
     describe_inexact_number,
     explain_bind,
-    memory_limit_mb,
     suggest_longer_timeout,
     warn_near_limits,
 )
@@ -331,7 +330,7 @@ class StepExecutor:
     async def _outcome(
         self, run: RunState, step: Step, recorder: StepRecorder, accounts: StepAccounts, rerun_state: RerunState
     ) -> StepOutcome:
-        timeout_s = run.request.workflow.timeout_s(step)
+        timeout_s = run.prepared.steps[step.name].timeout_s
         action, written = run.actions.find(step), step
         step = action.fitted_step.step if action and action.fitted_step else step
         if action and action.remote:
@@ -363,7 +362,7 @@ class StepExecutor:
                 attempt=run.attempt,
             ),
             timeout_s=timeout_s,
-            memory_limit_mb=memory_limit_mb(run.request.workflow),
+            memory_limit_mb=run.prepared.memory_limit_mb,
             call_context=binding,
             store_names=store_names,
             services=self._services(
@@ -503,6 +502,10 @@ def _runner(run: RunState, step: Step, recorder: StepRecorder) -> Callable[..., 
 
 async def _evaluate_all_props(run: RunState, step: Step, recorder: StepRecorder, timeout_s: float) -> dict[str, JSON]:
     """Return the step's props with evaluated expressions and the values of secret props, and record the former."""
+    prepared = run.prepared.steps[step.name]
+    if step.uses is None and not (prepared.has_expressions or prepared.has_secret_props):
+        recorder.set_props(step.props)
+        return dict(step.props)
     props = await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)
     recorder.set_props(fill_secret_props(step, props, dict.fromkeys(run.request.variables, MASK)))
     return fill_secret_props(step, props, run.request.variables)
@@ -567,10 +570,11 @@ def _pause_hint(request: RunRequest, pause: Pause) -> str:
 
 def _limited(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOutcome) -> StepOutcome:
     """Return *outcome*, failed if the step exceeded a limit; warn if it came near one."""
-    workflow = run.request.workflow
-    near = warn_near_limits(outcome, timeout_s=workflow.timeout_s(step), memory_mb=memory_limit_mb(workflow))
+    prepared = run.prepared.steps[step.name]
+    near = warn_near_limits(outcome, timeout_s=prepared.timeout_s, memory_mb=run.prepared.memory_limit_mb)
     over, payload = run.payload.add(outcome.exports, recorder.logs)
-    for warning in (*near, payload, describe_inexact_number(workflow, step, outcome.exports)):
+    inexact = describe_inexact_number(outcome.exports) if prepared.is_read_by_javascript else None
+    for warning in (*near, payload, inexact):
         if warning is not None:
             recorder.add_note(warning)
     error = outcome.error or check_export_depth(step, outcome.exports) or over

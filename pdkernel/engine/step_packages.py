@@ -240,7 +240,7 @@ class StepPackages:
             PackageMissingError: As for `prepare`.
             ProjectError: A lock file cannot be read.
         """
-        steps = [step for step in request.workflow.steps if request.should_execute(step)]
+        steps = request.executed_steps
         lines_by_step: dict[str, list[str]] = {}
         began = clock.now()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pdkernel.egress import parse_policy
-from pdkernel.engine.preflight_checks import PreflightChecks, VariableMissingError, check_supported, check_variables
+from pdkernel.engine.preflight_checks import VariableMissingError, check_request, check_supported, check_variables
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import UnsupportedError
 from pdkernel.model import Language, Step, StoreBinding
@@ -24,18 +24,18 @@ def request(*steps: Step) -> RunRequest:
 def test_a_variable_of_a_step_that_does_not_run() -> None:
     """A variable is needed by steps that run: not by disabled, pinned, unselected and finished steps."""
     step = python_step("a", 'import os; return os.environ["NEEDED"]')
-    checks, other = PreflightChecks(), python_step("b", "return 1")
+    other = python_step("b", "return 1")
     needs = request(step, other)
     with pytest.raises(VariableMissingError, match=r"NEEDED \(read by a\) is not set"):
-        checks.check(needs)
+        check_request(needs)
 
-    checks.check(replace(needs, variables={"NEEDED": ""}))
-    checks.check(request(replace(step, disabled=True), other))
-    checks.check(replace(needs, pinned_exports={"a": {}}))
-    checks.check(replace(needs, only_steps=frozenset({"b"})))
-    checks.check(replace(needs, done_steps=frozenset({"a"})))
+    check_request(replace(needs, variables={"NEEDED": ""}))
+    check_request(request(replace(step, disabled=True), other))
+    check_request(replace(needs, pinned_exports={"a": {}}))
+    check_request(replace(needs, only_steps=frozenset({"b"})))
+    check_request(replace(needs, done_steps=frozenset({"a"})))
     with pytest.raises(VariableMissingError):
-        checks.check(needs)
+        check_request(needs)
 
 
 def test_all_missing_variables_are_named() -> None:
@@ -64,12 +64,11 @@ def test_a_step_is_debugged_only_if_calls_are_live(mode: str, via: tuple[str, ..
     """In the kernel no policy and no proxy applies, so `--debug` needs live calls; a run without a debugger does not."""
     debugged = replace(python_step("a"), debug=True)
     asked = replace(request(debugged), policy=parse_policy(mode, via=via))
-    checks = PreflightChecks()
-    checks.check(asked)
+    check_request(asked)
 
     if is_refused:
         with pytest.raises(UnsupportedError, match="has --debug"):
-            checks.check(asked, has_debugger=True)
+            check_request(asked, has_debugger=True)
     else:
-        checks.check(asked, has_debugger=True)
-    checks.check(replace(asked, workflow=a_workflow(replace(debugged, disabled=True))), has_debugger=True)
+        check_request(asked, has_debugger=True)
+    check_request(replace(asked, workflow=a_workflow(replace(debugged, disabled=True))), has_debugger=True)

@@ -1,0 +1,139 @@
+"""
+What runs of a workflow need and its events do not change, found in its definition once.
+
+Everything here follows from the definition alone. So a changed file, variable, account, package or policy makes nothing of it wrong: each
+run reads these anew. A workflow whose definition changes is another object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from pdkernel.engine.limits import listen_ports, memory_limit_mb
+from pdkernel.errors import ExpressionError
+from pdkernel.language.analysis import find_secret_props, iter_sources
+from pdkernel.language.expression import add_missing_braces, iter_templates
+from pdkernel.model import Step, Workflow
+
+_MAX_KNOWN = 500  # edits of cells
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LIMITS = ("concurrency", "throttle", "rate_limit")
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """
+    What a run needs of a step.
+
+    Attributes:
+        timeout_s: The time limit in seconds.
+        has_expressions: Whether props may have expressions, which each run evaluates.
+        has_secret_props: Whether props have values that only Pipedream can read, and that the project replaces.
+        is_read_by_javascript: Whether JavaScript reads what it exports, and it is not JavaScript itself: a Node.js step or an expression below.
+    """
+
+    timeout_s: float
+    has_expressions: bool
+    has_secret_props: bool
+    is_read_by_javascript: bool
+
+
+class PreparedWorkflow:
+    """
+    What runs need of a workflow.
+
+    Attributes:
+        workflow: The workflow.
+        steps: What they need of each step, by name.
+        memory_limit_mb: The memory limit of a step in megabytes, or None.
+        listen_ports: Ports on which steps may listen, besides free ones.
+        may_declare_apps: The enabled steps that may use accounts; all others certainly use none.
+        is_limited: Whether the settings limit its runs; see `queue_turns.queue_limits`.
+        unreadable_steps: The steps whose cells cannot be read.
+        checked: The results of the preflight checks, by the steps that a run selects.
+    """
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        with_secrets = {prop.step for prop in find_secret_props(workflow)}
+        self.steps: Mapping[str, PreparedStep] = {
+            step.name: PreparedStep(
+                workflow.timeout_s(step),
+                has_expressions=_has_expressions(step),
+                has_secret_props=step.name in with_secrets,
+                is_read_by_javascript=step.language != "node"
+                and any(map(_runs_javascript, workflow.steps[place + 1 :])),
+            )
+            for place, step in enumerate(workflow.steps)
+        }
+        self.memory_limit_mb = memory_limit_mb(workflow)
+        self.listen_ports = listen_ports(workflow)
+        self.may_declare_apps = frozenset(
+            step.name for step in workflow.steps if not step.disabled and _may_declare_apps(step)
+        )
+        self.is_limited = any(name in workflow.settings for name in _LIMITS)
+        self.unreadable_steps = frozenset(step.name for step in workflow.steps if step.problem is not None)
+        self.checked: dict[object, Any] = {}
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """All identifiers in the steps, and the variables that `pdkernel.yaml` lists."""
+        words = set(self.workflow.variables)
+        for step in self.workflow.steps:
+            code = "\n".join(source for _, source in iter_sources(step))
+            words.update(_WORD.findall(code + json.dumps(dict(step.props))))
+        return frozenset(words)
+
+
+_known: OrderedDict[int, PreparedWorkflow] = OrderedDict()
+
+
+def prepare_workflow(workflow: Workflow) -> PreparedWorkflow:
+    """Return what runs of *workflow* need; found once for the object."""
+    found = _known.get(id(workflow))
+    if found is None or found.workflow is not workflow:
+        found = _known[id(workflow)] = PreparedWorkflow(workflow)
+        if len(_known) > _MAX_KNOWN:
+            _known.popitem(last=False)
+    return found
+
+
+@lru_cache(maxsize=100)
+def parse_definition(text: str) -> Workflow:
+    """
+    Return the workflow of a definition in the journal: the same object for the same text.
+
+    Raises:
+        ValueError: The text does not fit; likewise `TypeError`, `KeyError` and `RecursionError`.
+    """
+    return Workflow.from_versioned_content(json.loads(text))
+
+
+def _runs_javascript(step: Step) -> bool:
+    return not step.disabled and (step.language == "node" or _has_templates(step))
+
+
+def _has_templates(step: Step) -> bool:
+    try:
+        return any(True for _ in iter_templates(step.props))
+    except ExpressionError:  # the step itself will have the error
+        return True
+
+
+def _has_expressions(step: Step) -> bool:
+    if _has_templates(step):
+        return True
+    is_code = step.language == "node" and step.uses is None
+    return is_code and any(add_missing_braces(value) != value for value in step.props.values())
+
+
+def _may_declare_apps(step: Step) -> bool:
+    if step.apps or step.uses is not None or step.language == "go":
+        return True
+    return step.language == "node" and any("app" in source for _, source in iter_sources(step))
