@@ -31,6 +31,8 @@ from pdkernel.workers.child_process import ProcessRequest, open_pipes
 from pdkernel.workers.isolation import IsolationPlan, Mount
 from pdkernel.workers.warden_client import WARDEN
 from pdkernel.workers.zygote import ZYGOTE_PROGRAM, ZYGOTES, Zygotes, _send_fds, start_process
+from tests.process_states import has_ended
+from tests.waiting import until
 from tests.workers.conftest import Bench, OpenRun
 from tests.workers.test_worker import python, run_until_up
 
@@ -188,7 +190,7 @@ async def test_start_that_a_killed_zygote_has_lost_is_repeated(
 
     {"starter": starter, "launcher": launcher, "template": template}[which].kill()
     if which == "template":
-        template.wait(20)
+        await until(lambda: has_ended(template.pid))  # its parent reaps it later if it was stopped early
     starter.resume()
     outcome = await task
 

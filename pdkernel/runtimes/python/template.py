@@ -17,6 +17,7 @@ import signal
 import site
 import sys
 import threading
+import time
 from typing import Any, NoReturn
 
 from . import egress_hook as _egress_hook  # noqa: F401 - a fork routes its calls
@@ -29,6 +30,10 @@ COMMON_MODULES = (
 )  # fmt: skip
 """Modules of the standard library that steps and their packages often import. Their import is harmless."""
 
+_IDLE_S = 1.0
+"""How long nothing has happened before `COMMON_MODULES` are imported: most commands have ended, and their run had the processor alone."""
+_LATEST_S = 3.0
+"""How long after its start the template imports them at the latest, if something always happens."""
 _FIRST_VERSION_WITH_PREFIX = (3, 14)  # earlier ones have the prefix of an environment from `site`, not from their start
 
 
@@ -49,7 +54,7 @@ class Template:
         self._found = found
 
     def serve(self) -> NoReturn:
-        """Report, import `COMMON_MODULES`, and start workers until the starter ends."""
+        """Report, start workers until the starter ends, and import `COMMON_MODULES` when there is time."""
         site.setquit()  # the names that `site` adds, without the packages of this interpreter
         site.setcopyright()
         site.sethelper()
@@ -71,6 +76,9 @@ class Template:
             run_worker=self._run_worker,
         )
         self._freeze()
+        latest = time.monotonic() + _LATEST_S
+        while (left := latest - time.monotonic()) > 0 and parent.handle_events(min(left, _IDLE_S)):
+            pass
         for name in COMMON_MODULES:
             while parent.handle_events(0):
                 pass

@@ -48,6 +48,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+gc.disable()  # until a worker runs: what its processes import lives as long as they do
 _HERE = Path(__file__).resolve().parent
 
 if TYPE_CHECKING:
