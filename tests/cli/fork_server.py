@@ -37,27 +37,11 @@ from pdkernel.storage import Project
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = (
-    *(
-        "certifi",
-        "cronsim",
-        "dateparser.date",
-        "dotenv.parser",
-        "genson",
-        "httpcore",
-        "httpx",
-        "jsonschema",
-        "jupytext",
-        "jwt",
-    ),
-    *(
-        "jupyter_client.kernelspec",
-        "keyring.backends.fail",
-        "nbformat",
-        "packaging.requirements",
-        "pipedream.client",
-        "psutil",
-    ),
-    *("ruamel.yaml", "trustme", "uvloop"),
+    *("anyio._backends._asyncio", "certifi", "cronsim", "cryptography.hazmat.backends.openssl.backend"),
+    *("dateparser.date", "dotenv.parser", "genson", "httpcore", "httpx", "jsonschema", "jupytext", "jwt"),
+    *("jupyter_client.kernelspec", "keyring.backends.fail", "nbformat", "packaging.requirements"),
+    *("pipedream.accounts.client", "pipedream.client", "pipedream.deployed_triggers.client", "pipedream.pipedream"),
+    *("pipedream.users.client", "psutil", "ruamel.yaml", "trustme", "uvloop"),
 )
 """Libraries that commands import when they use them, and that many tests would import again."""
 NOT_PRELOADED = (
@@ -286,6 +270,7 @@ class ForkedCommand:
 
 def serve(connection: socket.socket) -> None:
     """Fork a child for each request on *connection*, and answer with its exit status, or with its id if it runs on."""
+    gc.disable()
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # see `tests/conftest.py`
     for module in pkgutil.walk_packages(pdkernel.__path__, "pdkernel."):
         if not module.name.startswith(NOT_PRELOADED):
@@ -300,6 +285,7 @@ def serve(connection: socket.socket) -> None:
     ):  # SQLAlchemy caches how it compiles
         SqliteBackend(Path(folder) / "journal.db").create_tables()
     gc.freeze()
+    gc.enable()
     while True:
         head, streams, _, _ = socket.recv_fds(connection, 4, 4)
         if not head:
