@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pdkernel.common.blocking import run_blocking_in, until_silent
 from pdkernel.errors import DamagedRecordError
@@ -67,10 +67,20 @@ _NEWEST_FAILURE = (
     "select id, workflow, created from runs where status = 'error' and external_user = ? and environment = ?"
     " and created >= ? order by created desc, id desc limit 1"
 )
-_BY_HOUR = (
-    "select cast(created - ? as bigint) / 3600 as hour, count(*), sum(case when status = 'error' then 1 else 0 end) from runs"
-    " where workflow = ? and created >= ? group by hour"
+_IN_HOUR = (
+    "workflow = :workflow and created >= :start + n * 3600.0"
+    " and created < case when n = :last then :start + 1e10 else :start + (n + 1) * 3600.0 end"
 )
+_BY_HOUR = (
+    "with recursive hours (n) as (select 0 union all select n + 1 from hours where n < :last)"  # noqa: S608 - constants only
+    f" select (select count(*) from runs where {_IN_HOUR}), (select count(*) from runs where status = 'error' and {_IN_HOUR})"
+    " from hours order by n"
+)
+"""Two counts in an index for each hour; a run of this moment, or of a host whose clock is ahead, belongs to the last hour."""
+_OF_STATUS: Mapping[str, str] = {status: f"status = '{status}'" for status in get_args(RunStatus)}
+"""Conditions without parameters, because a partial index is used for a constant only."""
+_FEW_RUNS = ("ready", "paused", "running")
+"""Statuses of unfinished runs, which are few: each has an index of its own, over all workflows."""
 _UNFINISHED = (
     "select id, workflow, parent, queue, status, rowid from runs where status = 'running'"
     " or (status = 'ready' and parent is not null)"
@@ -169,16 +179,15 @@ class RunQueries:
         self, workflows: Collection[str], until: datetime, hours: int
     ) -> Mapping[str, Sequence[tuple[int, int]]]:
         """Return for each workflow the number of runs and of failed runs in each of the *hours* before *until*."""
-        start = until.timestamp() - hours * 3600
+        window = {"start": until.timestamp() - hours * 3600, "last": hours - 1}
 
-        def count(connection: Connection, workflow: str) -> Sequence[tuple[int, int]]:
-            stored, counts = replace_unstorable(workflow), [(0, 0)] * hours
-            for hour, runs, failed in connection.execute(_BY_HOUR, (start, stored, start)):
-                hour = min(hour, hours - 1)  # noqa: PLW2901 - a run of this moment belongs to the last hour
-                counts[hour] = (counts[hour][0] + runs, counts[hour][1] + failed)
-            return counts
+        def query(connection: Connection) -> Mapping[str, Sequence[tuple[int, int]]]:
+            return {
+                workflow: connection.execute(_BY_HOUR, {**window, "workflow": replace_unstorable(workflow)}).fetchall()
+                for workflow in workflows
+            }
 
-        return await self.read(lambda connection: {workflow: count(connection, workflow) for workflow in workflows})
+        return await self.read(query)
 
     async def find_run_id(self, dedupe_key: str) -> str | None:
         """Return the id of the run that was accepted with that dedupe key, or None."""
@@ -337,10 +346,15 @@ def _summarize(connection: Connection, ids: Collection[str]) -> list[RunSummary]
 def _newest(connection: Connection, query: ExecutionQuery) -> list[str]:
     """Return the ids of the matching runs; without a workflow, the results of one indexed query per workflow are merged."""
     conditions, values = _conditions(connection, query)
-    statement = f"select created, id from runs where workflow = ? {conditions} order by created desc, id desc limit ?"  # noqa: S608
-    workflows = _workflow_names(connection) if query.workflow is None else [replace_unstorable(query.workflow)]
+    workflow = None if query.workflow is None else replace_unstorable(query.workflow)
     limit = _ALL if query.limit < 0 else query.limit
-    pages = [connection.execute(statement, (name, *values, limit)).fetchall() for name in workflows]
+    if query.status is not None and to_row_status(query.status)[0] in _FEW_RUNS:
+        # an expression, for which SQLite does not take the index of workflows
+        chosen, names = "workflow || '' = coalesce(?, workflow)", [workflow]
+    else:
+        chosen, names = "workflow = ?", [*_workflow_names(connection)] if workflow is None else [workflow]
+    statement = f"select created, id from runs where {chosen} {conditions} order by created desc, id desc limit ?"  # noqa: S608
+    pages = [connection.execute(statement, (name, *values, limit)).fetchall() for name in names]
     return [run_id for _, run_id in islice(heapq.merge(*pages, reverse=True), limit)]
 
 
@@ -357,7 +371,7 @@ def _conditions(connection: Connection, query: ExecutionQuery) -> tuple[str, lis
         parts.append(("environment = ?", [query.environment]))
     if query.status is not None:
         status, claimed = to_row_status(query.status)
-        parts.append(("status = ?", [status]))
+        parts.append((_OF_STATUS[status], []))
         if claimed is not None:
             parts.append(("(fence > 0) = ?", [claimed]))
     if query.batch is not None:

@@ -89,7 +89,8 @@ runs = Table(
 
 
 def _runs_index(name: str, *columns: str, status: str) -> Index:
-    only = text(f"status = '{status}'")
+    # both databases find out that one of these terms is that of a query; SQLite does not with `in`
+    only = text(" or ".join(f"status = '{each}'" for each in status.split()))
     return Index(name, *(runs.c[column] for column in columns), sqlite_where=only)
 
 
@@ -98,11 +99,16 @@ _runs_index("runs_due", "wake_at", status="paused")
 _runs_index("runs_ready", "origin", "queue", status="ready").ddl_if(dialect="sqlite")
 _runs_index("runs_owner", "owner", status="running")
 _runs_index("runs_failed", "external_user", "environment", "created", status="error")
+_runs_index("runs_by_status", "workflow", "status", "created", "id", status="error cancelled exited")
 Index("runs_list", runs.c.workflow, runs.c.created, runs.c.id)
 _deduplicated = text("dedupe_key is not null")
 Index("runs_dedupe", runs.c.dedupe_key, unique=True, sqlite_where=_deduplicated)
 _in_batch = text("batch is not null")
 Index("runs_batch", runs.c.batch, sqlite_where=_in_batch)
+# the removal of a run asks whether another run has its definition and its packages
+Index("runs_definition", runs.c.definition)
+_locked = text("package_lock is not null")
+Index("runs_package_lock", runs.c.package_lock, sqlite_where=_locked)
 
 steps = Table(
     "steps",
@@ -234,7 +240,7 @@ turns = Table(
 
 JOURNAL_SCHEMA = Schema(
     metadata,
-    10,
+    11,
     completion=(
         *(
             f"alter table {table} add column rowid bigint generated always as identity"

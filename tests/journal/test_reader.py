@@ -275,7 +275,8 @@ async def test_filters(journal: Journal, clock: ManualClock) -> None:
 
 
 async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
-    """Every status of an execution is found by a query for that status."""
+    """Every status of an execution is found by a query for that status, with and without the workflow."""
+    await journal.store_definition(WORKFLOW)
     await journal.accept_run(new_run("queued", queue="q"))
     for run_id in ("executing", "paused", "resumed", "cancelled", "exited"):
         await journal.accept_run(new_run(run_id))
@@ -288,6 +289,8 @@ async def test_every_status_is_found_by_its_name(journal: Journal) -> None:
     for execution in await journal.list_executions():
         assert execution.id == execution.status
         assert await ids(journal, status=execution.status) == [execution.id]
+        assert await ids(journal, status=execution.status, workflow="Greet") == [execution.id]
+        assert await ids(journal, status=execution.status, workflow="Other") == []
 
 
 # ── pauses and messages ──────────────────────────────────────────────────────────────────────────────────────────────
