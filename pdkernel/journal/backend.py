@@ -258,6 +258,10 @@ class Backend(Protocol):
         """Open a connection for writes. Raises `ProjectError`."""
         ...
 
+    def release_space(self, connection: Connection) -> bool:
+        """Give a part of the space that removed rows have left back to the file system; return whether there is more to give back."""
+        ...
+
     def open_snapshots(self) -> Snapshots:
         """Open a connection for reads. Raises `ProjectError`."""
         ...

@@ -576,6 +576,10 @@ class Journal(RunQueries):
             lambda connection: remove_runs(connection, run_ids), is_compound=True, is_contended=True
         )
 
+    async def release_space(self) -> bool:
+        """Give a part of the space of removed runs back to the file system; return whether there is more to give back."""
+        return await self._writer.write(self._backend.release_space, is_compound=True, is_contended=True)
+
     async def find_expired(self, default_days: float, limit: int = 500) -> Sequence[str]:
         """
         Return runs that ended before their workflow's retention.

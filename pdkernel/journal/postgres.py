@@ -206,6 +206,10 @@ class PostgresBackend:
         """Open a connection for reads."""
         return PostgresSnapshots(self)
 
+    def release_space(self, connection: Connection) -> bool:  # noqa: ARG002
+        """Do nothing: the server vacuums its tables by itself."""
+        return False
+
     @property
     def has_others(self) -> bool:
         """Whether another executor may continue the runs of this one."""

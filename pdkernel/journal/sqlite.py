@@ -39,6 +39,12 @@ EXCLUSIVE_ORIGINS = ("serve",)
 ORIGIN_WAIT_S = 2.0
 """Seconds in which a killed server's lock is released: a worker that it was just starting shares its files for a moment."""
 
+MAX_FREE_SHARE = 0.1
+"""The share of a file's pages that stay free for new runs."""
+
+RELEASED_PAGES = 128
+"""Pages by which one transaction shortens a file: moving them takes some milliseconds."""
+
 
 class SqliteBackend:
     """
@@ -132,6 +138,15 @@ class SqliteBackend:
     def open_snapshots(self) -> SqliteSnapshots:
         """Open a connection for reads."""
         return SqliteSnapshots(self._path, connection=self._take_connection())
+
+    def release_space(self, connection: Connection) -> bool:
+        """Cut some pages off the file, unless it has few free ones. A file of an earlier version keeps all its pages."""
+        free = _read_number(connection, "freelist_count")
+        if free <= MAX_FREE_SHARE * _read_number(connection, "page_count"):
+            return False
+        for _ in range(RELEASED_PAGES):  # for a larger number, Python does not run the statement to its end
+            connection.execute("pragma incremental_vacuum(1)")
+        return _read_number(connection, "freelist_count") < free
 
     @contextlib.contextmanager
     def _opening(self) -> Iterator[sqlite3.Connection]:
@@ -416,4 +431,8 @@ def _hold_origin(liveness: ExecutorLiveness, origin: str, path: Path, wait_s: fl
 
 def _read_version(connection: Connection | sqlite3.Connection) -> int:
     """Return the version of the tables, 0 without tables."""
-    return int(connection.execute("pragma user_version").fetchone()[0])
+    return _read_number(connection, "user_version")
+
+
+def _read_number(connection: Connection | sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"pragma {pragma}").fetchone()[0])

@@ -535,34 +535,31 @@ class Statements:
 
 def remove_runs(connection: Connection, run_ids: Sequence[str]) -> Sequence[str]:
     """Remove runs that are not executing; definitions and packages without a run. Return the ids of the removed runs."""
-    removed = []
-    definitions: dict[str, str] = {}
-    locks: dict[str, str] = {}
-    for run_id in map(replace_unstorable, run_ids):
-        row = connection.execute(
-            "delete from runs where id = ? and status <> 'running' returning definition, workflow, package_lock",
-            (run_id,),
-        ).fetchone()
-        if row is not None:
-            removed.append(run_id)
-            definitions[row[0]] = row[1]
-            if row[2] is not None:
-                locks[row[2]] = row[1]
-            for table in _TABLES_OF_A_RUN:
-                connection.execute(f"delete from {table} where run_id = ?", (run_id,))  # noqa: S608 - constants only
-    for key, workflow in definitions.items():
-        # a run may be accepted at this moment: its transaction holds the definition
-        connection.execute("select 1 from definitions where hash = ? /*postgres for update*/", (key,)).fetchone()
-        connection.execute(
-            "delete from definitions where hash = :hash"
-            " and not exists (select 1 from runs where workflow = :workflow and definition = :hash)",
-            {"hash": key, "workflow": workflow},
-        )
-    for key, workflow in locks.items():
-        connection.execute("select 1 from package_locks where hash = ? /*postgres for update*/", (key,)).fetchone()
-        connection.execute(
-            "delete from package_locks where hash = :hash"
-            " and not exists (select 1 from runs where workflow = :workflow and package_lock = :hash)",
-            {"hash": key, "workflow": workflow},
-        )
-    return removed
+    stored = [replace_unstorable(run_id) for run_id in run_ids]
+    removed = connection.execute(
+        f"delete from runs where id in ({_marks(stored)}) and status <> 'running'"  # noqa: S608 - constants only
+        " returning id, definition, package_lock",
+        stored,
+    ).fetchall()
+    ids = [row[0] for row in removed]
+    for table in _TABLES_OF_A_RUN:
+        connection.execute(f"delete from {table} where run_id in ({_marks(ids)})", ids)  # noqa: S608
+    _remove_unused(connection, "definitions", "definition", {row[1] for row in removed})
+    _remove_unused(connection, "package_locks", "package_lock", {row[2] for row in removed if row[2] is not None})
+    return ids
+
+
+def _remove_unused(connection: Connection, table: str, column: str, keys: Collection[str]) -> None:
+    """Remove the rows of *table* with *keys* that are in *column* of no run."""
+    chosen, values = f"{table} where hash in ({_marks(keys)})", sorted(keys)
+    # a run may be accepted at this moment: its transaction holds the row
+    connection.execute(f"select 1 from {chosen} order by hash /*postgres for update*/", values).fetchall()  # noqa: S608
+    connection.execute(
+        f"delete from {chosen} and not exists (select 1 from runs where {column} = {table}.hash)",  # noqa: S608
+        values,
+    )
+
+
+def _marks(values: Collection[str]) -> str:
+    """Return the parameters for a list of *values* in SQL, where a list has at least one element."""
+    return ", ".join("?" * len(values)) or "null"

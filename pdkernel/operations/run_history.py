@@ -6,16 +6,17 @@ A run is run again by `run_replay`.
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import Clock
@@ -44,13 +45,17 @@ if TYPE_CHECKING:
 
     from pdkernel.engine.workflow_engine import WorkflowEngine
 
+T = TypeVar("T")
+
 SHAPED_RUNS = 1000
 """Default number of recorded runs whose events have one shape."""
 RETENTION_DAYS = 30
 """Days that ended runs are kept if their workflow has no setting `retention`."""
 
-REMOVAL_BATCH = 500
-"""Runs that are removed in one transaction, so that runs in progress can write between."""
+REMOVAL_BATCH = 20
+"""Runs that are removed in one transaction: writes of runs in progress wait for it for some milliseconds."""
+_REST = 3.0
+"""How many times as long as the transaction the removal then rests, so that most writes do not meet it."""
 
 PYTHON_CALLER = "Python"
 """Who decides about a run in a call without a name."""
@@ -304,8 +309,9 @@ async def remove_runs(journal: Journal, run_ids: Sequence[str], *, keeps_executi
                 raise RequestError(
                     f"The run {run_id} is executing.", fix=f"Cancel it first: pdkernel runs cancel {run_id}"
                 )
-    batches = [run_ids[start : start + REMOVAL_BATCH] for start in range(0, len(run_ids), REMOVAL_BATCH)]
-    return sum([len(await journal.remove_runs(batch)) for batch in batches])
+    count = await _remove_in_batches(journal, run_ids)
+    await _release_space(journal)
+    return count
 
 
 async def remove_expired(journal: Journal) -> int:
@@ -315,9 +321,31 @@ async def remove_expired(journal: Journal) -> int:
     The retention is the setting `retention` (days) of the workflow's newest run, or `RETENTION_DAYS`.
     """
     count = 0
-    while removed := await journal.remove_runs(await journal.find_expired(RETENTION_DAYS, REMOVAL_BATCH)):
-        count += len(removed)
+    while removed := await _remove_in_batches(journal, await journal.find_expired(RETENTION_DAYS)):
+        count += removed
+    await _release_space(journal)
     return count
+
+
+async def _remove_in_batches(journal: Journal, run_ids: Sequence[str]) -> int:
+    removed = 0
+    for start in range(0, len(run_ids), REMOVAL_BATCH):
+        removed += len(await _rest_after(journal.remove_runs(run_ids[start : start + REMOVAL_BATCH])))
+    return removed
+
+
+async def _release_space(journal: Journal) -> None:
+    while await _rest_after(journal.release_space()):
+        pass
+
+
+async def _rest_after(write: Awaitable[T]) -> T:
+    """Return the result of *write* after a pause that leaves the database to others."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    result = await write
+    await asyncio.sleep(_REST * (loop.time() - began))
+    return result
 
 
 @dataclass(frozen=True, slots=True)

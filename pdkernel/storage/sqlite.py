@@ -83,6 +83,7 @@ def connect(path: Path) -> sqlite3.Connection:
         raise _read_only(path) from fault
     except OSError as fault:
         raise folder_error(path.parent, fault) from fault
+    is_new = path.stat().st_size == 0
     connection = sqlite3.connect(
         path,
         timeout=BUSY_TIMEOUT_S,
@@ -91,17 +92,19 @@ def connect(path: Path) -> sqlite3.Connection:
         factory=_CheckedConnection if IS_BLOCKING_FORBIDDEN else sqlite3.Connection,
     )
     try:
-        _prepare(connection)
+        _prepare(connection, is_new=is_new)
     except sqlite3.Error as fault:
         connection.close()
         raise translate_error(fault, path) from fault
     return connection
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: sqlite3.Connection, *, is_new: bool) -> None:
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
+            if is_new:  # only a file without a page can get it, and setting it is a write
+                connection.execute("pragma auto_vacuum = incremental")
             # Switching to WAL needs exclusive access, and SQLite does not call its busy handler for it
             connection.execute("pragma journal_mode = wal").fetchone()
             break

@@ -22,7 +22,17 @@ import pytest
 from pdkernel.common.clock import SequentialIds
 from pdkernel.errors import ProjectError, RequestError
 from pdkernel.execution import StepResult
-from pdkernel.journal import Claim, Journal, NewRun, SqliteBackend, WaitKey, encode_output, encode_step, open_reader
+from pdkernel.journal import (
+    Claim,
+    Journal,
+    NewRun,
+    SqliteBackend,
+    WaitKey,
+    encode_event,
+    encode_output,
+    encode_step,
+    open_reader,
+)
 from pdkernel.journal.schema import JOURNAL_SCHEMA
 from pdkernel.journal.sqlite import ExecutorLocks
 from pdkernel.storage import Project
@@ -111,6 +121,21 @@ def writer(path: Path, name: str, steps: int) -> subprocess.Popen[str]:
             "select id from runs where workflow = 'w' and (created, id) < (1, 'r') order by created desc, id desc",
             "runs_list (workflow=? AND (created,id)<(?,?))",
         ),
+        (
+            "select count(*) from runs where workflow = 'w' and created >= 1 and created < 2",
+            "USING COVERING INDEX runs_list (workflow=? AND created>? AND created<?)",
+        ),
+        (
+            "select created, id from runs where workflow = 'w' and status = 'exited' order by created desc, id desc",
+            "USING COVERING INDEX runs_by_status (workflow=? AND status=?)",
+        ),
+        (
+            "select count(*) from runs where workflow = 'w' and status = 'error' and created >= 1 and created < 2",
+            "USING COVERING INDEX runs_by_status (workflow=? AND status=? AND created>? AND created<?)",
+        ),
+        ("select id from runs where workflow || '' = coalesce('w', workflow) and status = 'paused'", "runs_due"),
+        ("select 1 from runs where definition = 'd'", "USING COVERING INDEX runs_definition (definition=?)"),
+        ("select 1 from runs where package_lock = 'p'", "USING COVERING INDEX runs_package_lock (package_lock=?)"),
     ],
 )
 async def test_statements_use_their_index(journal: Journal, path: Path, query: str, plan: str) -> None:
@@ -772,6 +797,48 @@ def test_one_of_many_holders_has_the_lock(tmp_path: Path) -> None:
         thread.join()
 
     assert overlaps == []
+
+
+# ── space of removed runs ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def fill(journal: Journal, count: int) -> list[str]:
+    """Record runs with large events; return their ids."""
+    ids = [f"{number:03d}" for number in range(count)]
+    for run_id in ids:
+        await journal.accept_run(new_run(run_id, event=encode_event({"body": "x" * 10_000}, {"id": run_id})))
+        await journal.finish(Claim.first(run_id), "success", "{}")
+    return ids
+
+
+async def test_a_file_shrinks_after_a_removal(path: Path) -> None:
+    """The space of removed runs is given back to the file system, but for a part; the other runs stay complete."""
+    journal = Journal.open(SqliteBackend(path))
+    ids = await fill(journal, 200)
+    await journal.close()
+    full = path.stat().st_size
+    journal = Journal.open(SqliteBackend(path))
+    await journal.remove_runs(ids[:150])
+    steps = 0
+    while await journal.release_space():
+        steps += 1
+    await journal.close()
+
+    assert path.stat().st_size < 0.4 * full
+    assert steps > 1
+    assert rows(path, "pragma integrity_check") == [("ok",)]
+    assert rows(path, "select id, length(event) > 10000 from runs order by id") == [(run_id, 1) for run_id in ids[150:]]
+
+
+async def test_a_file_of_another_program_keeps_its_pages(path: Path) -> None:
+    """A file that another program created keeps its size: the first step finds nothing to give back."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table notes (text)")
+    journal = Journal.open(SqliteBackend(path))
+    await journal.remove_runs(await fill(journal, 20))
+
+    assert not await journal.release_space()
+    await journal.close()
 
 
 # ── files of earlier versions ────────────────────────────────────────────────────────────────────────────────────────

@@ -359,8 +359,21 @@ async def test_a_batch_of_a_removal_has_each_run_once(run: Run, runtime: Workflo
     assert await remove_runs(runtime.journal, ids, keeps_executing=True) == 3
 
 
+async def test_others_write_between_the_batches_of_a_removal(runtime: WorkflowEngine) -> None:
+    """A removal takes a part of the time: writes that follow one another are at least as many as its batches."""
+    ids = [f"gone{number}" for number in range(10 * REMOVAL_BATCH)]
+    removal = asyncio.create_task(remove_runs(runtime.journal, ids, keeps_executing=True))
+    written = 0
+    while not removal.done():
+        await runtime.journal.announce()
+        written += 1
+
+    assert await removal == 0
+    assert written >= 10
+
+
 async def test_every_expired_run_is_removed(run: Run, runtime: WorkflowEngine, project: Project) -> None:
-    """More expired runs than a batch has are removed by one call; a list without a limit has the newest fifty of them."""
+    """More expired runs than one search finds are removed by one call; a list without a limit has the newest fifty of them."""
     await run(python_step(), keep_in_journal=True)
     assert project.sqlite_path is not None
     with closing(sqlite3.connect(project.sqlite_path)) as connection, connection:
@@ -368,13 +381,13 @@ async def test_every_expired_run_is_removed(run: Run, runtime: WorkflowEngine, p
         copied = ", ".join("id || number" if name == "id" else name for name in names)
         connection.execute("update runs set created = 1, ended = 1")
         connection.execute(
-            f"with recursive numbers(number) as (select 1 union all select number + 1 from numbers where number < {REMOVAL_BATCH})"
+            "with recursive numbers(number) as (select 1 union all select number + 1 from numbers where number < 1000)"
             f" insert into runs ({', '.join(names)}) select {copied} from runs, numbers"
         )
     listed = await list_runs(project, build_query(ManualClock(NOW)))
 
     assert len(listed) == 50
-    assert await remove_expired(runtime.journal) == REMOVAL_BATCH + 1
+    assert await remove_expired(runtime.journal) == 1001
 
 
 @pytest.mark.parametrize(("settings", "kept_days"), [({}, 30), ({"retention": 3}, 3)])
