@@ -4,6 +4,7 @@ Pre-built actions: their sources, their declared props, and the built-in actions
     catalog             the actions of a project, by key and version; the cache of their declared props
     source_settings     the sources that the project has chosen
     source_lookup       an action in these sources, in their order; the built-in actions (`builtin/`); a checkout of components
+    folder_index        the apps and keys of such a checkout, kept while nothing changes
     npm_source          packages @pipedream/APP, found, downloaded and installed from the registry of npm; the lock file
     connect_source      actions that Pipedream runs
 

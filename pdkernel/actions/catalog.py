@@ -252,7 +252,9 @@ class Catalog:
         self._login = login
         self._connect: ConnectSource | None = None
         self._credentials = AppCredentials()
-        self._lookup = SourceLookup(ActionSettings(settings), lock, self.npm_source, lambda: self.connect_source)
+        self._lookup = SourceLookup(
+            ActionSettings(settings), lock, self.npm_source, lambda: self.connect_source, folder / "folders"
+        )
 
     @classmethod
     def for_project(cls, project: Project, *, environ: Mapping[str, str]) -> Catalog:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from pdkernel.actions.component import (
     parse_header,
 )
 from pdkernel.actions.connect_source import ConnectSource
+from pdkernel.actions.folder_index import FolderIndex
 from pdkernel.actions.npm_source import ActionsLock, NpmSource, ProgressCallback, build_not_installed_error
 from pdkernel.actions.source_settings import (
     ActionSettings,
@@ -77,47 +77,27 @@ def can_replace_version(component: Component, version: str | None) -> bool:
     return version is None or version.partition(".")[0] == component.version.partition(".")[0]
 
 
-_KEY = re.compile(r"""(?:^|[{,])\s*["']?key["']?\s*:\s*["'`]([^"'`\s]+)["'`]""", re.MULTILINE)
-
-
 class FolderSource:
     """
     The components of one folder.
 
     Args:
         folder: The folder of components, or the parent of a folder `components`.
+        cache: The folder that keeps the index, or None.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self._folder = find_components_folder(folder) or folder
-        self._keys: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
+        self._index = FolderIndex(self._folder, cache)
         self._cache: dict[str, tuple[Mapping[Path, tuple[int, int]], Mapping[str, Component]]] = {}
 
     def list_apps(self, kind: ComponentKind | None = None) -> list[str]:
         """Return the apps with components, or with a folder for components of *kind*."""
-        kinds = (f"{kind}s",) if kind else ("actions", "sources")
-        try:
-            with os.scandir(self._folder) as entries:
-                names = sorted(entry.name for entry in entries)
-        except OSError:
-            return []
-        return [name for name in names if any(os.path.isdir(f"{self._folder}/{name}/{each}") for each in kinds)]  # noqa: PTH112 - thousands
+        return self._index.list_apps(kind)
 
     def list_keys(self) -> Mapping[str, str]:
         """Return the app of each key that a module in the folder names, without parsing the modules; some may not be components."""
-        modules = {path: app for app in self.list_apps() for path in iter_component_modules(self._folder / app)}
-        known, self._keys = self._keys, {}
-        found: dict[str, str] = {}
-        for path, app in modules.items():
-            facts = path.stat()
-            mark = (facts.st_mtime_ns, facts.st_size)
-            cached = known.get(path)
-            if cached is None or cached[0] != mark:
-                cached = mark, tuple(_KEY.findall(path.read_text(encoding="utf-8", errors="replace")))
-            self._keys[path] = cached
-            for key in cached[1]:
-                found.setdefault(key, app)
-        return found
+        return self._index.list_keys()
 
     def find_app_folder(self, app: str) -> Path | None:
         """Return the folder of *app*, or None."""
@@ -176,17 +156,21 @@ class SourceLookup:
         lock: The lock file of actions.
         npm_source: The components on npm.
         open_connect_source: Returns the source of actions that Pipedream runs; raises `ConnectSettingsError` without a login.
+        cache: The folder that keeps the indexes of folders of components.
     """
 
     settings: ActionSettings
     lock: ActionsLock
     npm_source: NpmSource
     open_connect_source: Callable[[], ConnectSource]
+    cache: Path
     _folders: dict[Path, FolderSource] = field(default_factory=dict)
 
     def get_folder_source(self, folder: Path) -> FolderSource:
         """Return the source for *folder*."""
-        return self._folders.setdefault(folder, FolderSource(folder))
+        if folder not in self._folders:
+            self._folders[folder] = FolderSource(folder, self.cache)
+        return self._folders[folder]
 
     def iter_local_sources(self) -> Iterator[tuple[SourceSetting, NpmSource | FolderSource]]:
         """Yield the sources on this machine that may be read, with their settings."""

@@ -79,7 +79,7 @@ _COLORS: Final = ("#0969da", "#1a7f37", "#8250df", "#bc4c00", "#bf3989", "#6e549
 _ICON_STYLE: Final = "display:inline-block;vertical-align:text-bottom;margin:0 5px 0 0"
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=10_000)  # a checkout of components has thousands of apps
 def format_app_name(slug: str) -> str:
     """Return the display name of an app: `Google Sheets` for `google_sheets`."""
     words = [word.upper() if word in _CAPITALS else word[:1].upper() + word[1:] for word in slug.split("_") if word]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pdkernel.accounts.apps import FIELDS_BY_APP, find_provider, list_provider_apps, load_registered_apps
@@ -20,6 +21,7 @@ _VISIBLE_FIELDS = frozenset({"hostname", "host", "port", "user", "username", "da
 """Credentials that forms show in plain text."""
 
 
+@lru_cache(maxsize=10_000)
 def derive_app_id(slug: str) -> str:
     """Derive the id of an app from the slug, so that every server uses the same id."""
     return derive_id("app_", slug)

@@ -454,6 +454,42 @@ def test_unchanged_modules_are_not_read_again(tmp_path: Path) -> None:
     assert source.list_keys() == {"one-go": "one", "two-went": "two"}
 
 
+def test_an_index_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    """A kept index is read again where an app, a component or a module is new, changed or gone; the rest is not read."""
+    (tmp_path / "project/packages/components").mkdir(parents=True)
+    cache = tmp_path / "project/packages/components/folders"
+    same, changed, gone = (write(tmp_path, f"{app}/actions/go/go.mjs", f"{app}-go") for app in ("a", "b", "c"))
+    for folder in (tmp_path / "components").rglob("*"):
+        if folder.is_dir():
+            os.utime(folder, (1, 1))  # a folder that has just changed is always read
+    assert FolderSource(tmp_path, cache).list_keys() == {"a-go": "a", "b-go": "b", "c-go": "c"}
+    mark = same.stat()
+
+    same.write_text(same.read_text().replace("a-go", "x-go"))
+    os.utime(same, ns=(mark.st_atime_ns, mark.st_mtime_ns))
+    changed.write_text(changed.read_text().replace("b-go", "b-went"))
+    gone.unlink()
+    write(tmp_path, "b/sources/new/new.ts", "b-new")
+    write(tmp_path, "d/actions/go/go.mjs", "d-go")
+
+    assert FolderSource(tmp_path, cache).list_keys() == {"a-go": "a", "b-went": "b", "b-new": "b", "d-go": "d"}
+
+
+def test_an_index_that_cannot_be_kept(tmp_path: Path) -> None:
+    """Without a project, no folder is made; a damaged index is made again."""
+    write(tmp_path, "one/actions/go/go.mjs", "one-go")
+    cache = tmp_path / "project/packages/components/folders"
+    FolderSource(tmp_path, cache).list_keys()
+    assert not (tmp_path / "project").exists()
+
+    (tmp_path / "project").mkdir()
+    FolderSource(tmp_path, cache).list_keys()
+    (file,) = cache.iterdir()
+    file.write_text("{")
+
+    assert FolderSource(tmp_path, cache).list_keys() == {"one-go": "one"}
+
+
 def test_links_out_of_an_app_are_not_followed(tmp_path: Path) -> None:
     """A module, a component's folder or a folder of actions is not read if it is a link out of the app's folder."""
     secret = write(tmp_path, "../outside/actions/go/go.mjs", "one-go")

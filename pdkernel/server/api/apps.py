@@ -7,7 +7,7 @@ of all apps of Pipedream.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pdkernel.actions import Catalog
@@ -61,30 +61,35 @@ async def resolve_app_slug(call: ApiCall, text: str) -> str:
 
 def list_known_apps(context: AppContext) -> set[str]:
     """Return the slugs of the apps in the list."""
-    catalog = context.engine.catalog
-    return (
-        {*context.directory.connected_apps(), *list_offered_apps(context)}
-        | _apps_with_components(catalog, "action")
-        | _apps_with_components(catalog, "source")
-    )
+    offered = {*context.directory.connected_apps(), *list_offered_apps(context)}
+    return offered | _apps_with_components(context.engine.catalog)
 
 
 def _search_apps(call: ApiCall) -> list[str]:
     catalog = call.context.engine.catalog
-    actions, sources = _apps_with_components(catalog, "action"), _apps_with_components(catalog, "source")
     words = (call.query_param("q") or "").lower()
-    filters = (("has_actions", actions), ("has_triggers", sources), ("has_components", actions | sources))
+    kinds: Mapping[str, ComponentKind | None] = {
+        "has_actions": "action",
+        "has_triggers": "source",
+        "has_components": None,
+    }
+    filters = [  # a checkout has thousands of apps, and each list of them takes many milliseconds
+        (_apps_with_components(catalog, kind), flag)
+        for name, kind in kinds.items()
+        if (flag := call.query_flag(name)) is not None
+    ]
     return [
         slug
         for slug in list_known_apps(call.context)
         if (words in slug or words in format_app_name(slug).lower())
-        and all((slug in slugs) is flag for name, slugs in filters if (flag := call.query_flag(name)) is not None)
+        and all((slug in slugs) is flag for slugs, flag in filters)
         and call.query_param("category_ids") is None
     ]
 
 
-def _apps_with_components(catalog: Catalog, kind: ComponentKind) -> set[str]:
-    own = load_builtin_actions() if kind == "action" else ()
+def _apps_with_components(catalog: Catalog, kind: ComponentKind | None = None) -> set[str]:
+    """Return the apps with components of *kind*, or of any kind; the built-in components are actions."""
+    own = load_builtin_actions() if kind != "source" else ()
     return {*map(get_app_slug, own), *catalog.list_apps(kind)}
 
 
