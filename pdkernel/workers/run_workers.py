@@ -329,15 +329,14 @@ class RunWorkers:
         language, recorder, target = request.language, request.recorder, request.target
         worker = self._pool.get_worker(self._acquired_slot, language, variables=self._setup.variables)
         values: dict[str, object] = {"trigger": self._setup.trigger, **request.steps}
-        texts = {name: self._encode_value(name, value) for name, value in values.items()}
         body = {**request.body, **self._begin(worker)}
-        unsent = worker.take_unsent(values, texts)
+        exports = worker.build_exports(values)
+        texts = [self._encode_value(name, values[name]) for name in exports["texts"]]
         if isinstance(target, ComponentFile):
             body |= worker.build_component(target, request.name)
         elif target is not None:
             body |= worker.build_code(target)
-        body["steps"] = list(texts)
-        body["texts"] = unsent
+        body |= exports
         if request.before_start is not None:
             try:
                 await request.before_start()
@@ -349,7 +348,7 @@ class RunWorkers:
         watch = MemoryWatch(worker.process.child, request.memory_limit_mb, exchange.fail_step)
         done: Done | None = None
         try:
-            exchange.send(body, [texts[name] for name in unsent], timeout_s=request.timeout_s)
+            exchange.send(body, texts, timeout_s=request.timeout_s)
             if request.on_begun is not None:
                 exchange.report_begin(request.on_begun)
             done = await exchange.reply

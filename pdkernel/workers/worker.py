@@ -371,12 +371,18 @@ class Worker:
         taken, self._new_sources = self._new_sources, []
         return taken
 
-    def take_unsent(self, values: Mapping[str, object], texts: Mapping[str, bytes]) -> list[str]:
-        """Return the names whose values the worker does not have yet, and mark these values as sent."""
-        names = [name for name in texts if self._sent_values.get(name) is not values[name]]
+    def build_exports(self, values: Mapping[str, object]) -> dict[str, Any]:
+        """
+        Build the part of a request that names the exports of steps above, and mark them as sent.
+
+        `texts` are the names whose values the worker does not have yet, and follow the request; `steps` are all, unless they are what the
+        worker then has: the last one of many steps would name all others.
+        """
+        sent = self._sent_values
+        names = [name for name, value in values.items() if sent.get(name) is not value]
         for name in names:
-            self._sent_values[name] = values[name]
-        return names
+            sent[name] = values[name]
+        return {"texts": names} if len(sent) == len(values) else {"texts": names, "steps": list(values)}
 
     def bind(self, call_context: Any) -> None:
         """Apply *call_context* to later outbound calls."""

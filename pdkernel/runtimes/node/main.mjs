@@ -4,8 +4,8 @@
  *
  * `start.mjs` runs it, in `node --experimental-vm-modules --experimental-import-meta-resolve --no-warnings`. Requests are JSON lines;
  * standard output and standard error belong to the step. A request with `texts`, a list of step names, is followed by a line of
- * JSON for each name: the step's exports, which are parsed when a step reads them. `begin` has the settings of a new run that
- * differ from those of the last run. If its `fixed` is `{ms, seed}`, not null, clock and random numbers are fixed for the life of
+ * JSON for each name: the step's exports, which are parsed when a step reads them. `steps` are those that a step sees; without it, it
+ * sees all that have arrived. `begin` has the settings of a new run that differ from those of the last run. If its `fixed` is `{ms, seed}`, not null, clock and random numbers are fixed for the life of
  * the process (`determinism.mjs`).
  *
  * parity[process-env]: on the platform `process.env` is undefined outside of the component; in pdkernel the whole module has it.
@@ -243,6 +243,7 @@ function onLine(line) {
     prepare(request);
     return;
   }
+  request.steps ??= [...run.texts.keys()];
   beginRequest(request.request);
   OPERATIONS[request.op](request).then((reply) => sendLine(stringify(reply)));
 }

@@ -3,9 +3,10 @@ The program of a Python worker: runs `handler(pd)` of one step after another.
 
 It runs as `python -I -X utf8 main.py`. Requests are JSON lines on descriptor 3. Replies are JSON lines on descriptor 4, each after
 the request's number and a space. Standard output and standard error belong to the step. A request with `texts`, a list of step
-names, is followed by a line of JSON for each name: the step's exports, which are parsed when a step reads them. `begin` has the
-settings of a new run that differ from those of the last run. `import` imports a module before the first run. If its `fixed` is `{"ms", "seed"}`, not null, clock and random
-numbers are fixed for the life of the process (`determinism`).
+names, is followed by a line of JSON for each name: the step's exports, which are parsed when a step reads them. `steps` are those
+that a step sees; without it, it sees all that have arrived. `begin` has the settings of a new run that differ from those of the last
+run. `import` imports a module before the first run. If its `fixed` is `{"ms", "seed"}`, not null, clock and random numbers are fixed
+for the life of the process (`determinism`).
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class Runtime:
             error = step_runner.run_step(
                 request,
                 lambda: self._compile(request),
-                {name: self._texts[name] for name in request["steps"]},
+                {name: self._texts[name] for name in request.get("steps", self._texts)},
                 uses_script_helpers=script_helpers.MODULE_MARKER in self._sources[request["code"]],
                 secrets=secrets,
                 send_line=lambda line: self._send_step_line(line, running),
