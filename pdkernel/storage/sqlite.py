@@ -92,14 +92,15 @@ def connect(path: Path) -> sqlite3.Connection:
         factory=_CheckedConnection if IS_BLOCKING_FORBIDDEN else sqlite3.Connection,
     )
     try:
-        _prepare(connection, is_new=is_new)
+        configure(connection, is_new=is_new)
     except sqlite3.Error as fault:
         connection.close()
         raise translate_error(fault, path) from fault
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, *, is_new: bool) -> None:
+def configure(connection: sqlite3.Connection, *, is_new: bool) -> None:
+    """Let *connection* write to a log, and sync each commit to disk; *is_new* is whether its file has no page. Raises `sqlite3.Error`."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
