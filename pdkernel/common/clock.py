@@ -187,7 +187,7 @@ class RandomIds:
         """Return a new id that begins with the milliseconds since 1970."""
         milliseconds, letters = time.time_ns() // 1_000_000, []
         for _ in range(_TIME_LENGTH):
-            milliseconds, digit = divmod(milliseconds, len(_ALPHABET))
+            milliseconds, digit = divmod(milliseconds, 62)
             letters.append(_ALPHABET[digit])
         return self.new(bytes(reversed(letters)).decode(), 27 - _TIME_LENGTH)
 

@@ -170,7 +170,7 @@ class RunRequest:
         """The scope in which an unsafe outbound call is sent once: event, external user and environment."""
         return f"{self.event.digest()}/{self.environment}/{self.external_user_id or ''}"
 
-    @property
+    @cached_property
     def prepared(self) -> PreparedWorkflow:
         """What the run needs of its workflow, and shares with the other runs."""
         return prepare_workflow(self.workflow)

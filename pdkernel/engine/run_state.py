@@ -7,6 +7,7 @@ import errno
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pdkernel.engine.account_resolution import AccountResolution
 from pdkernel.engine.limits import PayloadCounter
@@ -61,7 +62,7 @@ class RunState:
     running_step: str | None = None
     _confirmations: list[asyncio.Future[None]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def prepared(self) -> PreparedWorkflow:
         """What the run needs of its workflow, and shares with the other runs."""
         return self.request.prepared

@@ -286,6 +286,8 @@ class RunPlace:
 
     async def settle(self) -> None:
         """Wait until child runs that the run no longer waits for have ended, and the run has its place again."""
+        if self._held and not self._calls:  # as at the end of most steps
+            return
         while self._calls:
             self._no_calls = asyncio.get_running_loop().create_future()
             await self._no_calls
