@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pdkernel.common.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking, run_blocking_in
 from pdkernel.common.safe_files import SCRATCH_PREFIX
 from pdkernel.errors import InternalError, InterpreterMissingError, StepError
 from pdkernel.language.analysis import find_python_requirements
@@ -206,6 +206,7 @@ class WorkerPool:
         self._spare_languages: dict[WorkerKey, set[WorkerLanguage]] = {}
         self._modules: dict[WorkerKey, dict[str, bool]] = {}  # that runs import, and whether spares may import them
         self._imports: dict[WorkerSlot, ImportAhead] = {}  # of spares that are not ready yet
+        self._creating: dict[asyncio.Future[SlotFolder], tuple[WorkerKey, StepAccess]] = {}  # folders of spares
         self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
         if max_active_runs is None:
             self._places = RunPlaces(MIN_ACTIVE_RUNS, most=MAX_ACTIVE_RUNS, spare=self._slots)
@@ -298,6 +299,8 @@ class WorkerPool:
         self._imports = {}
         self._slots.close()
         self._closed = True
+        if self._creating:
+            await asyncio.wait([*self._creating])
         if self._folder is not None:
             await run_blocking(remove_tree, self._folder)
             WARDEN.unregister_folder(self._folder)
@@ -437,38 +440,58 @@ class WorkerPool:
         self._slots.discard(slot)
 
     def _create_slot(self, key: WorkerKey, access: StepAccess) -> WorkerSlot:
+        return WorkerSlot(key, self._plan_folder(access)(), access)
+
+    def _plan_folder(self, access: StepAccess) -> Callable[[], SlotFolder]:
+        """Return a function that creates the folder of a new slot, in any thread; it raises `OSError`."""
         self._slot_count += 1
         slots, number = self._ensure_folder(), self._slot_count
         if access not in self._plans:  # not made in advance, or forgotten
             self._keep_plan(access, plan_access(self._isolation, access, slots=slots, copies=self._copies))
         self._plans.move_to_end(access)
-        return WorkerSlot(key, SlotFolder(slots, number, self._plans[access].of_slot(number)), access)
+        return functools.partial(SlotFolder, slots, number, self._plans[access].of_slot(number))
 
     def _start_spare(self, key: WorkerKey, access: StepAccess) -> None:
         """Start the workers of a slot that a run of any external user can take, unless enough such slots wait."""
         languages = self._spare_languages.get(key, set())
         idle = self._slots.idle_slots(key)
         waiting = [*idle, *(slot for slot in self._imports if slot.key == key)]
-        missing = self._spares - sum(slot.access.covers(access) for slot in waiting)
+        accesses = [
+            *(slot.access for slot in waiting),
+            *(of_new for of_key, of_new in self._creating.values() if of_key == key),
+        ]
+        missing = self._spares - sum(each.covers(access) for each in accesses)
         if self._closed or missing <= 0:
             return
         if idle and len(waiting) >= _SPARE_SETS * self._spares:
             self._slots.discard_idle(idle[0])  # what its processes may see is needed no more, or seldom
         if not self._slots.has_room(key.python, languages):
             return
-        # a run that needs the same reports the error
-        with contextlib.suppress(OSError, InterpreterMissingError):
-            slot = self._create_slot(key, access)
-            self._slots.add(slot)
-            try:
-                for language in sorted(languages):
-                    self.get_worker(slot, language)
-                self._prepare_spare(slot, [name for name, fits in self._modules.get(key, {}).items() if fits])
-            except BaseException:
-                self._slots.discard(slot)
-                raise
+        with contextlib.suppress(OSError):  # a run that needs the same reports the error
+            create = self._plan_folder(access)
+            # in a thread: on a disk that is written to, a folder takes longer to create than processes to start
+            creating = run_blocking_in(None, create)
+            self._creating[creating] = key, access
+            creating.add_done_callback(self._fill_spare)
             if missing > 1:
                 asyncio.get_running_loop().call_later(_SPARE_INTERVAL_S, self._start_spare, key, access)
+
+    def _fill_spare(self, creating: asyncio.Future[SlotFolder]) -> None:
+        """Start the workers of a spare, whose folder was created."""
+        key, access = self._creating.pop(creating)
+        if self._closed or creating.cancelled() or creating.exception() is not None:
+            return
+        slot = WorkerSlot(key, creating.result(), access)
+        self._slots.add(slot)
+        try:
+            for language in sorted(self._spare_languages.get(key, set())):
+                self.get_worker(slot, language)
+            self._prepare_spare(slot, [name for name, fits in self._modules.get(key, {}).items() if fits])
+        except (OSError, InterpreterMissingError):  # a run that needs the same reports the error
+            self._slots.discard(slot)
+        except BaseException:
+            self._slots.discard(slot)
+            raise
 
     def _learn_modules(self, slot: WorkerSlot) -> None:
         """Let spares of the kind of *slot* import what the steps of its run have imported: those that wait, and later ones."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from pdkernel.common.blocking import run_blocking
+from pdkernel.common.blocking import run_blocking, run_blocking_in
 from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.declarations import ComponentDescription
 from pdkernel.workers.interpreters import WorkerLanguage
@@ -234,7 +234,7 @@ class SlotCache:
         if wait:
             slot.folder.remove()
         else:
-            asyncio.get_running_loop().call_later(_REMOVAL_DELAY_S, slot.folder.remove)
+            asyncio.get_running_loop().call_later(_REMOVAL_DELAY_S, run_blocking_in, None, slot.folder.remove)
 
     def close(self) -> None:
         """End the workers of the idle slots, and stop measuring. The folders of the slots remain."""

@@ -70,7 +70,7 @@ class Spares:
         """Wait until no spare imports."""
         await asyncio.sleep(0.02)
         async with asyncio.timeout(60):
-            while self.pool._imports:
+            while self.pool._imports or self.pool._creating:
                 await asyncio.sleep(0.01)
 
 

@@ -274,6 +274,13 @@ def spare_tags(pool: WorkerPool) -> list[str]:
     return [worker.process_tag for slot in spares for _, worker in sorted(slot.workers.items())]
 
 
+async def ahead(pool: WorkerPool) -> None:
+    """Wait until the pool has started what it starts for later runs."""
+    await asyncio.sleep(0.01)
+    while pool._creating:
+        await asyncio.sleep(0.01)
+
+
 async def worker_tags(open_run: OpenRun, pool: WorkerPool, **setup: Any) -> list[str]:
     """Run a step in each long-lived language, and return the tags of its processes."""
     bench = await open_run(of=pool, **setup)
@@ -281,7 +288,7 @@ async def worker_tags(open_run: OpenRun, pool: WorkerPool, **setup: Any) -> list
         await bench.run(language, source)
     tags = [worker.process_tag for _, worker in sorted(bench.workers._acquired_slot.workers.items())]
     await bench.workers.release()
-    await asyncio.sleep(0.01)
+    await ahead(pool)
     return tags
 
 
@@ -315,7 +322,7 @@ async def test_spare_workers_of_which_one_does_not_start_end(open_run: OpenRun, 
     python.unlink()
 
     await bench.workers.release()
-    await asyncio.sleep(0.01)
+    await ahead(pool)
     slots = list(pool._slots._slots)
     assert pool._folder is not None
     folders = {folder.name for folder in pool._folder.iterdir()} - {"go"}
@@ -404,7 +411,7 @@ async def test_workers_are_started_ahead_for_few_kinds_of_runs(open_run: OpenRun
         bench = await open_run(of=pool, external_user_id=tree.name, node_packages={"work": NpmTree(tree, {})})
         await bench.run("python", PID["python"])
         await bench.workers.release()
-        await asyncio.sleep(0.01)
+        await ahead(pool)
     spares = [slot for slot in pool._slots._idle if slot.runs == 0]
     await pool.close()
 
