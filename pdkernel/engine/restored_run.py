@@ -6,12 +6,12 @@ The state of a run that an executor continues: recorded steps, the pause that ha
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from pdkernel.common.encode import JsonStruct
@@ -146,8 +146,7 @@ class RestoredPause:
     payload: JSON = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
-class RestoredRun:
+class RestoredRun(Struct, frozen=True):
     """
     The state in which an executor starts or continues a run.
 
@@ -176,14 +175,14 @@ class RestoredRun:
     context: Mapping[str, JSON]
     created: float | None = None
     event: Mapping[str, JSON] | None = None
-    steps: Mapping[str, RestoredStep] = field(default_factory=dict)
+    steps: Mapping[str, RestoredStep] = {}
     pause: RestoredPause | None = None
     interruptions: int = 0
     response: HttpResponse | None = None
     secrets: tuple[Secret, ...] = ()
     package_lock: StoredLock | None = None
     decisions: tuple[Decision, ...] = ()
-    calls: Mapping[str, tuple[OutboundCall, ...]] = field(default_factory=dict)
+    calls: Mapping[str, tuple[OutboundCall, ...]] = {}
     is_queued: bool = False
     begun: Begun = Begun.NO
     problem: PdkernelError | None = None
@@ -307,7 +306,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
     restored = {row.path: _restore_step(row, run_id, claimed, vault) for row in rows if row.data}
     recorded_attempts = [row.attempt for row in claimed.steps]
     recorded_attempts += [restored[row.path][1].attempt for row in claimed.waits if row.data]
-    return dataclasses.replace(
+    return replace(
         shown,
         steps={row.path: restored[row.path][0] for row in claimed.steps},
         pause=next(

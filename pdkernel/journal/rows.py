@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from typing import Literal, Self
+
+from msgspec import Struct
 
 from pdkernel.execution import Decision, Verdict
 
@@ -50,8 +51,7 @@ class Begun(IntEnum):
     """A step may have started, and the process executes no other run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """
     The right of one executor to write a run; every write names its claim.
 
@@ -71,8 +71,7 @@ class Claim:
         return cls(run_id, FIRST_FENCE)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredLock:
+class StoredLock(Struct, frozen=True):
     """
     The packages of a run, stored once for each hash.
 
@@ -85,8 +84,7 @@ class StoredLock:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
+class StepRow(Struct, frozen=True):
     """
     The row of a finished step. Its key is (run, path, iteration).
 
@@ -116,8 +114,7 @@ class StepRow:
         return len(self.data) + len(self.carry or b"")
 
 
-@dataclass(frozen=True, slots=True)
-class CallRow:
+class CallRow(Struct, frozen=True):
     """
     An unsafe call of a step that is not recorded yet, written before the call is sent. Its key is (run, path, iteration, attempt, number).
 
@@ -134,8 +131,7 @@ class CallRow:
     iteration: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class NewRun:
+class NewRun(Struct, frozen=True):
     """
     A run for `accept_run`.
 
@@ -186,8 +182,7 @@ class NewRun:
         return self.queue is not None or self.origin is not None
 
 
-@dataclass(frozen=True, slots=True)
-class WaitRow:
+class WaitRow(Struct, frozen=True):
     """
     The pause of a run in one of its steps. Its key is (run, path, iteration, number); a step's next pause replaces the row.
 
@@ -225,8 +220,7 @@ class WaitRow:
         return WaitKey(run_id, self.path, self.iteration, self.number)
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(Struct, frozen=True):
     """
     A message that a step queued with `$.send`: recorded with the run's end or pause, and delivered after that.
 
@@ -251,8 +245,7 @@ class OutboxRow:
         return f"{run_id}:{self.path}:{self.number}:{self.position}"
 
 
-@dataclass(frozen=True, slots=True)
-class WaitKey:
+class WaitKey(Struct, frozen=True):
     """
     Names one pause of a run.
 
@@ -269,8 +262,7 @@ class WaitKey:
     number: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class NewDecision:
+class NewDecision(Struct, frozen=True):
     """
     A decision about a run that has not been recorded yet; the journal adds the time and the step.
 
@@ -285,8 +277,7 @@ class NewDecision:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FailedRun:
+class FailedRun(Struct, frozen=True):
     """
     A run that ended with an error.
 
@@ -301,8 +292,7 @@ class FailedRun:
     started_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
+class ClaimedRun(Struct, frozen=True):
     """
     A run that this executor claimed, with everything that is recorded of it.
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, cast
+
+from msgspec.structs import replace
 
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.encode import encode_json

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -87,8 +86,7 @@ class StepTimer:
             self._on_timeout()
 
 
-@dataclass(frozen=True)
-class WorkerRequest:
+class WorkerRequest(msgspec.Struct, frozen=True):
     """
     A request of a run to its worker of a language.
 
@@ -114,7 +112,7 @@ class WorkerRequest:
     timeout_s: float
     target: Step | ComponentFile | None = None
     name: str = ""
-    steps: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    steps: Mapping[str, Mapping[str, JSON]] = {}
     call_context: Any = None
     memory_limit_mb: int | None = None
     services: StepServices | None = None

@@ -6,7 +6,6 @@ import asyncio
 import json
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -373,7 +372,7 @@ async def test_a_run_that_cannot_be_restored_ends_with_the_reason(
     paused = await start(node_step("ask", "$.flow.suspend(60000)"), node_step("last"))
     await resume(runtime, paused, "ask")
     (claimed,) = await runtime.journal.claim_next()
-    damaged = replace(claimed, **damage(paused.id, project.vault))
+    damaged = replace_struct(claimed, **damage(paused.id, project.vault))
 
     execution = await runtime.continue_run(damaged)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from pdkernel.common.clock import ManualClock
 from pdkernel.errors import ExecutorLostError, ProjectError, RequestError
@@ -93,8 +94,8 @@ async def test_same_definition_same_hash(open_journal: Open, rows: Rows) -> None
         await one.store_definition(WORKFLOW),
         await other.store_definition(WORKFLOW),
         await one.store_definition(WORKFLOW),
-        await one.store_definition(replace(WORKFLOW, settings={"memory": 256})),
-        await other.store_definition(replace(WORKFLOW, name="Other")),
+        await one.store_definition(dataclasses.replace(WORKFLOW, settings={"memory": 256})),
+        await other.store_definition(dataclasses.replace(WORKFLOW, name="Other")),
     ]
 
     assert hashes[:3] == [DEFINITION] * 3

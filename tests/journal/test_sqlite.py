@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import os
 import signal
@@ -13,11 +14,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pdkernel.common.clock import SequentialIds
 from pdkernel.errors import ProjectError, RequestError
@@ -349,7 +350,7 @@ async def test_nul_and_lone_surrogates_in_plain_text_are_replaced(journal: Journ
         workflow_id=BROKEN,
         dedupe_key=BROKEN,
     )
-    await journal.store_definition(replace(WORKFLOW, name=BROKEN))
+    await journal.store_definition(dataclasses.replace(WORKFLOW, name=BROKEN))
     await journal.set_queue_limits(BROKEN, concurrency=1)
     assert await journal.accept_run(run)
     (claimed,) = await journal.claim_next(BROKEN, limit=2)
@@ -844,7 +845,7 @@ async def test_a_file_of_another_program_keeps_its_pages(path: Path) -> None:
 # ── files of earlier versions ────────────────────────────────────────────────────────────────────────────────────────
 
 NEXT = JOURNAL_SCHEMA.version + 1
-CHANGED = replace(
+CHANGED = dataclasses.replace(
     JOURNAL_SCHEMA,
     version=NEXT,
     changes={NEXT: "alter table runs add column mood text; create table moods (name text)"},
