@@ -80,7 +80,7 @@ def test_a_notebook_reads_back_as_the_workflow(tmp_path: Path) -> None:
 
 
 def test_the_text_is_the_one_that_nbformat_writes() -> None:
-    """Jupyter saves an unchanged notebook as the same text, also with line ends of other systems and unpaired surrogates."""
+    """Jupyter saves an unchanged notebook as the same text, also with the line ends of other systems."""
     step = Step("a", "node", "x = '\u2028\x0c'\r\nreturn 'é'\n", notes="one\ntwo\n", props={"a": "\x85"})
     written = format_notebook(Workflow("W", triggers=ONE, steps=(step, Step("b"))), about="é\n", report="r\n")
 
