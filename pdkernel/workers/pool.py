@@ -181,8 +181,7 @@ class WorkerPool:
 
         Args:
             gateway: The gateway for outbound calls; with None, steps use the network directly.
-            max_active_runs: The number of runs that execute at once; None for `MIN_ACTIVE_RUNS`, and up to `MAX_ACTIVE_RUNS` while
-                processors are idle and the memory budget permits it.
+            max_active_runs: The number of runs that execute at once; None for 8, and more as long as the machine permits it (`RunPlaces`).
             spares: The number of slots whose workers are started ahead, for each kind of slot that runs have needed.
             memory_budget: The bytes that all workers may use before idle workers end; half of this process's limit by default.
             measure_memory: Returns the bytes that processes and their children use. Called in a thread.
@@ -208,17 +207,14 @@ class WorkerPool:
         self._imports: dict[WorkerSlot, ImportAhead] = {}  # of spares that are not ready yet
         self._creating: dict[asyncio.Future[SlotFolder], tuple[WorkerKey, StepAccess]] = {}  # folders of spares
         self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
-        if max_active_runs is None:
-            self._places = RunPlaces(MIN_ACTIVE_RUNS, most=MAX_ACTIVE_RUNS, spare=self._slots)
-        else:
-            self._places = RunPlaces(max_active_runs)
+        most = max_active_runs or MAX_ACTIVE_RUNS
+        self._places = RunPlaces(max_active_runs or MIN_ACTIVE_RUNS, most=most, spare=self._slots)
         self._access = access
         self._folder: Path | None = None  # the parent of the slots' folders
         self._slot_count = 0
         self._plans: OrderedDict[StepAccess, AccessPlan] = OrderedDict()  # the one that was used last is the last
-        self._making: dict[
-            StepAccess, asyncio.Future[AccessPlan]
-        ] = {}  # plans that are not ready; all runs wait for the same
+        # plans that are not ready; all runs wait for the same
+        self._making: dict[StepAccess, asyncio.Future[AccessPlan]] = {}
         self._requires_isolation = requires_isolation
         self._closed = False
         self._runs: set[RunWorkers] = set()

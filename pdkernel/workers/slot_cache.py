@@ -18,8 +18,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from pdkernel.common.blocking import run_blocking, run_blocking_in
 from pdkernel.workers.calls import WorkerKey
 from pdkernel.workers.declarations import ComponentDescription
@@ -196,6 +194,8 @@ class SlotCache:
 
     def idle_share(self) -> float:
         """Return the share of the processors' time since the last call that was idle (`run_places.Spare`)."""
+        import psutil  # slow to import, and most commands start no server
+
         now = psutil.cpu_times()
         idle, total = now.idle + getattr(now, "iowait", 0.0), sum(now[:_COUNTED_TIMES])
         before, self._times = self._times, (idle, total)

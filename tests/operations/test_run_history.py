@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.common.clock import ManualClock
@@ -280,7 +281,7 @@ async def test_only_the_pause_that_is_meant_ends(run: Run, runtime: WorkflowEngi
     key = found[1].open_wait.key(paused.id)
 
     with pytest.raises(RequestError, match=r"The pause of the run .* has ended already"):
-        await resume_run(runtime, paused.id, pause=replace(key, number=key.number + 1))
+        await resume_run(runtime, paused.id, pause=replace_struct(key, number=key.number + 1))
     assert (await _get(runtime.journal, paused.id)).status == "paused"
     assert (await resume_run(runtime, paused.id, pause=key)).claimed is not None
 
