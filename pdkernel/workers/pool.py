@@ -42,7 +42,7 @@ from pdkernel.workers.isolation_plan import (
 from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.run_places import RunPlace, RunPlaces
+from pdkernel.workers.run_places import MachineSpare, RunPlace, RunPlaces
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.slot_cache import SlotCache, WorkerSlot
 from pdkernel.workers.slot_folder import SlotFolder
@@ -207,8 +207,7 @@ class WorkerPool:
         self._imports: dict[WorkerSlot, ImportAhead] = {}  # of spares that are not ready yet
         self._creating: dict[asyncio.Future[SlotFolder], tuple[WorkerKey, StepAccess]] = {}  # folders of spares
         self._slots = SlotCache(memory_budget=memory_budget, measure=measure_memory)
-        most = max_active_runs or MAX_ACTIVE_RUNS
-        self._places = RunPlaces(max_active_runs or MIN_ACTIVE_RUNS, most=most, spare=self._slots)
+        self._places = _open_places(max_active_runs, self._slots)
         self._access = access
         self._folder: Path | None = None  # the parent of the slots' folders
         self._slot_count = 0
@@ -574,6 +573,12 @@ class WorkerPool:
             self._folder.chmod(0o711)  # workers with users of their own go through it to their slots
             WARDEN.register_folder(self._folder)  # a notebook's kernel is often killed without a chance to clean up
         return self._folder
+
+
+def _open_places(max_active_runs: int | None, slots: SlotCache) -> RunPlaces:
+    if max_active_runs is not None:
+        return RunPlaces(max_active_runs)
+    return RunPlaces(MIN_ACTIVE_RUNS, most=MAX_ACTIVE_RUNS, spare=MachineSpare(slots.has_memory))
 
 
 @functools.lru_cache(maxsize=1000)

@@ -35,6 +35,7 @@ _ALL = 1 << 30
 
 ADJUST_INTERVAL_S = 0.1
 """Seconds between two looks whether there may be more places, or must be fewer."""
+_COUNTED_TIMES = 8  # of a processor (Linux): what follows is counted in the first ones, too
 MIN_IDLE_SHARE, ENOUGH_IDLE_SHARE = 0.02, 0.1
 """The share of the processors' time that is idle: with less than the first there are fewer places, and with the second there may be more."""
 
@@ -49,6 +50,34 @@ class Spare(Protocol):
     def has_memory(self) -> bool:
         """Return whether the workers of one more run fit into the memory."""
         ...
+
+
+class MachineSpare:
+    """
+    `Spare` of this machine.
+
+    Args:
+        has_memory: As for `Spare`.
+    """
+
+    def __init__(self, has_memory: Callable[[], bool]) -> None:
+        self.has_memory = has_memory
+        self._idle_s, self._total_s = self._read_times()
+
+    def idle_share(self) -> float:
+        """Return the share of the processors' time since the last call that was idle, also while it waited for a disk."""
+        idle_s, total_s = self._read_times()
+        idle, total = idle_s - self._idle_s, total_s - self._total_s
+        self._idle_s, self._total_s = idle_s, total_s
+        return idle / total if total > 0 else 0.0
+
+    @staticmethod
+    def _read_times() -> tuple[float, float]:
+        """Return the seconds that the processors were idle, and all seconds, since the machine started."""
+        import psutil  # slow to import, and most commands execute one run at a time
+
+        times = psutil.cpu_times()
+        return times.idle + getattr(times, "iowait", 0.0), sum(times[:_COUNTED_TIMES])
 
 
 class RunPlaces:
@@ -115,6 +144,8 @@ class RunPlaces:
     def _adjust_later(self) -> None:
         """Look in a moment whether there may be more places, or must be fewer; while runs wait, and while there are more than at the start."""
         if self._adjusting is None and (self._count > self._least or (self._turns and self._most > self._least)):
+            assert self._spare is not None, "there is more than one number of places"
+            self._spare.idle_share()  # what was before does not count at the next look
             self._adjusting = asyncio.get_running_loop().call_later(ADJUST_INTERVAL_S, self._adjust)
 
     def _adjust(self) -> None:

@@ -87,7 +87,6 @@ _ASSUMED_BYTES: dict[WorkerLanguage, int] = {"python": 16 * BYTES_PER_MB, "node"
 _DESCRIPTORS_PER_PROCESS = 12  # its pipes, what reports its exit, children and memory, and the folder of its slot
 _RESERVED_DESCRIPTORS = 128  # for connections and files of the server
 _MAX_DESCRIPTORS = 1 << 16
-_COUNTED_TIMES = 8  # of a processor (Linux): what follows is counted in the first ones, too
 _REMOVAL_DELAY_S = 0.1  # its processes have ended by then; otherwise, the pool removes the folder when it closes
 
 
@@ -147,7 +146,6 @@ class SlotCache:
         self._typical: dict[_Kind, int] = {}  # the memory of a slot after its first run
         self._new_slots = 0
         self._has_warned = False
-        self._times = (0.0, 0.0)  # of the processors: idle, and in total
 
     def add(self, slot: WorkerSlot) -> None:
         """Add a new slot, which serves a run or will be kept."""
@@ -191,15 +189,6 @@ class SlotCache:
         """Return whether another slot with workers of *languages* and the packages of *python* fits into the budget."""
         added = self._expected_bytes((python, frozenset(languages)))
         return self._used + added <= self._budget and self._idle_processes + len(languages) <= self._max_processes
-
-    def idle_share(self) -> float:
-        """Return the share of the processors' time since the last call that was idle (`run_places.Spare`)."""
-        import psutil  # slow to import, and most commands start no server
-
-        now = psutil.cpu_times()
-        idle, total = now.idle + getattr(now, "iowait", 0.0), sum(now[:_COUNTED_TIMES])
-        before, self._times = self._times, (idle, total)
-        return (idle - before[0]) / (total - before[1]) if total > before[1] else 0.0
 
     def has_memory(self) -> bool:
         """Return whether one more run that executes fits into the budget, with workers as large as the largest that were measured."""

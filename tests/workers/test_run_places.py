@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
+import time
 
 import pytest
 
-from pdkernel.workers.run_places import RunPlace, RunPlaces
+from pdkernel.workers.run_places import ENOUGH_IDLE_SHARE, MachineSpare, RunPlace, RunPlaces
 
 LIMIT_S = 60
 
@@ -471,3 +475,18 @@ async def test_a_run_that_must_be_alone_is_alone_among_more_places() -> None:
     await asyncio.wait_for(taking, LIMIT_S)
     assert alone.is_alone
     assert await count_of(places, wanted=1, within_s=0.3) == []
+
+
+def test_a_busy_processor_is_not_idle() -> None:
+    """While as many processes compute as there are processors, no time is idle; the time before does not count."""
+    spare = MachineSpare(lambda: True)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        time.sleep(0.5)  # until they have started
+        spare.idle_share()
+        time.sleep(1)
+        assert spare.idle_share() < ENOUGH_IDLE_SHARE
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
