@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
 
 from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError, did_you_mean
 
+T = TypeVar("T")
 JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 Language = Literal["python", "node", "bash", "go"]
@@ -324,6 +325,7 @@ class Workflow:
     problem: tuple[str, str] | None = field(default=None, compare=False)
     _version: str | None = field(default=None, init=False, repr=False, compare=False)
     _positions: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _derived: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for step in self.steps:
@@ -393,6 +395,13 @@ class Workflow:
         written = [{"after": item.after_step, "entry": dict(item.entry)} for item in entries]
         bookkeeping = {**(known if isinstance(known, dict) else {}), "kept": written}
         return replace(self, extra={**self.extra, ROUND_TRIP_KEY: bookkeeping})
+
+    def derive(self, build: Callable[[Workflow], T]) -> T:
+        """Return `build(self)`, which is called once for this object, because a workflow does not change."""
+        if build not in self._derived:
+            self._derived[build] = build(self)
+        found: T = self._derived[build]
+        return found
 
     @property
     def version(self) -> str:

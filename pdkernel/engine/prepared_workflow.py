@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from pdkernel.engine.limits import listen_ports, memory_limit_mb
@@ -21,9 +20,7 @@ from pdkernel.language.analysis import find_secret_props, iter_sources
 from pdkernel.language.expression import add_missing_braces, iter_templates
 from pdkernel.model import Step, Workflow
 
-_MAX_KNOWN = 500  # edits of cells
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LIMITS = ("concurrency", "throttle", "rate_limit")
 
 
 @dataclass(frozen=True)
@@ -46,21 +43,19 @@ class PreparedStep:
 
 class PreparedWorkflow:
     """
-    What runs need of a workflow.
+    What runs need of a workflow: `workflow.derive(PreparedWorkflow)`.
 
     Attributes:
-        workflow: The workflow.
         steps: What they need of each step, by name.
         memory_limit_mb: The memory limit of a step in megabytes, or None.
         listen_ports: Ports on which steps may listen, besides free ones.
         may_declare_apps: The enabled steps that may use accounts; all others certainly use none.
-        is_limited: Whether the settings limit its runs; see `queue_turns.queue_limits`.
+        words: All identifiers in the steps, and the variables that `pdkernel.yaml` lists.
         unreadable_steps: The steps whose cells cannot be read.
         checked: The results of the preflight checks, by the steps that a run selects.
     """
 
     def __init__(self, workflow: Workflow) -> None:
-        self.workflow = workflow
         with_secrets = {prop.step for prop in find_secret_props(workflow)}
         self.steps: Mapping[str, PreparedStep] = {
             step.name: PreparedStep(
@@ -77,31 +72,9 @@ class PreparedWorkflow:
         self.may_declare_apps = frozenset(
             step.name for step in workflow.steps if not step.disabled and _may_declare_apps(step)
         )
-        self.is_limited = any(name in workflow.settings for name in _LIMITS)
+        self.words = _find_words(workflow)
         self.unreadable_steps = frozenset(step.name for step in workflow.steps if step.problem is not None)
         self.checked: dict[object, Any] = {}
-
-    @cached_property
-    def words(self) -> frozenset[str]:
-        """All identifiers in the steps, and the variables that `pdkernel.yaml` lists."""
-        words = set(self.workflow.variables)
-        for step in self.workflow.steps:
-            code = "\n".join(source for _, source in iter_sources(step))
-            words.update(_WORD.findall(code + json.dumps(dict(step.props))))
-        return frozenset(words)
-
-
-_known: OrderedDict[int, PreparedWorkflow] = OrderedDict()
-
-
-def prepare_workflow(workflow: Workflow) -> PreparedWorkflow:
-    """Return what runs of *workflow* need; found once for the object."""
-    found = _known.get(id(workflow))
-    if found is None or found.workflow is not workflow:
-        found = _known[id(workflow)] = PreparedWorkflow(workflow)
-        if len(_known) > _MAX_KNOWN:
-            _known.popitem(last=False)
-    return found
 
 
 @lru_cache(maxsize=100)
@@ -113,6 +86,14 @@ def parse_definition(text: str) -> Workflow:
         ValueError: The text does not fit; likewise `TypeError`, `KeyError` and `RecursionError`.
     """
     return Workflow.from_versioned_content(json.loads(text))
+
+
+def _find_words(workflow: Workflow) -> frozenset[str]:
+    words = set(workflow.variables)
+    for step in workflow.steps:
+        code = "\n".join(source for _, source in iter_sources(step))
+        words.update(_WORD.findall(code + json.dumps(dict(step.props))))
+    return frozenset(words)
 
 
 def _runs_javascript(step: Step) -> bool:

@@ -23,6 +23,7 @@ from pdkernel.model import Workflow
 
 DEFAULT_QUEUE_SIZE = 100
 """Runs that wait for a limited workflow, unless `settings: queue` sets another number (the platform's smallest queue)."""
+_LIMITS = ("concurrency", "throttle", "rate_limit")
 DEFAULT_BUCKET_SIZE_S = 1
 """The period of `rate_limit` in seconds, if `workflow.yaml` does not have it."""
 
@@ -70,6 +71,8 @@ class QueueFullError(RequestError):
 def queue_limits(workflow: Workflow, workflow_id: str) -> QueueLimits | None:
     """Return the limits that the settings `concurrency` and `throttle`, or `rate_limit`, set, or None."""
     settings = workflow.settings
+    if settings.keys().isdisjoint(_LIMITS):
+        return None
     throttle = settings.get("throttle")
     if not isinstance(throttle, dict):
         throttle = {
@@ -117,7 +120,7 @@ def find_limits(request: RunRequest) -> QueueLimits | None:
     each = request.workflow.trigger.for_each if request.batch is not None else None
     if each is not None:
         return batch_limits(request.workflow, request.queue, request.emitter_id or "", each.at_once)
-    return queue_limits(request.workflow, request.queue) if request.prepared.is_limited else None
+    return queue_limits(request.workflow, request.queue)
 
 
 class QueueTurn:

@@ -21,7 +21,7 @@ from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.account_lookup import Interface, RunIdentity
 from pdkernel.engine.http_response import HttpResponse
 from pdkernel.engine.pauses import PauseMode
-from pdkernel.engine.prepared_workflow import PreparedWorkflow, prepare_workflow
+from pdkernel.engine.prepared_workflow import PreparedWorkflow
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
@@ -173,7 +173,7 @@ class RunRequest:
     @cached_property
     def prepared(self) -> PreparedWorkflow:
         """What the run needs of its workflow, and shares with the other runs."""
-        return prepare_workflow(self.workflow)
+        return self.workflow.derive(PreparedWorkflow)
 
     @cached_property
     def executed_steps(self) -> tuple[Step, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pdkernel.engine.prepared_workflow import parse_definition, prepare_workflow
+from pdkernel.engine.prepared_workflow import PreparedWorkflow, parse_definition
 from pdkernel.journal.text_columns import encode_definition
 from pdkernel.model import AppBinding, Step
 from tests.builders import a_workflow, node_step, python_step
@@ -27,7 +27,7 @@ READS_EVENT = python_step("two", options="--prop 'n={{ steps.trigger.event.body 
 )
 def test_steps_whose_exports_javascript_reads(below: tuple[Step, ...], is_read: bool) -> None:
     """JavaScript reads the exports of a Python step above an enabled Node.js step, or above an expression."""
-    prepared = prepare_workflow(a_workflow(python_step("one"), *below))
+    prepared = PreparedWorkflow(a_workflow(python_step("one"), *below))
 
     assert prepared.steps["one"].is_read_by_javascript == is_read
 
@@ -40,7 +40,7 @@ def test_steps_whose_props_each_run_evaluates() -> None:
         replace(node_step("braces"), props={"n": "{ body: steps.trigger.event.body }"}),
         replace(node_step("text"), props={"n": "one"}),
     )
-    prepared = prepare_workflow(a_workflow(*steps))
+    prepared = PreparedWorkflow(a_workflow(*steps))
 
     assert [name for name, step in prepared.steps.items() if step.has_expressions] == ["two", "braces"]
 
@@ -57,18 +57,18 @@ def test_steps_that_may_use_accounts() -> None:
         Step("action", "node", uses="slack-send-message@0.1.0"),
     )
 
-    assert prepare_workflow(a_workflow(*steps)).may_declare_apps == {"bound", "go", "node", "action"}
+    assert PreparedWorkflow(a_workflow(*steps)).may_declare_apps == {"bound", "go", "node", "action"}
 
 
 def test_it_is_found_once_for_a_workflow_and_again_for_a_changed_one() -> None:
     """A workflow is prepared once; a workflow with other settings is another one."""
     workflow = a_workflow(python_step("one"))
-    changed = replace(workflow, settings={"lambda_timeout": 7, "lambda_memory": 512, "concurrency": 1})
+    changed = replace(workflow, settings={"lambda_timeout": 7, "lambda_memory": 512})
 
-    assert prepare_workflow(workflow) is prepare_workflow(workflow)
-    found = prepare_workflow(changed)
-    assert (found.steps["one"].timeout_s, found.memory_limit_mb, found.is_limited) == (7.0, 512, True)
-    assert not prepare_workflow(workflow).is_limited
+    assert workflow.derive(PreparedWorkflow) is workflow.derive(PreparedWorkflow)
+    found = changed.derive(PreparedWorkflow)
+    assert (found.steps["one"].timeout_s, found.memory_limit_mb) == (7.0, 512)
+    assert workflow.derive(PreparedWorkflow).memory_limit_mb is None
 
 
 def test_equal_definitions_in_the_journal_are_one_workflow() -> None:
