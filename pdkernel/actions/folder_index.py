@@ -127,9 +127,8 @@ class FolderIndex:
             return
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = self._file.with_name(
-                f".{self._file.name}.{secrets.token_hex(4)}"
-            )  # another process may store it, too
+            # another process may store it, too
+            draft = self._file.with_name(f".{self._file.name}.{secrets.token_hex(4)}")
             try:
                 draft.write_bytes(encode_json(apps))
                 draft.replace(self._file)

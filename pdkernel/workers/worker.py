@@ -289,8 +289,8 @@ class Worker:
         self.is_ready = False
         self.request = 0
         self.intruded = False
-        self._unchecked_s = (
-            0.0  # that code of steps has run since it was last known that the worker holds no shared memory
+        self._unchecked_share = (
+            0.0  # of the time after which it is checked again whether the worker holds shared memory
         )
         self._run: object = None
         self._new_sources: list[str] = []
@@ -396,13 +396,13 @@ class Worker:
 
     def note_run_time(self, seconds: float, *, is_limited: bool) -> None:
         """Note that code of a step has run for *seconds*, and whether its memory *is_limited*: then it is checked sooner."""
-        self._unchecked_s += seconds * _CHECK_INTERVAL_S / _LIMITED_CHECK_INTERVAL_S if is_limited else seconds
+        self._unchecked_share += seconds / (_LIMITED_CHECK_INTERVAL_S if is_limited else _CHECK_INTERVAL_S)
 
     def check_shared_memory(self) -> None:
         """Mark the worker as stale if steps have left shared memory; it checks when steps have run for a while."""
         child = self.process.child
-        if self._unchecked_s >= _CHECK_INTERVAL_S and child.pid is not None:
-            self._unchecked_s = 0.0
+        if self._unchecked_share >= 1 and child.pid is not None:
+            self._unchecked_share = 0.0
             self.is_stale = self.is_stale or holds_shared_memory(child.pid, child.system_v)
 
     def kill(self, *, wait: bool = True) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import apsw
 import pytest
 
+from pdkernel.common.clock import ManualClock, SteadyClock
 from pdkernel.journal.backend import Parameters, Write
 from pdkernel.journal.ownership import OwnershipStatements
 from pdkernel.journal.rows import FIRST_FENCE, Claim, WaitKey
@@ -246,7 +247,7 @@ def test_a_power_cut_loses_nothing_that_was_confirmed(tmp_path: Path, checkpoint
     path = tmp_path / "project.db"
     backend = SqliteBackend(path)
     backend.create_tables()
-    backend.enter(ME, "serve", clock=None)  # type: ignore[arg-type]  # which nothing asks for the time
+    backend.enter(ME, "serve", SteadyClock(ManualClock()))
     backend.open_snapshots().close()
     disk = Disk({path.name: path.read_bytes()})
     files = NotedFiles(disk)
