@@ -7,6 +7,7 @@ The fields are the keys of the JSON that `run --json`, the journal and the serve
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Literal, Self
 
 from msgspec import UNSET, UnsetType
@@ -258,6 +259,15 @@ class StepResult(JsonStruct, frozen=True):
         return "".join(log.text for log in self.logs)
 
 
+def milliseconds_between(start: str, end: str) -> float:
+    """Return the milliseconds from one ISO time to another; 0 if the clock was set back between them, or if one is not a time."""
+    try:
+        passed = datetime.fromisoformat(end) - datetime.fromisoformat(start)
+    except ValueError:  # the text of a file that was edited
+        return 0.0
+    return max(0.0, passed.total_seconds() * 1000)
+
+
 class RunTrigger(JsonStruct, frozen=True, omit_defaults=True):
     """
     The event that started a run, and `steps.trigger.context`.
@@ -346,6 +356,11 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     def event(self) -> Mapping[str, JSON]:
         """The event that started the run."""
         return self.trigger.event
+
+    @property
+    def duration_ms(self) -> float | None:
+        """Milliseconds from the start to the end of the run, its waits and pauses included; None before its end."""
+        return None if self.finished_at is None else milliseconds_between(self.started_at, self.finished_at)
 
     @property
     def context(self) -> Mapping[str, JSON]:

@@ -44,6 +44,7 @@ from pdkernel.execution import (
     StepResult,
     StepStatus,
     Verdict,
+    milliseconds_between,
 )
 from pdkernel.journal.rows import CallRow, ClaimedRun, RunStatus, WaitRow
 from pdkernel.model import JSON, Workflow
@@ -110,8 +111,12 @@ class RunSummary(JsonStruct, frozen=True):
     attempt: int
     started_at: str
     finished_at: str | None
-    duration_ms: float | None
     error: ErrorRecord | None
+
+    @property
+    def duration_ms(self) -> float | None:
+        """As `Execution.duration_ms`."""
+        return None if self.finished_at is None else milliseconds_between(self.started_at, self.finished_at)
 
 
 class _StoredTrigger(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
@@ -349,7 +354,6 @@ def build_summary(
         attempt=attempt,
         started_at=_iso(created),
         finished_at=None if ended is None else _iso(ended),
-        duration_ms=None if ended is None else max(0.0, ended - created) * 1000,
         error=_decode(run_id, _StoredError, "output", output).error if output else None,
     )
 

@@ -77,6 +77,17 @@ def format_duration(milliseconds: float) -> str:
     return f"{minutes} min {seconds} s"
 
 
+def format_run_duration(milliseconds: float) -> str:
+    """Format the duration of a run, whose start and end are known in milliseconds, and which may pause for days."""
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    if milliseconds < 3_600_000:
+        return format_duration(milliseconds)
+    hours, minutes = divmod(round(milliseconds / 60_000), 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
+
+
 def format_elapsed(milliseconds: float) -> str:
     """Format the time so far of work that goes on, in whole seconds; empty in the first second."""
     if milliseconds < 1000:

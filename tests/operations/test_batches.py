@@ -141,7 +141,7 @@ async def test_a_slow_api_does_not_block_the_loop(project: Project, upstream: Up
 def run_of(user: str, status: Status) -> RunSummary:
     """The newest run of a user."""
     error = ErrorRecord("e", "Error", "no channel") if status == "error" else None
-    return RunSummary(f"run-{user}", "Report", user, "development", status, 1, "", None, None, error)
+    return RunSummary(f"run-{user}", "Report", user, "development", status, 1, "", None, error)
 
 
 BATCH = Batch("batch_1", "p_1", "schedule", "Report", "development", datetime(2026, 1, 1, tzinfo=UTC))

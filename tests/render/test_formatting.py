@@ -30,6 +30,15 @@ def test_durations(milliseconds: float, text: str) -> None:
     assert formatting.format_duration(milliseconds) == text
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(7, "7 ms"), (999, "999 ms"), (1500, "1.50 s"), (3_720_000, "1 h 2 min"), (273_600_000, "3 d 4 h")],
+)
+def test_durations_of_runs(milliseconds: float, text: str) -> None:
+    """A run is as long as its pauses, so it has hours and days, too."""
+    assert formatting.format_run_duration(milliseconds) == text
+
+
 def test_times() -> None:
     """Times are in UTC; a text that is not a time stays."""
     iso = "2026-11-24T10:32:05.123Z"

@@ -114,7 +114,7 @@ def test_a_row_has_the_facts_of_a_run() -> None:
     first, second = render_text([an_execution(status="error", error=error)]).splitlines()[1:]
 
     assert first.split() == [
-        *("✗", "error", "2abcdefghijklmnopqrstuvwxyz", "2026-11-24", "10:00:00", "UTC", "140", "ms"),
+        *("✗", "error", "2abcdefghijklmnopqrstuvwxyz", "2026-11-24", "10:00:00", "UTC", "141", "ms"),
         *("ada", "(development)", "Open", "issue", "to", "Slack"),
     ]
     assert second == "      read: KeyError: 'a'"

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from msgspec.structs import replace
@@ -227,6 +227,22 @@ def test_a_running_execution_has_no_response_yet() -> None:
     drawn = timeline.render_html(builders.running())
 
     assert "Response to the caller" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"finished_at": "2026-11-24T10:00:00.414Z"}, "success, 414 ms"),
+        ({"finished_at": "2026-11-26T13:00:00.000Z"}, "success, 2 d 3 h"),
+        ({"finished_at": None, "status": "paused"}, "paused, 142 ms so far"),
+        ({"finished_at": "2026-11-24T09:00:00.000Z"}, "success, 0 ms"),
+    ],
+)
+def test_the_duration_is_from_start_to_end(changes: dict[str, Any], shown: str) -> None:
+    """Waits between the steps count, as in a list of runs; a paused run has the time until its newest step ended."""
+    drawn = timeline.render_text(builders.an_execution(**changes))
+
+    assert shown in drawn.splitlines()[0]
 
 
 @pytest.mark.parametrize("draw", [timeline.render_text, timeline.render_html])

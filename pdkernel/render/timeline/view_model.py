@@ -24,6 +24,7 @@ from pdkernel.execution import (
     Log,
     OutboundPolicyRecord,
     StepResult,
+    milliseconds_between,
 )
 from pdkernel.language.analysis import describe_error_place, translate_places
 from pdkernel.language.shape import StepKind, get_step_kind
@@ -258,14 +259,23 @@ def format_identity(execution: Execution) -> str:
 
 
 def format_total_duration(execution: Execution, notes: TimelineContext | None = None) -> str:
-    """Format the sum of the steps' durations; empty before a step has ended, or has run for a second."""
-    measured = [step.duration_ms for step in execution.steps if step.duration_ms is not None]
-    running = sum(_elapsed_ms(step, execution, notes) for step in execution.steps) if notes else 0.0
-    if formatting.format_elapsed(running):
-        return f"{formatting.format_elapsed(sum(measured) + running)} so far"
-    if not measured:
-        return ""
-    return formatting.format_duration(sum(measured)) + (" so far" if execution.status in UNFINISHED_STATUSES else "")
+    """
+    Format the time from the start of the run to its end.
+
+    Before its end: to now while a step runs, else to the end of the newest step; empty before a step has ended, or has run for a second.
+    """
+    if execution.duration_ms is not None:
+        return formatting.format_run_duration(execution.duration_ms)
+    is_running = notes is not None and any(_elapsed_ms(step, execution, notes) >= 1000 for step in execution.steps)
+    if is_running and notes is not None and notes.now is not None:
+        elapsed = notes.now - datetime.fromisoformat(execution.started_at)
+        return f"{formatting.format_elapsed(elapsed.total_seconds() * 1000)} so far"
+    ends = [
+        milliseconds_between(execution.started_at, step.started_at) + step.duration_ms
+        for step in execution.steps
+        if step.started_at is not None and step.duration_ms is not None
+    ]
+    return f"{formatting.format_run_duration(max(ends))} so far" if ends else ""
 
 
 def format_start(execution: Execution) -> str:

@@ -108,7 +108,7 @@ def _templates() -> Environment:
     environment.filters |= {
         "count": format_count,
         "timestamp": formatting.format_timestamp,
-        "duration": formatting.format_duration,
+        "duration": formatting.format_run_duration,
         "line": formatting.truncate_line,
         "error": format_error,
         "app_label": lambda slug: Markup(app_label(slug)),  # noqa: S704 - escaped by `render`
