@@ -158,6 +158,12 @@ class StepOrderError(DefinitionError):
     code = "step_order"
 
 
+class BlockError(DefinitionError):
+    """A block or branch is missing or wrong, or a cell is at a place where its block has ended."""
+
+    code = "block"
+
+
 class EntryPointError(DefinitionError):
     """A code cell has no `handler(pd)` or no default export."""
 

@@ -1,15 +1,27 @@
-"""The workflow model: triggers and ordered steps as frozen values, with the platform's rules for names."""
+"""
+The workflow model: triggers, ordered steps and blocks as frozen values, with the platform's rules for names.
+
+Steps and blocks form one list in the order of their cells. A step or a block that is part of a branch names it in `inside`, so a
+moved cell changes nothing else. The entries of a block follow it, and end at the next entry outside of the block.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
 
-from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError, did_you_mean
+from pdkernel.errors import (
+    BlockError,
+    DefinitionError,
+    DuplicateStepError,
+    StepNameError,
+    UnknownStepError,
+    did_you_mean,
+)
 
 T = TypeVar("T")
 JSON: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
@@ -200,6 +212,7 @@ class Step:
         problem: Why the cell cannot be read as a step, and the line of the cell; such a step does not run. None for a step.
         extra: Fields of a definition that this model does not use, stored for writing them back.
         files: Files that the code imports, by their path from the folder of the step's entry file (`x.mjs`, `../lib/y.py`).
+        inside: The branch that the step is part of, `BLOCK.BRANCH`, or None at the outer level.
     """
 
     name: str
@@ -223,6 +236,7 @@ class Step:
     extra: Mapping[str, JSON] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     problem: tuple[str, int] | None = None
+    inside: str | None = None
 
     def __post_init__(self) -> None:
         check_step_name(self.name)
@@ -269,6 +283,233 @@ class Step:
         }
 
 
+BlockType = Literal["if", "switch", "parallel"]
+BLOCK_TYPES: tuple[BlockType, ...] = get_args(BlockType)
+LAST_BRANCHES: Mapping[BlockType, str] = {"if": "else", "switch": "default"}
+"""The branch of an if or switch block that runs if no other does: it comes last, and always has this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """
+    One branch of a block.
+
+    Attributes:
+        name: The name in `--in BLOCK.BRANCH`, and in the exports of a parallel block.
+        condition: When the branch runs. For if and parallel blocks, a JavaScript expression without braces, or rules of the
+            platform, `{t: and|or, r: [...]}`. For a switch block, the value of the case, whose texts may contain `{{ }}`.
+        runs: `when` the condition holds, `always` (`else` and `default` too), or `never`.
+    """
+
+    name: str
+    condition: JSON = None
+    runs: Literal["when", "always", "never"] = "when"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """
+    A block: a cell whose branches contain the steps and blocks that name them in `inside`.
+
+    Attributes:
+        name: The name in `steps.<name>.$return_value`; unique among steps and blocks.
+        type: `if` runs the first branch that applies, `switch` that of the first equal case, `parallel` all that apply.
+        branches: The branches in order.
+        expression: For a switch block, the JavaScript expression, without braces, that is compared with the cases.
+        inside: The branch that the block is part of, `BLOCK.BRANCH`, or None at the outer level.
+        place: The number of the workflow's steps above the block.
+        notes: The block's note, or None.
+        line_offset: Lines of the cell above the first branch; 0 for a file.
+        cell_index: Index of the notebook cell (the first is 0), or None for a folder.
+        execution_count: The number that JupyterLab shows beside the cell, `[3]`, or None.
+        file: For a workflow read from files, the path of the file with the block, for messages; else None.
+        file_line: The line of *file* with the first line of the cell; None for a `.ipynb` file.
+        lines: The line of each branch and of the parts of its condition, by its path (`("urgent", "r", 0)`), in the cell.
+        problem: Why the cell cannot be read as a block, and the line of the cell; such a block does not run. None for a block.
+        extra: Fields of a definition that this model does not use, stored for writing them back.
+    """
+
+    name: str
+    type: BlockType
+    branches: tuple[Branch, ...] = ()
+    expression: str | None = None
+    inside: str | None = None
+    place: int = 0
+    notes: str | None = None
+    line_offset: int = 0
+    cell_index: int | None = None
+    execution_count: int | None = field(default=None, compare=False)
+    file: str | None = field(default=None, compare=False)
+    file_line: int | None = field(default=None, compare=False)
+    lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict, compare=False, repr=False)
+    problem: tuple[str, int] | None = None
+    extra: Mapping[str, JSON] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_step_name(self.name)
+        if self.problem is None:
+            problem = next(_find_branch_problems(self), None)
+            if problem is not None:
+                raise problem
+
+    def branch(self, name: str) -> Branch:
+        """
+        Return the branch called *name*.
+
+        Raises:
+            BlockError: There is no such branch; the message suggests others.
+        """
+        found = next((branch for branch in self.branches if branch.name == name), None)
+        if found is None:
+            names = [branch.name for branch in self.branches]
+            raise BlockError(
+                f"The block {self.name} has no branch {name!r}.",
+                fix=did_you_mean(name, names) or "Write the name of one of its branches.",
+                step=self.name,
+            )
+        return found
+
+    def locate(self, *path: str | int) -> int | None:
+        """Return the line of the cell with the part of a branch at *path*, or with the nearest part around it."""
+        lines = (self.lines.get(path[:length]) for length in range(len(path), 0, -1))
+        return next((line for line in lines if line is not None), self.line_offset or None)
+
+
+def _find_branch_problems(block: Block) -> Iterator[BlockError]:
+    """Yield why the branches of *block* cannot decide what runs."""
+    if block.type == "switch" and not (block.expression or "").strip():
+        yield _branch_problem(block, "has no expression to compare with its cases", "Write expression: JAVASCRIPT.")
+    seen: set[str] = set()
+    for number, branch in enumerate(block.branches, 1):
+        if not STEP_NAME.match(branch.name):
+            fix = re.sub(r"\W+", "_", branch.name, flags=re.ASCII).strip("_")
+            what = f"has a branch called {branch.name!r}: a name has letters, digits and underscores, and starts with no digit"
+            yield _branch_problem(block, what, f"Call it {fix if STEP_NAME.match(fix) else 'branch_1'!r}.", branch)
+        elif branch.name in seen:
+            yield _branch_problem(block, f"has two branches called {branch.name!r}", "Rename one of them.", branch)
+        seen.add(branch.name)
+        if (fault := _find_condition_fault(block, branch, is_last=number == len(block.branches))) is not None:
+            yield _branch_problem(block, *fault, branch)
+
+
+def _find_condition_fault(block: Block, branch: Branch, *, is_last: bool) -> tuple[str, str] | None:
+    """Return what is wrong with when *branch* runs, and what to do; None if nothing is."""
+    last = LAST_BRANCHES.get(block.type)
+    what = "VALUE" if block.type == "switch" else "CONDITION"
+    if last is not None and branch.name == last:
+        if branch.runs != "always":
+            return f"has a {what.lower()} for {last}, which runs if no other branch does", f"Write {last}: without one."
+        return None if is_last else (f"has branches below {last}, which would never run", f"Write {last}: last.")
+    if last is not None and branch.runs != "when":
+        return f"has no {what.lower()} for {branch.name}", f"Write {branch.name}: {what}; only {last}: has none."
+    if branch.runs == "when" and block.type != "switch" and not _is_condition(branch.condition):
+        return (
+            f"has a condition for {branch.name} that is neither JavaScript nor rules",
+            "Write an expression, or {t: and, r: [{a, op, b}]}.",
+        )
+    return None
+
+
+def _is_condition(condition: JSON) -> bool:
+    return bool(condition.strip()) if isinstance(condition, str) else isinstance(condition, dict)
+
+
+def _branch_problem(block: Block, what: str, fix: str, branch: Branch | None = None) -> BlockError:
+    line = block.line_offset or None if branch is None else block.locate(branch.name)
+    return BlockError(f"The block {block.name} {what}.", fix=fix, step=block.name, line=line)
+
+
+Entry: TypeAlias = Step | Block
+"""A step or a block of a workflow."""
+
+
+def split_inside(inside: str) -> tuple[str, str]:
+    """Return the block and the branch of `BLOCK.BRANCH`."""
+    block, _, branch = inside.partition(".")
+    return block, branch
+
+
+def merge_entries(steps: Sequence[Step], blocks: Iterable[Block]) -> tuple[Entry, ...]:
+    """Return *steps* and *blocks* in the order of their cells."""
+    found: list[Entry] = []
+    taken = 0
+    for block in blocks:
+        found += (*steps[taken : block.place], block)
+        taken = max(taken, block.place)
+    return (*found, *steps[taken:])
+
+
+def find_structure_errors(entries: Iterable[Entry]) -> Iterator[tuple[Entry, DefinitionError]]:
+    """
+    Yield each of *entries* that is at a wrong place, with the error: its block or branch is missing, below it, or ended above it.
+
+    Args:
+        entries: Steps and blocks in the order of their cells. Branches of a block with a `problem` are unknown, so any name is
+            accepted.
+    """
+    entries = tuple(entries)
+    blocks = {entry.name: entry for entry in entries if isinstance(entry, Block)}
+    open_blocks: list[str] = []
+    ended: dict[str, str] = {}  # the first entry outside, by block
+    for entry in entries:
+        name = "" if entry.inside is None else split_inside(entry.inside)[0]
+        if name and (error := _find_structure_error(entry, blocks, open_blocks, ended)) is not None:
+            yield entry, error
+            continue
+        while open_blocks and open_blocks[-1] != name:
+            ended[open_blocks.pop()] = entry.name
+        if isinstance(entry, Block):
+            open_blocks.append(entry.name)
+
+
+def _find_structure_error(
+    entry: Entry, blocks: Mapping[str, Block], open_blocks: Sequence[str], ended: Mapping[str, str]
+) -> BlockError | None:
+    name, branch = split_inside(entry.inside or "")
+    block = blocks.get(name)
+    where = f"{'Block' if isinstance(entry, Block) else 'Step'} {entry.name} is in {entry.inside}, "
+    if name == entry.name:
+        what, fix = "which is itself", "Name a branch of a block above."
+    elif block is None:
+        fix = (
+            did_you_mean(name, blocks) or f"Write a cell %%pdif {name}, %%pdswitch {name} or %%pdparallel {name} above."
+        )
+        what = f"and the workflow has no block {name!r}"
+    elif block.problem is None and all(each.name != branch for each in block.branches):
+        names = [each.name for each in block.branches]
+        fix = did_you_mean(branch, names) or f"Write one of the branches of {name}: --in {name}.BRANCH."
+        what = f"and the block {name} has no branch {branch!r}" if branch else "and no branch is named"
+    elif name in ended:
+        what = f"but that block ended above: {ended[name]} is outside of it"
+        fix = f"Move {ended[name]} below the entries of {name}, or this cell above {ended[name]}."
+    elif name not in open_blocks:
+        what, fix = "which comes later", f"Move the block {name} above {entry.name}."
+    else:
+        return None
+    return BlockError(f"{where}{what}.", fix=fix, step=entry.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Levels:
+    """The entries of a workflow: by name, by the branch that they are part of, and the place of each among those."""
+
+    by_name: Mapping[str, Entry]
+    by_branch: Mapping[str | None, tuple[Entry, ...]]
+    places: Mapping[str, int]
+
+    @classmethod
+    def build(cls, workflow: Workflow) -> _Levels:
+        """Return the entries of *workflow*."""
+        by_branch: dict[str | None, list[Entry]] = {None: []}
+        places: dict[str, int] = {}
+        for entry in workflow.all_entries:
+            level = by_branch.setdefault(entry.inside, [])
+            places[entry.name] = len(level)
+            level.append(entry)
+        by_name = {entry.name: entry for entry in workflow.all_entries}
+        return cls(by_name, {inside: tuple(level) for inside, level in by_branch.items()}, places)
+
+
 @dataclass(frozen=True, slots=True)
 class UnsupportedEntry:
     """
@@ -302,12 +543,13 @@ class UnsupportedEntry:
 @dataclass(frozen=True, slots=True)
 class Workflow:
     """
-    A trigger and ordered steps.
+    A trigger, ordered steps, and the blocks that contain some of them.
 
     Attributes:
         name: The display name.
         triggers: The triggers; `steps.trigger.event` is the event of the trigger that fired.
-        steps: The steps in the order in which they run.
+        steps: All steps in the order of their cells, those of branches too; without blocks, the order in which they run.
+        blocks: The blocks in the order of their cells.
         settings: `lambda_timeout`, `lambda_memory`, `concurrency`, ... as in the header.
         origin: The path that the workflow was read from, for messages, or None.
         variables: Environment variables that `pdkernel.yaml` lists as read by the workflow.
@@ -323,19 +565,28 @@ class Workflow:
     variables: tuple[str, ...] = ()
     extra: Mapping[str, JSON] = field(default_factory=dict)
     problem: tuple[str, str] | None = field(default=None, compare=False)
+    blocks: tuple[Block, ...] = ()
     _version: str | None = field(default=None, init=False, repr=False, compare=False)
     _positions: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
     _derived: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        has_branches = bool(self.blocks)
         for step in self.steps:
             if step.name in self._positions:
-                raise DuplicateStepError(
-                    f"Two steps are called {step.name!r}: steps.{step.name} would be ambiguous.",
-                    fix="Rename one of the two cells.",
-                    step=step.name,
-                )
+                raise _build_duplicate_error("Two steps", step.name)
             self._positions[step.name] = len(self._positions)
+            has_branches = has_branches or step.inside is not None
+        if has_branches:
+            names: set[str] = set()
+            for block in self.blocks:
+                if block.name in self._positions or block.name in names:
+                    raise _build_duplicate_error(
+                        "Two blocks" if block.name in names else "A step and a block", block.name
+                    )
+                names.add(block.name)
+            for _, error in find_structure_errors(self.all_entries):
+                raise error
 
     @property
     def trigger(self) -> Trigger:
@@ -370,6 +621,95 @@ class Workflow:
     def steps_after(self, name: str) -> tuple[Step, ...]:
         """Return the steps below the step *name*."""
         return self.steps[self._positions[self.step(name).name] + 1 :]
+
+    @property
+    def all_entries(self) -> tuple[Entry, ...]:
+        """All steps and blocks in the order of their cells."""
+        return merge_entries(self.steps, self.blocks) if self.blocks else self.steps
+
+    def entries(self, inside: str | None = None) -> tuple[Entry, ...]:
+        """
+        Return the steps and blocks of the outer level, or of the branch *inside*, in order.
+
+        Args:
+            inside: `BLOCK.BRANCH`, or None for the outer level.
+
+        Raises:
+            BlockError: There is no such block or branch.
+        """
+        if inside is not None:
+            block, branch = split_inside(inside)
+            self.block(block).branch(branch)
+        return self.derive(_Levels.build).by_branch.get(inside, ()) if self.blocks else self.steps
+
+    def entry(self, name: str) -> Entry:
+        """
+        Return the step or block called *name*.
+
+        Raises:
+            UnknownStepError: There is no such step or block.
+        """
+        found = self.derive(_Levels.build).by_name.get(name) if self.blocks else None
+        return found or self.step(name)
+
+    def block(self, name: str) -> Block:
+        """
+        Return the block called *name*.
+
+        Raises:
+            BlockError: There is no such block; the message lists the blocks.
+        """
+        found = self.derive(_Levels.build).by_name.get(name) if self.blocks else None
+        if isinstance(found, Block):
+            return found
+        fix = (
+            did_you_mean(name, [block.name for block in self.blocks]) if self.blocks else "The workflow has no blocks."
+        )
+        raise BlockError(f"The workflow has no block {name!r}.", fix=fix, step=name)
+
+    def path(self, name: str) -> str:
+        """Return the path of the step or block *name* through the blocks around it: `triage.urgent.page`, or `page` at the outer level."""
+        parts = [name]
+        inside = self.entry(name).inside
+        while inside is not None:
+            block, branch = split_inside(inside)
+            parts += [branch, block]
+            inside = self.block(block).inside
+        return ".".join(reversed(parts))
+
+    def visible_names(self, name: str) -> tuple[str, ...]:
+        """
+        Return the steps and blocks whose exports the step or block *name* may read, in the order of their cells.
+
+        These are the earlier entries of its own branch and of the levels around it: not the entries of a sibling branch, and of
+        an earlier block its name, not the steps in it.
+
+        Raises:
+            UnknownStepError: There is no such step or block.
+        """
+        if not self.blocks:
+            return tuple(step.name for step in self.steps_before(name))
+        levels = self.derive(_Levels.build)
+        entry = self.entry(name)
+        found: list[list[str]] = []
+        while True:
+            found.append([each.name for each in levels.by_branch[entry.inside][: levels.places[entry.name]]])
+            if entry.inside is None:
+                return tuple(visible for level in reversed(found) for visible in level)
+            entry = self.block(split_inside(entry.inside)[0])
+
+    def sees(self, reader: str, name: str) -> bool:
+        """Return whether the step or block *reader* may read the exports of *name*, which `visible_names` then lists."""
+        if not self.blocks:
+            place, own = self._positions.get(name), self._positions.get(reader)
+            return place is not None and own is not None and place < own
+        levels = self.derive(_Levels.build)
+        other, entry = levels.by_name.get(name), levels.by_name.get(reader)
+        while other is not None and entry is not None:
+            if entry.inside == other.inside:
+                return levels.places[name] < levels.places[entry.name]
+            entry = None if entry.inside is None else levels.by_name[split_inside(entry.inside)[0]]
+        return False
 
     def timeout_s(self, step: Step) -> float:
         """Return the time limit of *step* in seconds: its own, the workflow's, or the default of the trigger type."""
@@ -433,9 +773,11 @@ class Workflow:
                     **({"picked": picked} if (picked := s.picked_options) else {}),
                     **({"files": dict(s.files)} if s.files else {}),
                     **({"problem": s.problem} if s.problem else {}),
+                    **({"inside": s.inside} if s.inside else {}),
                 }
                 for s in self.steps
             ],
+            **({"blocks": [_get_versioned_block(block) for block in self.blocks]} if self.blocks else {}),
             "variables": list(self.variables),
         }
 
@@ -463,4 +805,31 @@ class Workflow:
             steps=tuple(steps),
             settings=content["settings"],
             variables=tuple(content["variables"]),
+            blocks=tuple(
+                Block(**{**block, "branches": tuple(Branch(**branch) for branch in block["branches"])})
+                for block in content.get("blocks", ())
+            ),
         )
+
+
+def _build_duplicate_error(which: str, name: str) -> DuplicateStepError:
+    return DuplicateStepError(
+        f"{which} are called {name!r}: steps.{name} would be ambiguous.",
+        fix="Rename one of the two cells.",
+        step=name,
+    )
+
+
+def _get_versioned_block(block: Block) -> dict[str, Any]:
+    return {
+        "name": block.name,
+        "type": block.type,
+        "branches": [asdict(branch) for branch in block.branches],
+        "place": block.place,
+        "line_offset": block.line_offset,
+        **{
+            key: value
+            for key in ("expression", "inside", "notes", "problem")
+            if (value := getattr(block, key)) is not None
+        },
+    }

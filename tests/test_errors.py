@@ -17,6 +17,7 @@ CODES = {
     "duplicate_step": 2,
     "unknown_step": 2,
     "step_order": 2,
+    "block": 2,
     "entry_point": 2,
     "package_name": 2,
     "unsupported": 2,

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pdkernel.errors import DuplicateStepError, StepNameError, UnknownStepError
+from pdkernel.errors import BlockError, DuplicateStepError, StepNameError, UnknownStepError
 from pdkernel.model import (
+    JSON,
     ROUND_TRIP_KEY,
     AppBinding,
+    Block,
+    BlockType,
+    Branch,
+    Entry,
     Step,
     StoreBinding,
     Trigger,
@@ -19,6 +27,7 @@ from pdkernel.model import (
     Workflow,
     check_step_name,
     get_app_slug,
+    merge_entries,
 )
 
 STEP = Step(
@@ -237,3 +246,237 @@ def test_an_invalid_step_name(name: str, fix: str) -> None:
 def test_the_app_of_a_key(key: str, slug: str) -> None:
     """The slug is the part before the first dash; the key of a private component does not name an app."""
     assert get_app_slug(key) == slug
+
+
+TRIAGE = Block("triage", "if", (Branch("urgent", "a > 1"), Branch("else", runs="always")), place=1)
+ROUTE = Block(
+    "route",
+    "switch",
+    (Branch("free", "free"), Branch("default", runs="always")),
+    "steps.check.plan",
+    inside="triage.urgent",
+    place=2,
+)
+NESTED = Workflow(
+    "W",
+    steps=(
+        Step("check"),
+        Step("page", inside="triage.urgent"),
+        Step("offer", inside="route.free"),
+        Step("renew", inside="route.default"),
+        Step("close", inside="triage.urgent"),
+        Step("note", inside="triage.else"),
+        Step("report"),
+    ),
+    blocks=(TRIAGE, ROUTE),
+)
+
+
+def test_entries_of_a_workflow_with_blocks() -> None:
+    """Each level has its steps and blocks in order, the flat list has all, and a name leads to its path."""
+    assert [entry.name for entry in NESTED.entries()] == ["check", "triage", "report"]
+    assert [entry.name for entry in NESTED.entries("triage.urgent")] == ["page", "route", "close"]
+    assert [entry.name for entry in NESTED.entries("route.free")] == ["offer"]
+    assert [entry.name for entry in NESTED.all_entries] == [
+        *("check", "triage", "page", "route", "offer", "renew", "close", "note", "report")
+    ]
+    assert (NESTED.path("offer"), NESTED.path("route")) == ("triage.urgent.route.free.offer", "triage.urgent.route")
+    assert NESTED.path("report") == "report"
+    assert NESTED.block("route") is NESTED.entry("route") is ROUTE
+    with pytest.raises(BlockError, match=r"(?s)no block 'rout'.*mean route\?"):
+        NESTED.block("rout")
+    with pytest.raises(BlockError, match=r"(?s)no branch 'urgnt'.*mean urgent\?"):
+        NESTED.entries("triage.urgnt")
+    with pytest.raises(UnknownStepError):
+        NESTED.entry("nobody")
+
+
+@pytest.mark.parametrize(
+    ("name", "visible"),
+    [
+        ("check", ""),
+        ("triage", "check"),
+        ("page", "check"),
+        ("route", "check page"),
+        ("offer", "check page"),
+        ("renew", "check page"),
+        ("close", "check page route"),
+        ("note", "check"),
+        ("report", "check triage"),
+    ],
+)
+def test_the_exports_that_an_entry_may_read(name: str, visible: str) -> None:
+    """An entry sees the earlier entries of its branch and of the levels around it: no sibling branch, and no step in a block."""
+    assert NESTED.visible_names(name) == tuple(visible.split())
+    assert [each.name for each in NESTED.all_entries if NESTED.sees(name, each.name)] == visible.split()
+
+
+def test_a_workflow_without_blocks_has_one_level() -> None:
+    """The steps are its entries, and each sees the steps above it."""
+    workflow = Workflow("W", steps=tuple(map(Step, "abc")))
+
+    assert workflow.entries() == workflow.all_entries == workflow.steps
+    assert (workflow.visible_names("c"), workflow.path("c"), workflow.entry("c")) == (
+        ("a", "b"),
+        "c",
+        workflow.steps[2],
+    )
+    assert [workflow.sees("b", name) for name in "abcd"] == [True, False, False, False]
+    with pytest.raises(BlockError, match="no blocks"):
+        workflow.entries("a.b")
+    assert "blocks" not in workflow.versioned_content()
+    assert "inside" not in workflow.versioned_content()["steps"][0]
+
+
+def test_the_version_of_a_workflow_with_blocks() -> None:
+    """A changed condition, branch or place changes the version, and the content is read back as the same workflow."""
+    content = json.loads(json.dumps(NESTED.versioned_content()))
+    others = (
+        replace(NESTED, blocks=(replace(TRIAGE, branches=(Branch("urgent", "a > 2"), TRIAGE.branches[1])), ROUTE)),
+        replace(NESTED, blocks=(TRIAGE, replace(ROUTE, expression="1"))),
+        replace(NESTED, steps=(*NESTED.steps[:5], replace(NESTED.steps[5], inside="triage.urgent"), NESTED.steps[6])),
+        replace(NESTED, blocks=(TRIAGE, replace(ROUTE, inside="triage.else"))),
+    )
+
+    assert Workflow.from_versioned_content(content) == NESTED
+    assert len({NESTED.version, *(other.version for other in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("steps", "blocks", "message"),
+    [
+        (
+            [("a", "triag.urgent")],
+            [],
+            r"a is in triag.urgent, and the workflow has no block 'triag'.\nWrite a cell %%pdif",
+        ),
+        ([("c", None), ("a", "triag.urgent")], [TRIAGE], r"no block 'triag'.\nDid you mean triage\?"),
+        ([("c", None), ("a", "triage.urgnt")], [TRIAGE], r"no branch 'urgnt'.\nDid you mean urgent\?"),
+        ([("c", None), ("a", "triage")], [TRIAGE], "no branch is named"),
+        (
+            [("a", "triage.else"), ("c", None)],
+            [TRIAGE],
+            "triage.else, which comes later.\nMove the block triage above a",
+        ),
+        (
+            [("c", None), ("a", "triage.else"), ("b", None), ("d", "triage.else")],
+            [TRIAGE],
+            "d is in triage.else, but that block ended above: b is outside of it.\nMove b below the entries of triage",
+        ),
+        ([("c", None)], [replace(TRIAGE, inside="triage.else")], "Block triage is in triage.else, which is itself"),
+        (
+            [("c", None)],
+            [replace(TRIAGE, inside="route.free"), replace(ROUTE, inside="triage.else")],
+            "Block triage is in route.free, which comes later",
+        ),
+    ],
+)
+def test_an_entry_at_a_wrong_place(steps: list[tuple[str, str | None]], blocks: list[Block], message: str) -> None:
+    """An entry whose block is missing, below it, itself, or has ended above it is refused, with what to do."""
+    with pytest.raises(BlockError, match=message):
+        Workflow("W", steps=tuple(Step(name, inside=inside) for name, inside in steps), blocks=tuple(blocks))
+
+
+def test_names_of_steps_and_blocks_are_unique() -> None:
+    """Two blocks, or a block and a step, of one name are refused, because `steps.NAME` would be ambiguous."""
+    with pytest.raises(DuplicateStepError, match="A step and a block are called 'triage'"):
+        Workflow("W", steps=(Step("triage"),), blocks=(TRIAGE,))
+    with pytest.raises(DuplicateStepError, match="Two blocks are called 'triage'"):
+        Workflow("W", blocks=(TRIAGE, TRIAGE))
+
+
+@pytest.mark.parametrize(
+    ("kind", "branches", "expression", "message"),
+    [
+        ("if", [Branch("a b", "x")], None, r"called 'a b'.*\nCall it 'a_b'"),
+        ("if", [Branch("a", "x"), Branch("a", "y")], None, "two branches called 'a'"),
+        ("if", [Branch("a")], None, "condition for a that is neither"),
+        ("parallel", [Branch("a", " ")], None, "condition for a that is neither"),
+        ("if", [Branch("a", runs="always")], None, r"no condition for a.\nWrite a: CONDITION; only else: has none"),
+        ("if", [Branch("a", runs="never")], None, "no condition for a"),
+        ("if", [Branch("else", "x")], None, "condition for else, which runs if no other"),
+        ("if", [Branch("else", runs="always"), Branch("a", "x")], None, r"below else.*\nWrite else: last"),
+        ("switch", [Branch("a", 1)], None, "no expression"),
+        ("switch", [Branch("default", 1)], "x", "value for default"),
+        ("switch", [Branch("a", runs="always")], "x", "no value for a"),
+    ],
+)
+def test_a_block_with_wrong_branches(
+    kind: BlockType, branches: list[Branch], expression: str | None, message: str
+) -> None:
+    """Branches that cannot decide what runs are refused; a block whose cell has a problem may have any."""
+    with pytest.raises(BlockError, match=message):
+        Block("b", kind, tuple(branches), expression)
+
+    assert Block("b", kind, tuple(branches), expression, problem=("wrong", 1)).branches == tuple(branches)
+
+
+@pytest.mark.parametrize(
+    ("kind", "branches"),
+    [
+        ("if", ()),
+        ("if", (Branch("a", {"t": "and", "r": []}), Branch("else", runs="always"))),
+        ("switch", (Branch("none"), Branch("zero", 0), Branch("many", [1, {"x": "{{steps.a.b}}"}]))),
+        ("parallel", (Branch("a", runs="always"), Branch("b", runs="never"), Branch("else", "steps.a.ok"))),
+    ],
+)
+def test_branches_of_a_block(kind: BlockType, branches: tuple[Branch, ...]) -> None:
+    """A branch has JavaScript or rules, a case any value, null too, and those of a parallel block run always, never or on a condition."""
+    block = Block("b", kind, branches, "steps.a.b" if kind == "switch" else None)
+
+    assert [block.branch(branch.name) for branch in branches] == list(branches)
+
+
+def test_the_line_of_a_condition() -> None:
+    """A part of a condition is found in its cell, else the part around it, else the first line of the cell's branches."""
+    block = Block("b", "if", (Branch("a", "x"),), line_offset=1, lines={("a",): 2, ("a", "r", 0): 4})
+
+    assert [block.locate(*path) for path in (("a", "r", 0, "a"), ("a", "t"), ("z",))] == [4, 2, 1]
+
+
+def build_entries(draw: st.DrawFn, inside: str | None, depth: int, names: list[str]) -> list[Entry]:
+    """Draw the entries of one level, each block followed by those of its branches."""
+    found: list[Entry] = []
+    for _ in range(draw(st.integers(0, 3))):
+        name = f"n{len(names)}"
+        names.append(name)
+        if depth == 0 or draw(st.booleans()):
+            found.append(Step(name, inside=inside))
+            continue
+        branches = [Branch(f"b{number}", runs="always") for number in range(draw(st.integers(0, 3)))]
+        found.append(Block(name, "parallel", tuple(branches), inside=inside))
+        for branch in branches:
+            found += build_entries(draw, f"{name}.{branch.name}", depth - 1, names)
+    return found
+
+
+@st.composite
+def nested_workflows(draw: st.DrawFn) -> tuple[Workflow, list[Entry]]:
+    """Workflows with nested blocks, and their entries in the order of the cells."""
+    entries = build_entries(draw, None, 3, [])
+    steps = [entry for entry in entries if isinstance(entry, Step)]
+    blocks, above = [], 0
+    for entry in entries:
+        if isinstance(entry, Block):
+            blocks.append(replace(entry, place=above))
+        else:
+            above += 1
+    return Workflow("W", steps=tuple(steps), blocks=tuple(blocks)), entries
+
+
+@given(nested_workflows())
+def test_nested_blocks(drawn: tuple[Workflow, list[Entry]]) -> None:
+    """The order of cells, the scope and the versioned content of any nested blocks agree with the paths of their entries."""
+    workflow, entries = drawn
+    names = [entry.name for entry in entries]
+    paths = {name: workflow.path(name).split(".") for name in names}
+
+    assert [entry.name for entry in merge_entries(workflow.steps, workflow.blocks)] == names
+    assert Workflow.from_versioned_content(workflow.versioned_content()) == workflow
+    for place, name in enumerate(names):
+        around = [tuple(paths[name][:length]) for length in range(0, len(paths[name]), 2)]
+        visible = [above for above in names[:place] if tuple(paths[above][:-1]) in around and above not in paths[name]]
+        assert workflow.visible_names(name) == tuple(visible)
+        assert [other for other in names if workflow.sees(name, other)] == visible
+    levels: list[JSON] = [entry.inside for entry in entries]
+    assert all(list(workflow.entries(level)) == [e for e in workflow.all_entries if e.inside == level] for level in levels)  # type: ignore[arg-type]  # fmt: skip
