@@ -406,7 +406,7 @@ def _save_test(
         request,
         execution,
         name=name,
-        source=load_source(source, pinned_steps=request.pinned_exports),
+        source=load_source(source, pinned_steps=request.options.pinned_exports),
         directory=state.open_directory(),
         non_secret_names=non_secret_names,
     )

@@ -19,7 +19,7 @@ from pdkernel.common.redaction import Secret, find_contained_secrets
 from pdkernel.engine.emitted_events import handles_errors
 from pdkernel.engine.queue_turns import queue_limits
 from pdkernel.engine.record_writes import retry_unreachable
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import NO_OPTIONS, RunRequest
 from pdkernel.errors import RequestError, StepError
 from pdkernel.event import Event
 from pdkernel.execution import RETURN_VALUE, Execution
@@ -235,9 +235,8 @@ class ChildRunService:
             event=event,
             secrets=(*request.secrets, *find_contained_secrets(self._secrets(), payload)),
             external_user_id=user,
-            pinned_exports={},
-            only_steps=None,
-            previous_exports={},
+            options=NO_OPTIONS,
+            is_only_recorded=False,
             account_overrides={},
             workflow_id=found.served_id,
             emitter_id=None,

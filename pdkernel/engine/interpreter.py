@@ -481,7 +481,7 @@ class Interpreter:
         workers = await self._workers.open_run(setup, place=place)
         try:
             resolution = await self._resolve(request, await find_account_props(request, workers, actions))
-            if resolution.complete and request.only_steps != frozenset():
+            if resolution.complete and not request.is_only_recorded:
                 record.add_secrets(resolution.secrets)
             if resolution.lookup is not None:
                 record.set_lookup(resolution.lookup)

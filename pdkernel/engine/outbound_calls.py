@@ -130,8 +130,8 @@ def build_call_binding(
         sent_requests=request.idempotency,
         # the scope hashes the event, which costs time
         send_once_scope=request.idempotency_scope if request.idempotency is not None else "",
-        send_again=request.resend,
-        memory_recording=request.recording,
+        send_again=request.options.resend,
+        memory_recording=request.options.recording,
         attempt=attempt,
         calls_in_flight=calls_in_flight if request.idempotency is None else None,
     )

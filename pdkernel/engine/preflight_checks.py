@@ -57,7 +57,12 @@ def check_request(request: RunRequest, *, has_debugger: bool = False) -> None:
         SecretMissingError: A secret prop has no value.
     """
     checked: dict[object, tuple[dict[str, list[str]], Sequence[SecretProp]]] = request.prepared.checked
-    key = (request.only_steps, frozenset(request.pinned_exports), request.done_steps, frozenset(request.blocked_steps))
+    key = (
+        request.options.only_steps,
+        frozenset(request.options.pinned_exports),
+        request.done_steps,
+        frozenset(request.blocked_steps),
+    )
     needed = checked.get(key)
     if needed is None:
         running = disable_skipped_steps(request)
@@ -85,7 +90,11 @@ def disable_skipped_steps(request: RunRequest) -> Workflow:
     )
     running = replace(request.workflow, steps=tuple(steps), problem=None)  # the run has a readable header's settings
     # a run of selected steps skips the unsupported entries between them
-    return running if request.only_steps is None else replace(running, extra={**running.extra, ROUND_TRIP_KEY: None})
+    return (
+        running
+        if request.options.only_steps is None
+        else replace(running, extra={**running.extra, ROUND_TRIP_KEY: None})
+    )
 
 
 def check_interpreters(workflow: Workflow) -> None:

@@ -115,7 +115,7 @@ def _as_count(value: object) -> int | None:
 
 def find_limits(request: RunRequest) -> QueueLimits | None:
     """Return the limits within which the run of *request* executes; None without limits, and for a test or a run without steps."""
-    if request.interface != "http" or request.refusal is not None or request.only_steps == frozenset():
+    if request.interface != "http" or request.refusal is not None or request.is_only_recorded:
         return None
     each = request.workflow.trigger.for_each if request.batch is not None else None
     if each is not None:

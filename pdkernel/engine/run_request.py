@@ -65,6 +65,31 @@ class RequestRefusal:
 
 
 @dataclass(frozen=True)
+class TestOptions:
+    """
+    What a person may ask of a run: a test in a notebook or a terminal, a replay or a fork. The run of an event has none of it.
+
+    Attributes:
+        pinned_exports: Fixed exports by step; such steps do not run.
+        only_steps: Steps to run, or None for all. The others use *previous_exports*.
+        previous_exports: Earlier exports of steps that do not run; may contain placeholders for secrets.
+        resend: Whether to send unsafe outbound calls again although a response is stored.
+        recording: Records outbound calls in memory, so that the run can be saved as a test; or None.
+    """
+
+    __test__ = False  # no test of pytest
+
+    pinned_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict, repr=False)
+    only_steps: frozenset[str] | None = None
+    previous_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict, repr=False)
+    resend: bool = False
+    recording: MemoryRecording | None = None
+
+
+NO_OPTIONS = TestOptions()
+
+
+@dataclass(frozen=True)
 class RunRequest:
     """
     The request for one run.
@@ -77,13 +102,10 @@ class RunRequest:
         environment: The external user's environment.
         variables: Environment variables, of which steps only get those that the workflow names, and secret props, by name.
         folder: The folder of the notebook or the workflow; Node.js resolves bare imports in it.
-        pinned_exports: Fixed exports by step; such steps do not run.
-        only_steps: Steps to run, or None for all. The others use *previous_exports*.
-        previous_exports: Earlier exports of steps that do not run; may contain placeholders for secrets.
+        options: What a person asks of the run.
+        is_only_recorded: Whether the run has no steps: its event is recorded (`x-pd-notrigger`).
         test: The value of `context.test`: True for a run from a notebook or a terminal.
         idempotency: Stores responses to unsafe outbound calls so that each is sent once; None always sends.
-        resend: Whether to send unsafe outbound calls again although a response is stored.
-        recording: Records outbound calls in memory, so that the run can be saved as a test; or None.
         install: Whether to install missing packages of steps; False refuses the run instead.
         source: The path of the notebook or folder, for commands in messages.
         source_path: The path of the notebook or folder, from which *find_workflow* searches; or None.
@@ -101,8 +123,7 @@ class RunRequest:
         run_ids: The run's id and trace id, for a caller that needs them before the run; None creates new ids.
         parent: The id of the run whose step triggers this run, or None.
         replay_of: The id of the run whose event is run again, or None.
-        secrets: Secrets in *event*, *pinned_exports* and *previous_exports* that this run's accounts and variables need not
-            have.
+        secrets: Secrets in *event* and *options* that this run's accounts and variables need not have.
         done_steps: Steps that an earlier executor has run, for a continued run.
         keep_in_journal: Whether the run is recorded in the journal.
         refusal: Refuses the run; the record has the error and the response. None runs the steps.
@@ -123,13 +144,10 @@ class RunRequest:
     environment: Environment = DEFAULT_ENVIRONMENT
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     folder: Path = field(default_factory=Path.cwd)
-    pinned_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict, repr=False)
-    only_steps: frozenset[str] | None = None
-    previous_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict, repr=False)
+    options: TestOptions = NO_OPTIONS
+    is_only_recorded: bool = False
     test: bool = True
     idempotency: SentRequestStore | None = None
-    resend: bool = False
-    recording: MemoryRecording | None = None
     install: bool = True
     source: str = "SOURCE"
     source_path: Path | None = None
@@ -204,7 +222,7 @@ class RunRequest:
     @property
     def has_response(self) -> bool:
         """Whether the caller gets the run's own response. Otherwise the caller gets the default response at once."""
-        responds = self.workflow.trigger.response == "custom" and self.only_steps != frozenset()
+        responds = self.workflow.trigger.response == "custom" and not self.is_only_recorded
         return responds or self.refusal is not None
 
     @property
@@ -218,15 +236,16 @@ class RunRequest:
         return self.is_served and self.pause_mode == "park"
 
     def is_selected(self, name: str) -> bool:
-        """Return whether *only_steps* includes the step."""
-        return self.only_steps is None or name in self.only_steps
+        """Return whether the run is to run the step, unless it is disabled or pinned."""
+        only = self.options.only_steps
+        return not self.is_only_recorded and (only is None or name in only)
 
     def should_execute(self, step: Step) -> bool:
         """Return whether the run executes the code of *step*: it is selected, not disabled, not pinned and not done."""
         return (
             self.is_selected(step.name)
             and not step.disabled
-            and step.name not in self.pinned_exports
+            and step.name not in self.options.pinned_exports
             and step.name not in self.done_steps
             and step.name not in self.blocked_steps
         )
@@ -241,7 +260,8 @@ class RunRequest:
         unreadable = {
             name
             for name in self.prepared.unreadable_steps
-            if name not in self.pinned_exports and (self.is_selected(name) or name not in self.previous_exports)
+            if name not in self.options.pinned_exports
+            and (self.is_selected(name) or name not in self.options.previous_exports)
         }
         return find_blocked_steps(self.workflow, unreadable) if unreadable else {}
 
@@ -308,10 +328,7 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
 
 
 _UNCHANGED = (
-    "pinned_exports",
-    "previous_exports",
     "test",
-    "resend",
     "install",
     "source",
     "interface",
@@ -343,19 +360,30 @@ def encode_request(request: RunRequest, root: Path) -> str:
 
     Paths inside of *root*, the project's place on this host, are relative, because the project may be elsewhere on another.
     """
+    options = request.options
     return encode_json(
         _StoredRequest(
             event=request.event.data,
             is_http=request.event.is_http,
             policy=dict(zip(_POLICY_FIELDS, _get_policy(request.policy), strict=True)),
             folder=_relative(request.folder, root),
-            only_steps=None if request.only_steps is None else tuple(sorted(request.only_steps)),
+            only_steps=_list_steps(request),
+            pinned_exports=options.pinned_exports,
+            previous_exports=options.previous_exports,
+            resend=options.resend,
             sends_once=request.idempotency is not None,
             source_path=None if request.source_path is None else _relative(request.source_path, root),
             secrets=tuple((secret.ref, secret.value) for secret in request.secrets),
             **dict(zip(_UNCHANGED, _get_unchanged(request), strict=True)),
         )
     ).decode()
+
+
+def _list_steps(request: RunRequest) -> tuple[str, ...] | None:
+    if request.is_only_recorded:
+        return ()
+    only = request.options.only_steps
+    return None if only is None else tuple(sorted(only))
 
 
 @lru_cache(maxsize=256)
@@ -392,12 +420,20 @@ def decode_request(
         external_user_id=external_user_id,
         environment=environment,
         folder=root / stored.folder,
-        only_steps=None if stored.only_steps is None else frozenset(stored.only_steps),
+        options=_decode_options(stored),
+        is_only_recorded=stored.only_steps == (),
         source_path=None if stored.source_path is None else root / stored.source_path,
         run_ids=run_ids,
         secrets=tuple(Secret(*each) for each in stored.secrets),
         **{name: getattr(stored, name) for name in _UNCHANGED},
     ), stored.sends_once
+
+
+def _decode_options(stored: _StoredRequest) -> TestOptions:
+    only = frozenset(stored.only_steps) if stored.only_steps else None
+    if only is None and not (stored.pinned_exports or stored.previous_exports or stored.resend):
+        return NO_OPTIONS
+    return TestOptions(stored.pinned_exports, only, stored.previous_exports, stored.resend)
 
 
 def collect_request_secrets(request: RunRequest) -> list[Secret]:

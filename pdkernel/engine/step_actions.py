@@ -324,7 +324,7 @@ def may_have_app_props(request: RunRequest) -> bool:
     For a run that executes no step, all steps count: its event may have the credentials that they would have used.
     """
     declaring = request.prepared.may_declare_apps
-    if request.refusal is not None or request.only_steps == frozenset():
+    if request.refusal is not None or request.is_only_recorded:
         return bool(declaring)
     return bool(declaring) and any(step.name in declaring for step in request.executed_steps)
 

@@ -173,15 +173,15 @@ class StepExecutor:
         if step.disabled:
             run.record.notify(StepResult(step.name, "disabled"))
             return None
-        if step.name in request.pinned_exports:
-            pinned = _restore(run, step, request.pinned_exports[step.name])
+        if step.name in request.options.pinned_exports:
+            pinned = _restore(run, step, request.options.pinned_exports[step.name])
             run.record.record_step(
                 StepResult(step.name, "pinned", exports=require_object(redactor.redact_value(pinned))), exports=pinned
             )
             return None
         if not request.is_selected(step.name):
-            if step.name in request.previous_exports:
-                _restore(run, step, request.previous_exports[step.name])
+            if step.name in request.options.previous_exports:
+                _restore(run, step, request.options.previous_exports[step.name])
             return None
         if state.pause is not None and state.pause.step.result.name == step.name:
             return await self._go_on(run, step, state.pause)

@@ -292,7 +292,8 @@ async def build_retry(
     """
     replay = await prepare_replay(engine, run.id, source=source, sends=True)
     key = batch.dedupe_key(run.external_user or "", run.id)
-    return replace(replay.request, batch=batch.id, dedupe_key=key, resend=False)
+    request = replay.request
+    return replace(request, batch=batch.id, dedupe_key=key, options=replace(request.options, resend=False))
 
 
 @dataclass(frozen=True, slots=True)

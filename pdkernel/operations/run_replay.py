@@ -19,7 +19,7 @@ from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
 from pdkernel.egress.outbound_policy import MODE_VARIABLE
 from pdkernel.engine.queue_turns import QueueFullError, queue_limits
 from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
-from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher
+from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher, TestOptions
 from pdkernel.errors import InternalError, PdkernelError, RequestError
 from pdkernel.execution import Execution
 from pdkernel.files.source import WorkflowSource, load_source
@@ -102,8 +102,9 @@ async def prepare_replay(
     current = await run_blocking(_find_source, request, source)
     if current is not None:
         request = await run_blocking(_with_source, request, current)
-    if not request.only_steps:  # all steps, also on an event that was only recorded (`x-pd-notrigger`)
-        request = replace(request, only_steps=None)
+    request = replace(
+        request, is_only_recorded=False
+    )  # all steps, also on an event that was only recorded (`x-pd-notrigger`)
     secrets = _find_event_secrets(execution, request)
     request = await _renew(
         engine, execution, request, secrets, external_user_id=external_user_id, sends=sends, policy=policy
@@ -157,13 +158,12 @@ async def prepare_fork(
             f"The run {run_id} has no exports of the step {lacking}, which is above {first}.",
             fix=f"Fork from {lacking}, or give its exports: --pin {lacking}=FILE",
         )
-    kept = {name: exports for name, exports in request.pinned_exports.items() if name != first}
+    kept = {name: exports for name, exports in request.options.pinned_exports.items() if name != first}
     kept |= {name: recorded[name] for name in above if name in recorded}
     request = replace(
         request,
-        pinned_exports={**kept, **pinned},
-        only_steps=None,
-        previous_exports={},
+        options=TestOptions(pinned_exports={**kept, **pinned}, resend=request.options.resend),
+        is_only_recorded=False,
         package_lock=None if source is not None else claimed.package_lock,
     )
     secrets = (*_find_event_secrets(execution, request), *state.secrets)
@@ -254,6 +254,7 @@ def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
         if derive_emitter_id(workflow, key) == emitter_id:
             workflow = fired_by(workflow, trigger)
             break
+    pins = {name: pin for name, pin in request.options.pinned_exports.items() if name in names}
     return replace(
         request,
         workflow=workflow,
@@ -262,7 +263,7 @@ def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
         source=shlex.quote(os.path.relpath(source.path)),
         source_path=source.path.resolve(),
         action_sources=source.sidecar.actions if source.sidecar else (),
-        pinned_exports={name: pin for name, pin in request.pinned_exports.items() if name in names},
+        options=replace(request.options, pinned_exports=pins),
     )
 
 
@@ -295,7 +296,7 @@ async def _renew(
     return replace(
         request,
         policy=replace(policy, public_only=request.policy.public_only),
-        resend=sends,
+        options=replace(request.options, resend=sends),
         run_ids=(engine.ids.new_in_order(), original.trace_id),
         replay_of=original.id,
         secrets=tuple(dict.fromkeys((*request.secrets, *secrets))),

@@ -16,7 +16,7 @@ from pdkernel.egress import OutboundPolicy
 from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.pauses import PauseMode
-from pdkernel.engine.run_request import RunRequest, VariableLoader, build_pinned_exports
+from pdkernel.engine.run_request import RunRequest, TestOptions, VariableLoader, build_pinned_exports
 from pdkernel.engine.variables import load_variables
 from pdkernel.errors import RequestError
 from pdkernel.event import Event, parse_json
@@ -178,9 +178,7 @@ def build_run_request(
         environment=environment,
         variables=variables(folder),
         folder=folder,
-        pinned_exports=pinned_exports or {},
-        only_steps=only_steps,
-        recording=MemoryRecording() if is_recorded else None,
+        options=TestOptions(pinned_exports or {}, only_steps, recording=MemoryRecording() if is_recorded else None),
         install=install,
         source=source_argument,
         source_path=source.path.resolve(),

@@ -10,6 +10,7 @@ import pytest
 
 from pdkernel.actions import Catalog
 from pdkernel.actions.source_settings import ActionSettings, format_sources
+from pdkernel.engine.run_request import TestOptions
 from pdkernel.model import Step
 from pdkernel.storage import Project
 from tests.actions.checkout import write_checkout
@@ -243,7 +244,7 @@ async def test_disabled_and_pinned_actions_need_no_source(run: Run) -> None:
         python_step("last"),
     )
 
-    execution = await run(workflow, pinned_exports={"fixed": {"$return_value": 1}})
+    execution = await run(workflow, options=TestOptions(pinned_exports={"fixed": {"$return_value": 1}}))
 
     assert execution.status == "success"
 

@@ -13,7 +13,7 @@ import pytest
 from pdkernel.common.clock import SYSTEM_CLOCK
 from pdkernel.egress import parse_policy
 from pdkernel.engine.child_runs import MAX_TRIGGER_DEPTH, ChildRuns, ChildRunService, ExecutedRun
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import NO_OPTIONS, RunRequest, TestOptions
 from pdkernel.errors import DatabaseUnreachableError, RequestError, StepError
 from pdkernel.execution import ErrorRecord, Execution
 from pdkernel.files.definition.sidecar import Sidecar
@@ -56,9 +56,7 @@ def a_request(tmp_path: Path, **changes: Any) -> RunRequest:
         parse_policy("deny"),
         external_user_id="ada",
         environment="production",
-        pinned_exports={"a": {}},
-        only_steps=frozenset({"a"}),
-        previous_exports={"a": {}},
+        options=TestOptions(pinned_exports={"a": {}}, only_steps=frozenset({"a"}), previous_exports={"a": {}}),
         workflow_id="p_caller",
         done_steps=frozenset({"a"}),
         account_overrides={"slack": "apn_1"},
@@ -167,13 +165,7 @@ async def test_the_other_run(tmp_path: Path) -> None:
     assert (first.workflow, first.folder, first.event.data) == (OTHER, tmp_path, {"headers": {"a": "b"}})
     assert (first.source, first.source_path) == (f"'{tmp_path}/the other.ipynb'", tmp_path / "the other.ipynb")
     assert first.action_sources == ("npm",)
-    assert (first.pinned_exports, first.only_steps, first.previous_exports, first.workflow_id, first.done_steps) == (
-        {},
-        None,
-        {},
-        None,
-        frozenset(),
-    )
+    assert (first.options, first.workflow_id, first.done_steps) == (NO_OPTIONS, None, frozenset())
     assert (dict(first.account_overrides), first.emitter_id, first.dedupe_key, first.replay_of) == (
         {},
         None,

@@ -14,7 +14,7 @@ import pytest
 
 from pdkernel.accounts import LocalDirectory
 from pdkernel.egress import parse_policy
-from pdkernel.engine.run_request import RunRequest, RunWatcher
+from pdkernel.engine.run_request import RunRequest, RunWatcher, TestOptions
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.event import Event
 from pdkernel.execution import Execution
@@ -130,7 +130,7 @@ async def test_steps_that_were_not_selected_are_not_skipped(shared_run: Run) -> 
     """After a failure the selected steps are skipped; a step that the caller did not select is not."""
     steps = python_step("one", "1 / 0"), python_step("two"), python_step("three")
 
-    execution = await shared_run(*steps, only_steps=frozenset({"one", "three"}))
+    execution = await shared_run(*steps, options=TestOptions(only_steps=frozenset({"one", "three"})))
 
     assert statuses(execution) == {"one": "error", "two": "not_run", "three": "skipped"}
 
@@ -167,7 +167,7 @@ async def test_disabled_and_pinned_steps_do_not_run(shared_run: Run) -> None:
         python_step("off", 'raise ValueError("ran")', options="--disabled"),
         python_step("fixed", 'raise ValueError("ran")'),
         python_step("last", 'return [pd.steps["fixed"]["$return_value"], "off" in pd.steps]'),
-        pinned_exports={"fixed": {"$return_value": 7}},
+        options=TestOptions(pinned_exports={"fixed": {"$return_value": 7}}),
     )
 
     assert statuses(execution) == {"off": "disabled", "fixed": "pinned", "last": "success"}
@@ -179,8 +179,7 @@ async def test_selected_step_runs_on_earlier_exports(shared_run: Run) -> None:
     execution = await shared_run(
         python_step("one", 'raise ValueError("ran")'),
         python_step("two", 'return pd.steps["one"]["$return_value"] + 1'),
-        only_steps=frozenset({"two"}),
-        previous_exports={"one": {"$return_value": 41}},
+        options=TestOptions(only_steps=frozenset({"two"}), previous_exports={"one": {"$return_value": 41}}),
     )
 
     assert statuses(execution) == {"one": "not_run", "two": "success"}
@@ -296,7 +295,7 @@ async def test_step_gets_the_value_of_a_secret_prop(shared_run: Run, step: Any) 
     """Without a value, the run is refused before its first step; a value with braces is not an expression."""
     refused = await shared_run(step)
     execution = await shared_run(step, variables={"one.key": "{{steps.none}}-0123"})
-    pinned = await shared_run(step, pinned_exports={"one": {"$return_value": 1}})
+    pinned = await shared_run(step, options=TestOptions(pinned_exports={"one": {"$return_value": 1}}))
 
     assert refused.error is not None
     assert refused.error.code == "secret_missing"

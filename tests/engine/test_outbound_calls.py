@@ -25,7 +25,7 @@ from pdkernel.egress.recording import MemoryRecording
 from pdkernel.engine import outbound_calls
 from pdkernel.engine.account_resolution import AccountResolution
 from pdkernel.engine.outbound_calls import StepCallsInFlight, build_call_binding, with_calls_explained
-from pdkernel.engine.run_request import RunRequest, RunWatcher
+from pdkernel.engine.run_request import RunRequest, RunWatcher, TestOptions
 from pdkernel.engine.run_state import RunState
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import OutboundCallRefusedError, StepError
@@ -159,8 +159,7 @@ def test_the_calls_of_a_step_belong_to_its_run(sends_once: bool) -> None:
         parse_policy("live", via=("net_a=http://proxy.test:1",)),
         external_user_id="ada",
         idempotency=sent,
-        resend=True,
-        recording=MemoryRecording(),
+        options=TestOptions(resend=True, recording=MemoryRecording()),
     )
     access = ProxyAccess("https://api.test/proxy", "apn_1", "ada", "development", lambda: "token")
     run = SimpleNamespace(
@@ -180,7 +179,11 @@ def test_the_calls_of_a_step_belong_to_its_run(sends_once: bool) -> None:
     )
     assert context.redactor is run.record.redactor
     assert (context.app_by_secret_ref, context.proxy_by_secret_ref) == ({"slack/a/t": "slack"}, {"github/b/t": access})
-    assert (context.sent_requests, context.send_again, context.memory_recording) == (sent, True, request.recording)
+    assert (context.sent_requests, context.send_again, context.memory_recording) == (
+        sent,
+        True,
+        request.options.recording,
+    )
     assert context.send_once_scope == (request.idempotency_scope if sends_once else "")
     context.on_call_finished(a_call())
     assert calls == [a_call()]

@@ -8,7 +8,7 @@ import pytest
 
 from pdkernel.egress import parse_policy
 from pdkernel.engine.preflight_checks import VariableMissingError, check_request, check_supported, check_variables
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, TestOptions
 from pdkernel.errors import UnsupportedError
 from pdkernel.model import Language, Step, StoreBinding
 from tests.builders import a_workflow, an_event, python_step
@@ -31,8 +31,8 @@ def test_a_variable_of_a_step_that_does_not_run() -> None:
 
     check_request(replace(needs, variables={"NEEDED": ""}))
     check_request(request(replace(step, disabled=True), other))
-    check_request(replace(needs, pinned_exports={"a": {}}))
-    check_request(replace(needs, only_steps=frozenset({"b"})))
+    check_request(replace(needs, options=TestOptions(pinned_exports={"a": {}})))
+    check_request(replace(needs, options=TestOptions(only_steps=frozenset({"b"}))))
     check_request(replace(needs, done_steps=frozenset({"a"})))
     with pytest.raises(VariableMissingError):
         check_request(needs)

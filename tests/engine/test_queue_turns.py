@@ -110,7 +110,7 @@ async def test_a_turn_that_cannot_be_removed_ends_with_its_process() -> None:
         ({}, True),
         ({"keep_in_journal": False}, True),
         ({"interface": "terminal"}, False),
-        ({"only_steps": frozenset()}, False),
+        ({"is_only_recorded": True}, False),
         ({"refusal": RequestRefusal(RequestError("No."), build_text_response(400, "No."))}, False),
         ({"workflow": a_workflow()}, False),
     ],

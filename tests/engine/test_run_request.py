@@ -10,11 +10,11 @@ import pytest
 
 from pdkernel.common.redaction import Secret
 from pdkernel.egress import OutboundPolicy
-from pdkernel.engine.run_request import RunRequest, decode_request, encode_request
+from pdkernel.engine.run_request import NO_OPTIONS, RunRequest, TestOptions, decode_request, encode_request
 from pdkernel.event import Event
 from tests.builders import a_workflow, python_step
 
-OF_THE_PROCESS = {"data_stores", "variables", "idempotency", "recording", "find_workflow", "load_variables"}
+OF_THE_PROCESS = {"data_stores", "variables", "idempotency", "find_workflow", "load_variables"}
 """Fields that the process that continues a run sets anew."""
 OF_THE_ROW = {"workflow", "external_user_id", "environment", "run_ids"}
 """Fields that the run's row and its definition hold."""
@@ -39,11 +39,13 @@ REQUEST = RunRequest(
     external_user_id="ada",
     environment="production",
     folder=Path("/folder"),
-    pinned_exports={"one": {"$return_value": 1}},
-    only_steps=frozenset({"one"}),
-    previous_exports={"one": {"x": [None]}},
+    options=TestOptions(
+        pinned_exports={"one": {"$return_value": 1}},
+        only_steps=frozenset({"one"}),
+        previous_exports={"one": {"x": [None]}},
+        resend=True,
+    ),
     test=False,
-    resend=True,
     install=False,
     source="other.ipynb",
     source_path=Path("/folder/other.ipynb"),
@@ -105,8 +107,17 @@ def test_the_test_sets_each_stored_field() -> None:
 
     same = {each.name for each in fields(RunRequest) if getattr(plain, each.name) == getattr(REQUEST, each.name)}
 
-    assert same == OF_THE_PROCESS | OF_A_NEW_RUN
+    assert same == OF_THE_PROCESS | OF_A_NEW_RUN | {"is_only_recorded"}
     assert OF_THE_ROW & same == set()
+
+
+def test_a_run_without_steps_stays_one() -> None:
+    """The request of an event that is only recorded has no steps after it was stored."""
+    request = replace(REQUEST, options=NO_OPTIONS, is_only_recorded=True)
+
+    decoded, _ = decode(encode_request(request, Path("/")), Path("/"))
+
+    assert (decoded.is_only_recorded, decoded.options, decoded.executed_steps) == (True, NO_OPTIONS, ())
 
 
 def test_a_changed_copy_is_that_of_dataclasses() -> None:

@@ -16,7 +16,7 @@ import pytest
 from pdkernel.accounts import LocalDirectory
 from pdkernel.common.clock import ManualClock
 from pdkernel.egress import parse_policy
-from pdkernel.engine.run_request import RunRequest, RunWatcher, WorkflowFinder
+from pdkernel.engine.run_request import RunRequest, RunWatcher, TestOptions, WorkflowFinder
 from pdkernel.engine.step_executor import MAX_PAUSED_RUNS, Service, StepServiceRouter
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import StepError
@@ -477,9 +477,8 @@ async def test_a_step_that_reads_a_secret_of_another_run_has_a_note(
         python_step("read", read, options="--app slack"),
         python_step("last"),
         external_user_id="ada",
-        only_steps=frozenset({"read", "last"}),
+        options=TestOptions(only_steps=frozenset({"read", "last"}), **choices),
         event=None,
-        **choices,
     )
 
     assert execution.step("read").return_value == [len("xoxb-0123456789"), len(values["other"])]
@@ -527,8 +526,7 @@ class TestTrigger:
             python_step("first"),
             python_step("call", "return pd.flow.trigger('o')"),
             find_workflow=beside(tmp_path, o=other),
-            pinned_exports=pinned,
-            only_steps=frozenset({"call"}),
+            options=TestOptions(pinned_exports=pinned, only_steps=frozenset({"call"})),
         )
         assert execution.step("first").status == "pinned"
         assert execution.step("call").return_value == {"$return_value": "run"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pdkernel.accounts import LocalDirectory
+from pdkernel.engine.run_request import TestOptions
 from pdkernel.engine.step_packages import StepPackages, step_access
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
@@ -134,8 +135,9 @@ async def test_only_executed_steps_need_packages(run: Run, registry: NpmRegistry
         importing("nowhere2", name="two"),
         disabled,
         python_step("four"),
-        pinned_exports={"one": {"$return_value": 1}},
-        only_steps=frozenset({"one", "three", "four"}),
+        options=TestOptions(
+            pinned_exports={"one": {"$return_value": 1}}, only_steps=frozenset({"one", "three", "four"})
+        ),
         install=False,
     )
 
@@ -333,7 +335,7 @@ async def test_missing_package_refuses_a_run_without_installation(run: Run, whee
     steps = python_step("one"), importing_module("tiny", "two")
 
     refused = await run(*steps, install=False)
-    above = await run(*steps, install=False, only_steps=frozenset({"one"}))
+    above = await run(*steps, install=False, options=TestOptions(only_steps=frozenset({"one"})))
 
     assert refused.error is not None
     assert (refused.error.code, refused.steps[0].status) == ("package_missing", "not_run")

@@ -174,4 +174,4 @@ async def test_a_retry_sends_no_call_again(run: Run, runtime: WorkflowEngine) ->
 
     request = await build_retry(runtime, BATCH, replace(run_of("ada", "error"), id=failed.id))
 
-    assert (request.policy.mode, request.is_silent, request.resend) == ("live", False, False)
+    assert (request.policy.mode, request.is_silent, request.options.resend) == ("live", False, False)

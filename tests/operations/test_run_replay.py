@@ -17,7 +17,7 @@ from pdkernel.egress import parse_policy
 from pdkernel.engine.queue_turns import QueueFullError
 from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
 from pdkernel.engine.run_packages import PackageLock
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, TestOptions
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import ProjectError, RequestError, UnknownStepError
 from pdkernel.execution import Execution
@@ -135,11 +135,11 @@ async def test_the_draft_of_an_open_notebook_is_its_current_workflow(
     linked = replace(draft, path=tmp_path / "link" / "greet.ipynb")
     pins = {"greet": {"$return_value": 1}, "gone": {"$return_value": 2}}
     first = await run(source.workflow, source_path=source.path)
-    pinned = await run(source.workflow, source_path=source.path, pinned_exports=pins)
+    pinned = await run(source.workflow, source_path=source.path, options=TestOptions(pinned_exports=pins))
 
     assert (await replay(runtime, first.id, source=draft)).step("greet").return_value == "draft"
     assert (await replay(runtime, first.id, source=linked)).step("greet").return_value == "draft"
-    assert [*(await prepare_replay(runtime, pinned.id, source=draft)).request.pinned_exports] == ["greet"]
+    assert [*(await prepare_replay(runtime, pinned.id, source=draft)).request.options.pinned_exports] == ["greet"]
     assert (await replay(runtime, first.id, source=other)).step("greet").return_value == "file"
 
 
@@ -150,8 +150,8 @@ async def test_a_replay_refuses_outbound_calls(run: Run, runtime: WorkflowEngine
     assert (await prepare_replay(runtime, first.id)).request.policy.mode == "deny"
     sending = (await prepare_replay(runtime, first.id, sends=True)).request
     ((several,), _) = await prepare_replays(runtime, [first.id], sends=True)
-    assert several.request.resend
-    assert (sending.policy.mode_text, sending.resend) == ("allow=example.com", True)
+    assert several.request.options.resend
+    assert (sending.policy.mode_text, sending.options.resend) == ("allow=example.com", True)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ async def test_a_replay_has_the_policy_that_is_named(
     replayed = (await prepare_replay(runtime, first.id, policy=parse_policy(policy))).request
     forked = (await prepare_fork(runtime, first.id, "code", policy=parse_policy(policy))).request
 
-    assert {(each.policy.mode_text, each.resend, each.is_silent) for each in (replayed, forked)} == {
+    assert {(each.policy.mode_text, each.options.resend, each.is_silent) for each in (replayed, forked)} == {
         (policy, sends, not sends)
     }
 
@@ -286,13 +286,13 @@ async def test_a_fork_keeps_the_exports_above(run: Run, runtime: WorkflowEngine)
 async def test_a_fork_runs_its_first_step(run: Run, runtime: WorkflowEngine) -> None:
     """A step that was pinned in the first run is run if the fork begins there; pins below and earlier exports stay out."""
     pins: dict[str, dict[str, Any]] = {"two": {"$return_value": 5}}
-    first = await run(THREE, pinned_exports=pins, previous_exports={"one": {"$return_value": 0}})
+    first = await run(THREE, options=TestOptions(pinned_exports=pins, previous_exports={"one": {"$return_value": 0}}))
     fork = await prepare_fork(runtime, first.id, "two")
     forked = await start_replay(runtime, fork)
 
     assert [step.status for step in forked.steps] == ["pinned", "success", "success"]
     assert forked.step("three").return_value == 3
-    assert fork.request.previous_exports == {}
+    assert fork.request.options.previous_exports == {}
 
 
 async def test_a_fork_of_an_edited_workflow(run: Run, runtime: WorkflowEngine, tmp_path: Path) -> None:
@@ -431,12 +431,12 @@ async def test_a_replay_of_a_replay_sends_as_the_first_run_did(run: Run, runtime
 
     sending = (await prepare_replay(runtime, refused.id, sends=True)).request
 
-    assert (sending.policy.mode_text, sending.resend) == ("allow=example.com", True)
+    assert (sending.policy.mode_text, sending.options.resend) == ("allow=example.com", True)
 
 
 async def test_an_event_that_was_only_recorded_runs_in_its_replay(run: Run, runtime: WorkflowEngine) -> None:
     """The replay of a request with `x-pd-notrigger`, which ran no step, runs the workflow on its event."""
-    first = await run(python_step(), only_steps=frozenset())
+    first = await run(python_step(), is_only_recorded=True)
 
     again = await replay(runtime, first.id)
 

@@ -137,8 +137,8 @@ def test_a_request_has_the_workflow_its_files_and_the_identity(project: Project,
     assert request.load_variables(tmp_path / "other") == {"TOKEN": "abc"}
     assert (request.event.external_user_id, request.event.environment) == ("ada", "production")
     assert (request.external_user_id, request.environment) == ("ada", "production")
-    assert (request.action_sources, request.pinned_exports) == (("npm",), {"a": {"x": 1}})
-    assert (request.recording, request.source_path) == (None, source.path)
+    assert (request.action_sources, request.options.pinned_exports) == (("npm",), {"a": {"x": 1}})
+    assert (request.options.recording, request.source_path) == (None, source.path)
     assert (request.pause_mode, request.install) == ("skip", True)
 
 
@@ -183,8 +183,8 @@ def test_a_recorded_request_keeps_outbound_calls(project: Project, tmp_path: Pat
         interface="python",
     )
 
-    assert request.recording is not None
-    assert (request.pause_mode, request.install, request.only_steps, request.interface) == (
+    assert request.options.recording is not None
+    assert (request.pause_mode, request.install, request.options.only_steps, request.interface) == (
         "wait",
         False,
         frozenset("a"),

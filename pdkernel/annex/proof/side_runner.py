@@ -29,7 +29,7 @@ from pdkernel.egress import Gateway
 from pdkernel.egress.outbound_policy import OutboundPolicy
 from pdkernel.engine.interpreter import Interpreter
 from pdkernel.engine.run_deliveries import RunDeliveries
-from pdkernel.engine.run_request import RunRequest, VariableLoader
+from pdkernel.engine.run_request import RunRequest, TestOptions, VariableLoader
 from pdkernel.engine.step_packages import StepPackages, go_programs, step_access
 from pdkernel.errors import EventError, OutboundCallRefusedError, PdkernelError
 from pdkernel.event import Event
@@ -513,8 +513,7 @@ class ProofRunner:
                 variables=await run_blocking(side.load_variables, side.folder),
                 load_variables=side.load_variables,
                 folder=side.folder,
-                only_steps=only,
-                pinned_exports=pins,
+                options=TestOptions(only_steps=only, pinned_exports=pins),
                 install=False,
                 source=side.source,
                 action_sources=side.actions,

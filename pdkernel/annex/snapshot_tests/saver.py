@@ -362,7 +362,7 @@ def _check_source(source: WorkflowSource, request: RunRequest) -> None:
 def _find_unsaved(source: WorkflowSource, request: RunRequest) -> str | None:
     """Return what the file of *source* lacks of the workflow that ran; None if nothing is missing. The test runs the file."""
     try:
-        saved = load_source(source.path, pinned_steps=request.pinned_exports)
+        saved = load_source(source.path, pinned_steps=request.options.pinned_exports)
     except PdkernelError as fault:
         return f"{source.path.name} on disk cannot run ({fault.message})"
     different = _find_difference(saved.workflow, request.workflow)
@@ -385,30 +385,34 @@ def _find_difference(workflow: Workflow, ran: Workflow) -> str | None:
 
 def _check_run(request: RunRequest, execution: Execution) -> MemoryRecording:
     """Check that the run can be saved; return its recording."""
-    if request.recording is None:
+    if request.options.recording is None:
         raise RequestError("The outbound calls of this run were not recorded.", fix="Run the workflow again.")
-    if request.recording.skipped:
+    if request.options.recording.skipped:
         raise RequestError(
-            f"These calls are too large for a test: {', '.join(dict.fromkeys(request.recording.skipped))}.",
+            f"These calls are too large for a test: {', '.join(dict.fromkeys(request.options.recording.skipped))}.",
             fix="Record the run with --egress record=FILE, and write a test by hand that uses replay=FILE.",
         )
     if execution.status not in ("success", "exited", "error"):
         raise RequestError(
             f"A run that is {execution.status} cannot be saved as a test.", fix="Wait until the run has ended."
         )
-    return request.recording
+    return request.options.recording
 
 
 def _resolve_pins_and_steps(request: RunRequest) -> tuple[dict[str, Mapping[str, JSON]], list[str] | None]:
     """Return the pins and selected steps of the run; exports of steps that did not run become pins."""
-    pins = dict(request.pinned_exports)
-    if request.only_steps is None:
+    pins = dict(request.options.pinned_exports)
+    if request.options.only_steps is None:
         return pins, None
-    only = [step.name for step in request.workflow.steps if step.name in request.only_steps]
-    last = max(index for index, step in enumerate(request.workflow.steps) if step.name in request.only_steps)
+    only = [step.name for step in request.workflow.steps if step.name in request.options.only_steps]
+    last = max(index for index, step in enumerate(request.workflow.steps) if step.name in request.options.only_steps)
     for step in request.workflow.steps[:last]:
-        if step.name not in request.only_steps and step.name in request.previous_exports and not step.disabled:
-            pins.setdefault(step.name, request.previous_exports[step.name])
+        if (
+            step.name not in request.options.only_steps
+            and step.name in request.options.previous_exports
+            and not step.disabled
+        ):
+            pins.setdefault(step.name, request.options.previous_exports[step.name])
     return pins, only
 
 

@@ -501,9 +501,8 @@ class Session:
             request,
             data_stores=None if is_detached or not request.policy.is_test else self._begin_scratch(request),
             base_url=None if app_context is None else app_context.settings.base_url,
-            previous_exports=self.get_exports(),
+            options=replace(request.options, previous_exports=self.get_exports(), resend=resend),
             idempotency=self.project.idempotency,
-            resend=resend,
         )
 
     def _begin_scratch(self, request: RunRequest) -> ScratchByStep:

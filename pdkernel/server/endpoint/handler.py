@@ -299,7 +299,7 @@ def _build_run_request(
         environment=parse_environment(event.environment),
         workflow=workflow,
         # parity[notrigger]: a request with x-pd-notrigger is recorded as a run without steps
-        only_steps=frozenset() if is_only_recorded else None,
+        is_only_recorded=is_only_recorded,
         test=is_only_recorded,
         keep_in_journal=is_kept,
         refusal=refusal,

@@ -505,7 +505,7 @@ def test_a_recording_of_another_account(notebook: Notebook) -> None:
         event = notebook.event()
         session.load_event("hello")
         session.choose_egress(f"stand-in=http://127.0.0.1:{outside.port}")
-        recording = session.get_request(session.run().id).recording
+        recording = session.get_request(session.run().id).options.recording
         assert recording is not None
         recording.append_to(resolve_recording_path(event))
         notebook.directory.add_account(app="slack", credentials={"token": "made-up-of-grace"}, external_user_id="grace")

@@ -30,6 +30,7 @@ from pdkernel.annex.snapshot_tests.saver import (
 from pdkernel.cli.new import write_notebook_template
 from pdkernel.common.redaction import Redactor
 from pdkernel.egress import Gateway
+from pdkernel.engine.run_request import NO_OPTIONS
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import RequestError
 from pdkernel.event import Event
@@ -237,7 +238,7 @@ def test_a_run_without_a_recording_or_an_end_cannot_be_saved(notebook: Notebook)
     place: dict[str, Any] = {"name": "run", "source": notebook.session.source, "directory": notebook.session.directory}
 
     with pytest.raises(RequestError, match="were not recorded"):
-        save_test(dataclasses.replace(request, recording=None), execution, **place)
+        save_test(dataclasses.replace(request, options=NO_OPTIONS), execution, **place)
     for status in ("executing", "paused", "cancelled"):
         with pytest.raises(RequestError, match=f"A run that is {status} cannot be saved"):
             save_test(request, replace(execution, status=status), **place)

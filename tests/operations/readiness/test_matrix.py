@@ -20,7 +20,7 @@ from pdkernel.accounts import LocalDirectory
 from pdkernel.actions import Catalog
 from pdkernel.common.identity import Account, Directory, Environment, Plan
 from pdkernel.egress import parse_policy
-from pdkernel.engine.run_request import RunRequest
+from pdkernel.engine.run_request import RunRequest, TestOptions
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution
 from pdkernel.model import Step, Workflow
@@ -312,7 +312,9 @@ def disagreements(world: World, project: Project, settled: Settle, *, looking: D
         for row in table.rows:
             for cell in (row.workflow_cell, *row.cells):
                 only = frozenset({cell.step}) if cell.step else None
-                request = RunRequest(workflow, an_event(), DENY, row.external_user_id, environment, only_steps=only)
+                request = RunRequest(
+                    workflow, an_event(), DENY, row.external_user_id, environment, options=TestOptions(only_steps=only)
+                )
                 execution = settled(request)
                 if _came_to(execution) != _told(cell):
                     found.append(

@@ -717,7 +717,7 @@ async def test_a_replay_sends_outbound_calls_only_if_chosen(serve: Serve) -> Non
             answer = await console.act(run_id, action, **fields, **mark)
             loaded = await engine.journal.load_run(answer.headers["location"].partition("?")[0].rpartition("/")[2])
             assert loaded is not None
-            sent.append(engine.restore_request(loaded[1]).resend)
+            sent.append(engine.restore_request(loaded[1]).options.resend)
 
     assert sent == [True, False, True, False]
 
