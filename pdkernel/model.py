@@ -297,7 +297,8 @@ class Branch:
     Attributes:
         name: The name in `--in BLOCK.BRANCH`, and in the exports of a parallel block.
         condition: When the branch runs. For if and parallel blocks, a JavaScript expression without braces, or rules of the
-            platform, `{t: and|or, r: [...]}`. For a switch block, the value of the case, whose texts may contain `{{ }}`.
+            platform, `{t: and|or, r: [{a, op, b}]}`. For a switch block, the value of the case, whose texts may contain `{{ }}`,
+            or rules without `a`, which compare the block's value.
         runs: `when` the condition holds, `always` (`else` and `default` too), or `never`.
     """
 
@@ -385,6 +386,10 @@ def _find_branch_problems(block: Block) -> Iterator[BlockError]:
             fix = re.sub(r"\W+", "_", branch.name, flags=re.ASCII).strip("_")
             what = f"has a branch called {branch.name!r}: a name has letters, digits and underscores, and starts with no digit"
             yield _branch_problem(block, what, f"Call it {fix if STEP_NAME.match(fix) else 'branch_1'!r}.", branch)
+        elif block.type == "switch" and branch.name == "expression":
+            yield _branch_problem(
+                block, "has a branch called 'expression', as its own expression", "Rename it.", branch
+            )
         elif branch.name in seen:
             yield _branch_problem(block, f"has two branches called {branch.name!r}", "Rename one of them.", branch)
         seen.add(branch.name)
@@ -444,8 +449,8 @@ def find_structure_errors(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Def
     Yield each of *entries* that is at a wrong place, with the error: its block or branch is missing, below it, or ended above it.
 
     Args:
-        entries: Steps and blocks in the order of their cells. Branches of a block with a `problem` are unknown, so any name is
-            accepted.
+        entries: Steps and blocks in the order of their cells. One with a `problem` ends no block, because its branch is unknown, and
+            such a block has any branch that a cell names.
     """
     entries = tuple(entries)
     blocks = {entry.name: entry for entry in entries if isinstance(entry, Block)}
@@ -455,9 +460,9 @@ def find_structure_errors(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Def
         name = "" if entry.inside is None else split_inside(entry.inside)[0]
         if name and (error := _find_structure_error(entry, blocks, open_blocks, ended)) is not None:
             yield entry, error
-            continue
-        while open_blocks and open_blocks[-1] != name:
-            ended[open_blocks.pop()] = entry.name
+        elif entry.problem is None or name:
+            while open_blocks and open_blocks[-1] != name:
+                ended[open_blocks.pop()] = entry.name
         if isinstance(entry, Block):
             open_blocks.append(entry.name)
 
@@ -670,12 +675,17 @@ class Workflow:
     def path(self, name: str) -> str:
         """Return the path of the step or block *name* through the blocks around it: `triage.urgent.page`, or `page` at the outer level."""
         parts = [name]
+        for block, branch in self.branches_around(name):
+            parts += [branch, block.name]
+        return ".".join(reversed(parts))
+
+    def branches_around(self, name: str) -> Iterator[tuple[Block, str]]:
+        """Yield each block around the step or block *name* with the name of the branch, the innermost first."""
         inside = self.entry(name).inside
         while inside is not None:
             block, branch = split_inside(inside)
-            parts += [branch, block]
-            inside = self.block(block).inside
-        return ".".join(reversed(parts))
+            yield (found := self.block(block)), branch
+            inside = found.inside
 
     def visible_names(self, name: str) -> tuple[str, ...]:
         """
@@ -710,6 +720,13 @@ class Workflow:
                 return levels.places[name] < levels.places[entry.name]
             entry = None if entry.inside is None else levels.by_name[split_inside(entry.inside)[0]]
         return False
+
+    def is_conditional(self, name: str) -> bool:
+        """Return whether a run may leave out the step or block *name*, because it is in a branch that does not always run."""
+        return any(
+            block.type != "parallel" or block.branch(branch).runs != "always"
+            for block, branch in self.branches_around(name)
+        )
 
     def timeout_s(self, step: Step) -> float:
         """Return the time limit of *step* in seconds: its own, the workflow's, or the default of the trigger type."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pdkernel.event import Event
-from pdkernel.language.directive import parse_step_cell
-from pdkernel.model import JSON, Step, Trigger, Workflow
+from pdkernel.language.directive import parse_block_cell, parse_step_cell
+from pdkernel.model import JSON, Block, Step, Trigger, Workflow
 
 
 def a_step(text: str) -> Step:
@@ -45,9 +45,18 @@ def go_step(name: str = "code", body: str = "", *packages: str, options: str = "
     )
 
 
-def a_workflow(*steps: Step, name: str = "Test", response: Any = "default", **settings: JSON) -> Workflow:
-    """A workflow of *steps* with an HTTP trigger."""
-    return Workflow(name=name, triggers=(Trigger(response=response),), steps=steps, settings=settings)
+def a_workflow(*entries: Step | Block, name: str = "Test", response: Any = "default", **settings: JSON) -> Workflow:
+    """A workflow of steps and blocks, in the order of their cells, with an HTTP trigger."""
+    steps = tuple(entry for entry in entries if isinstance(entry, Step))
+    above = [sum(isinstance(entry, Step) for entry in entries[:place]) for place in range(len(entries))]
+    placed = zip(entries, above, strict=True)
+    blocks = tuple(replace(entry, place=place) for entry, place in placed if isinstance(entry, Block))
+    return Workflow(name, (Trigger(response=response),), steps, settings, blocks=blocks)
+
+
+def a_block(text: str) -> Block:
+    """The block of a cell with *text*, which is dedented."""
+    return parse_block_cell(textwrap.dedent(text).strip("\n"))
 
 
 def with_step(workflow: Workflow, step: Step) -> Workflow:

@@ -399,6 +399,7 @@ def test_names_of_steps_and_blocks_are_unique() -> None:
         ("switch", [Branch("a", 1)], None, "no expression"),
         ("switch", [Branch("default", 1)], "x", "value for default"),
         ("switch", [Branch("a", runs="always")], "x", "no value for a"),
+        ("switch", [Branch("expression", 1)], "x", "called 'expression'"),
     ],
 )
 def test_a_block_with_wrong_branches(

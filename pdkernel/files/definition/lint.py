@@ -77,11 +77,11 @@ class Finding(JsonStruct, frozen=True):
 def check_references(workflow: Workflow, _: Sidecar) -> Iterator[Finding]:
     """Yield the references to steps that do not exist or come later, and expressions that cannot be read."""
     for problem, reference in find_reference_errors(workflow):
-        step = workflow.step(problem.step) if problem.step is not None else None
-        path = (
-            _path_of_reference(step, problem, reference) if step is not None and step.props_file is not None else None
-        )
-        if step is not None and path is not None and problem.line is None:
+        step = workflow.entry(problem.step) if problem.step is not None else None
+        path = None
+        if isinstance(step, Step) and step.props_file is not None:
+            path = _path_of_reference(step, problem, reference)
+        if isinstance(step, Step) and path is not None and problem.line is None:
             yield _at_prop("reference", step, path, problem.message, problem.fix)
         else:
             yield _from_error("reference", workflow, problem)
@@ -262,7 +262,7 @@ def _package(step: Step, name: str, line: int, fix: str) -> Finding:
 
 
 def _from_error(rule: str, workflow: Workflow, error: DefinitionError) -> Finding:
-    step = workflow.step(error.step) if error.step is not None else None
+    step = workflow.entry(error.step) if error.step is not None else None
     return Finding(
         rule,
         error.step,
@@ -270,7 +270,7 @@ def _from_error(rule: str, workflow: Workflow, error: DefinitionError) -> Findin
         error.line,
         error.message,
         error.fix,
-        _file_of(step, error.line),
+        _file_of(step, error.line) if isinstance(step, Step) else None,
     )
 
 

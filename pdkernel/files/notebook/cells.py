@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pdkernel.common.safe_files import BYTE_ORDER_MARK, read_file
 from pdkernel.errors import DefinitionError, NotebookError
-from pdkernel.language.directive import format_step_cell, parse_step_cell
-from pdkernel.model import JSON, Step, StoreBinding
+from pdkernel.language.directive import format_block_cell, format_step_cell, parse_step_cell
+from pdkernel.model import JSON, Block, Step, StoreBinding
 
 if TYPE_CHECKING:
     from pdkernel.egress import PolicyCell
@@ -175,6 +175,19 @@ def restore_step(step: Step, metadata: Mapping[str, Any], *, note: str | None = 
     )
 
 
+def build_block_cell(block: Block) -> tuple[str, dict[str, JSON]]:
+    """Return the text and metadata of *block*'s cell, from which `restore_block` builds *block* again."""
+    notes = {} if block.notes is None else {"notes": block.notes}
+    return format_block_cell(block), {**notes, **({"extra": encode_mapping(block.extra)} if block.extra else {})}
+
+
+def restore_block(block: Block, metadata: Mapping[str, Any], *, note: str | None = None) -> Block:
+    """Return *block*, completed with its cell's metadata and note as `restore_step` completes a step."""
+    notes = metadata.get("notes")
+    notes = note if note is not None else notes if isinstance(notes, str) else None
+    return replace(block, notes=notes, extra=decode_mapping(metadata.get("extra")) or {})
+
+
 def encode_stored_values(values: Mapping[str, JSON], order: Iterable[str]) -> JSON:
     """Return *values*, which a cell cannot show, for metadata, with the *order* of all values."""
     return {"values": encode_mapping(values), "order": list(order)}
@@ -203,7 +216,9 @@ _NBFORMAT_VERSION = 4
 _PERCENT_SUFFIX = ".py"
 _PERCENT_CELL = re.compile(r"^# ?%%", re.MULTILINE)
 # comments and blank lines are matched in one way only: a file without a step is searched in linear time
-_PERCENT_WORKFLOW = re.compile(r"^# ?%% ?.*\n(?:(?!# ?%%)#.*\n|[^\S\n]*\n)*+# ?%%pd(?:step|workflow)\b", re.MULTILINE)
+_PERCENT_WORKFLOW = re.compile(
+    r"^# ?%% ?.*\n(?:(?!# ?%%)#.*\n|[^\S\n]*\n)*+# ?%%pd(?:step|workflow|if|switch|parallel)\b", re.MULTILINE
+)
 _MAX_PERCENT_BYTES = 10 * 1024 * 1024
 MAX_NOTEBOOK_BYTES = 64 * 1024 * 1024
 """The size up to which a notebook is read: JupyterLab has long become slow there, and only outputs are so large."""
@@ -268,7 +283,7 @@ class NotebookCell:
 
 
 def is_notebook_file(path: Path) -> bool:
-    """Return whether *path* ends with `.ipynb`, or is a `.py` file in percent format that has a step or `%%pdworkflow` cell."""
+    """Return whether *path* ends with `.ipynb`, or is a `.py` file in percent format that has a cell of a workflow."""
     if path.suffix == ".ipynb":
         return path.is_file()
     if path.suffix != _PERCENT_SUFFIX:

@@ -7,6 +7,7 @@ Writes a workflow as a notebook that reads back as the same workflow, except for
     about-, props-STEP   problems of the step, and props that its cell cannot show: {"about": STEP}
     file-HASH            a file that steps import, as a raw cell: {"file": its path in the workflow's folder}
     step-STEP            the step: see `cells`
+    block-BLOCK          the block: see `cells`
     kept-N               an unsupported entry, as Markdown: {"kept": the entry}
 """
 
@@ -24,6 +25,7 @@ from pdkernel.files.definition.entry_file import detect_language
 from pdkernel.files.definition.file_plan import iter_step_files
 from pdkernel.files.notebook.cells import (
     METADATA_KEY,
+    build_block_cell,
     build_step_cell,
     encode_mapping,
     encode_stored_values,
@@ -31,7 +33,7 @@ from pdkernel.files.notebook.cells import (
     normalize_source,
 )
 from pdkernel.language.directive import WORKFLOW_MAGIC, build_trigger_mapping, dump_yaml, parse_workflow_cell
-from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, UnsupportedEntry, Workflow
+from pdkernel.model import JSON, ROUND_TRIP_KEY, Block, Step, UnsupportedEntry, Workflow
 
 _MAX_ID = 64
 LANGUAGE_INFO: Mapping[str, Any] = {
@@ -105,10 +107,13 @@ def _cells(workflow: Workflow, about: str, report: str) -> Iterator[_Cell]:
         below.setdefault(kept.after_step, []).append((number, kept))
     yield from _kept(below.get(None, []))
     shown = {path for step in workflow.steps for path, _ in islice(iter_step_files(step), 1)}
-    for step in workflow.steps:
-        yield from _files(step, shown)
-        yield from _step(step)
-        yield from _kept(below.get(step.name, []))
+    for entry in workflow.all_entries:
+        if isinstance(entry, Block):
+            yield from _block(entry)
+            continue
+        yield from _files(entry, shown)
+        yield from _step(entry)
+        yield from _kept(below.get(entry.name, []))
 
 
 def _files(step: Step, shown: set[str]) -> Iterator[_Cell]:
@@ -141,6 +146,13 @@ def _step(step: Step) -> Iterator[_Cell]:
         yield _Cell("markdown", _id("props", step.name), _hidden_props(step, hidden["props"]), {"about": step.name})
     language = "yaml" if step.uses else _VSCODE_LANGUAGES.get(step.language, "")
     yield _Cell("code", _id("step", step.name), text, hidden, language)
+
+
+def _block(block: Block) -> Iterator[_Cell]:
+    if block.notes:
+        yield _Cell("markdown", _id("note", block.name), block.notes, {"note": block.name})
+    text, hidden = build_block_cell(block)
+    yield _Cell("code", _id("block", block.name), text, hidden, "yaml")
 
 
 def _hidden_props(step: Step, kept: object) -> str:

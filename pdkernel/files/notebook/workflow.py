@@ -1,5 +1,5 @@
 """
-Reads cells as a workflow; the order of cells is the order of steps.
+Reads cells as a workflow; the order of cells is the order of steps and blocks.
 
 Every cell is read before an error is raised, so that the error lists all problems with their cells.
 """
@@ -7,10 +7,10 @@ Every cell is read before an error is raised, so that the error lists all proble
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError
 from pdkernel.files.definition.file_plan import get_entry_path, iter_step_files
@@ -20,20 +20,26 @@ from pdkernel.files.notebook.cells import (
     enumerate_cells,
     merge_stored_values,
     read_cells,
+    restore_block,
     restore_source,
     restore_step,
 )
 from pdkernel.language.analysis import describe_error_place, name_cell, raise_combined, with_message, with_step_files
 from pdkernel.language.directive import (
     WorkflowHeader,
+    build_unreadable_block,
     build_unreadable_step,
+    is_block_cell,
     is_step_cell,
     is_workflow_cell,
     names_protective_setting,
+    parse_block_cell,
     parse_step_cell,
     parse_workflow_cell,
 )
-from pdkernel.model import Step, UnsupportedEntry, Workflow
+from pdkernel.model import Block, Entry, Step, UnsupportedEntry, Workflow, find_structure_errors
+
+EntryT = TypeVar("EntryT", Step, Block)
 
 
 def read_notebook(path: Path, *, cells: Sequence[NotebookCell] | None = None, lenient: bool = False) -> Workflow:
@@ -66,12 +72,12 @@ def workflow_from_cells(
     Return the workflow in *cells*.
 
     Args:
-        cells: All cells of the notebook, in order; a step's `cell_index` is its index here.
+        cells: All cells of the notebook, in order; the `cell_index` of a step or block is its index here.
         name: The workflow's name, unless a `%%pdworkflow` cell gives another.
         source: The origin of the cells, for messages.
         file: The path of the file with the cells, for the places of errors; None for a notebook that is open.
-        lenient: Whether a step cell with an error, or with the name of a cell above, becomes a step with a `problem`, so
-            that other steps can run.
+        lenient: Whether the cell of a step or block with an error, with the name of a cell above, or at a wrong place becomes a
+            step or block with a `problem`, so that other steps can run.
         last_header: The last text of the header cell that could be read, or empty text. A header cell with an error then
             becomes the workflow's `problem`, unless runs would lose a protection; None raises the error.
 
@@ -79,8 +85,8 @@ def workflow_from_cells(
         DefinitionError: A cell is invalid, or the files of cells import one another in a circle. One problem keeps its own
             class; several problems have the class of the first, and the message lists all of them.
     """
-    steps: list[Step] = []
-    named: dict[str, Step] = {}
+    entries: list[Entry] = []
+    named: dict[str, Entry] = {}
     headers: list[tuple[int, NotebookCell]] = []
     problems: list[DefinitionError] = []
     kept: list[UnsupportedEntry] = []
@@ -93,21 +99,26 @@ def workflow_from_cells(
     }
     for index, cell in enumerate_cells(cells):
         if cell.type != "code":
-            kept += _kept(cell, steps)
+            kept += _kept(cell, entries)
         elif is_workflow_cell(cell.source):
             headers.append((index, cell))
-        elif is_step_cell(cell.source):
+        elif (is_block := is_block_cell(cell.source)) or is_step_cell(cell.source):
             try:
-                step = _step(cell, index, notes, file)
-                if lenient and (above := named.setdefault(step.name, step)) is not step:
-                    raise _build_duplicate_error([above, step])
+                entry: Entry = (_block if is_block else _step)(cell, index, notes, file)
+                if lenient and (above := named.setdefault(entry.name, entry)) is not entry:
+                    raise _build_duplicate_error([above, entry])
             except DefinitionError as error:
                 if not lenient:
                     problems.append(_in_cell(error, cell, index, file))
-                    continue
-                step = _at(build_unreadable_step(cell.source, error, cell=index), cell, file)
-            steps.append(step)
-    problems += _find_duplicates(steps := _with_free_names(steps))
+                    if not is_block:
+                        continue
+                if is_block:
+                    entry = _at(build_unreadable_block(cell.source, error, cell=index), cell, file)
+                else:
+                    entry = _at(build_unreadable_step(cell.source, error, cell=index), cell, file)
+            entries.append(entry)
+    entries, misplaced = _with_structure(_with_free_names(entries), lenient=lenient)
+    problems += [*_find_duplicates(entries), *misplaced]
     header, errors = _read_headers(headers, file)
     replaced = None
     if errors and last_header is not None:
@@ -115,10 +126,12 @@ def workflow_from_cells(
         errors = []
     raise_combined([*errors, *problems])
     hidden = headers[-1][1].pdkernel_metadata if headers else {}
+    steps = [entry for entry in entries if isinstance(entry, Step)]
     return Workflow(
         name=_name(header, hidden) or name,
         triggers=header.triggers,
         steps=_with_files(steps, files),
+        blocks=tuple(_iter_placed_blocks(entries)),
         settings=merge_stored_values(header.settings, hidden.get("settings")),
         origin=source,
         extra={**(decode_mapping(hidden.get("extra")) or {}), **({"inactive": True} if header.is_inactive else {})},
@@ -187,11 +200,47 @@ def _step(cell: NotebookCell, index: int, notes: Mapping[str, str], file: str | 
     return restore_step(step, cell.pdkernel_metadata, note=notes.get(step.name)) if cell.pdkernel_metadata else step
 
 
-def _at(step: Step, cell: NotebookCell, file: str | None) -> Step:
-    """Return *step* with the place of *cell*, which is in *file*."""
+def _block(cell: NotebookCell, index: int, notes: Mapping[str, str], file: str | None) -> Block:
+    block = _at(parse_block_cell(cell.source, cell=index), cell, file)
+    return restore_block(block, cell.pdkernel_metadata, note=notes.get(block.name))
+
+
+def _at(entry: EntryT, cell: NotebookCell, file: str | None) -> EntryT:
+    """Return *entry* with the place of *cell*, which is in *file*."""
     return replace(
-        step, execution_count=cell.execution_count, file=file, file_line=None if file is None else cell.file_line
+        entry, execution_count=cell.execution_count, file=file, file_line=None if file is None else cell.file_line
     )
+
+
+def _iter_placed_blocks(entries: Sequence[Entry]) -> Iterator[Block]:
+    """Yield the blocks of *entries*, each with its place among the steps."""
+    above = 0
+    for entry in entries:
+        if isinstance(entry, Block):
+            yield replace(entry, place=above)
+        else:
+            above += 1
+
+
+def _with_structure(entries: Sequence[Entry], *, lenient: bool) -> tuple[list[Entry], list[DefinitionError]]:
+    """
+    Return *entries*, and the errors of those whose block is missing or elsewhere.
+
+    With *lenient*, such an entry gets the error as its `problem`, and is in no branch.
+    """
+    errors = {id(entry): error for entry, error in find_structure_errors(entries)}
+    if not lenient:
+        placed = ((entry, errors[id(entry)]) for entry in entries if id(entry) in errors)
+        return list(entries), [
+            with_message(error, f"{_name_place(entry, entry.line_offset)}: {error.message}", line=entry.line_offset)
+            for entry, error in placed
+        ]
+    return [
+        entry
+        if (error := errors.get(id(entry))) is None
+        else replace(entry, inside=None, problem=(str(error), entry.line_offset))
+        for entry in entries
+    ], []
 
 
 def _with_files(steps: Sequence[Step], files: Mapping[str, str]) -> tuple[Step, ...]:
@@ -211,10 +260,11 @@ def _with_files(steps: Sequence[Step], files: Mapping[str, str]) -> tuple[Step, 
     return tuple(map(with_files, steps))
 
 
-def _kept(cell: NotebookCell, steps: Sequence[Step]) -> list[UnsupportedEntry]:
-    """Return the unsupported entry that *cell* shows, if any; it follows the last of *steps*."""
-    entry = decode_mapping(cell.pdkernel_metadata.get("kept"))
-    return [] if entry is None else [UnsupportedEntry(steps[-1].name if steps else None, entry)]
+def _kept(cell: NotebookCell, entries: Sequence[Entry]) -> list[UnsupportedEntry]:
+    """Return the unsupported entry that *cell* shows, if any; it follows the last step of *entries*."""
+    kept = decode_mapping(cell.pdkernel_metadata.get("kept"))
+    above = next((entry.name for entry in reversed(entries) if isinstance(entry, Step)), None)
+    return [] if kept is None else [UnsupportedEntry(above, kept)]
 
 
 def _in_cell(error: DefinitionError, cell: NotebookCell, index: int, file: str | None) -> DefinitionError:
@@ -224,35 +274,35 @@ def _in_cell(error: DefinitionError, cell: NotebookCell, index: int, file: str |
     )
 
 
-def _name_place(step: Step, line: int | None = None) -> str:
+def _name_place(step: Entry, line: int | None = None) -> str:
     """`Cell [3]` at the start of a sentence; for a `.py` file, `work.py:27`."""
     if step.file_line is not None:
         return describe_error_place(step, step.name, line or 1)
     return name_cell(step).capitalize()
 
 
-def _with_free_names(steps: Sequence[Step]) -> list[Step]:
-    """Return *steps* with the positions of unreadable cells as their names, where another cell has the name that they seem to have."""
-    taken = {step.name for step in steps if step.problem is None}
-    named = []
-    for step in steps:
-        is_free = step.problem is None or step.name not in taken
-        named.append(step if is_free else replace(step, name=f"cell_{(step.cell_index or 0) + 1}"))
+def _with_free_names(entries: Sequence[Entry]) -> list[Entry]:
+    """Return *entries* with the positions of unreadable cells as their names, where another cell has the name that they seem to have."""
+    taken = {entry.name for entry in entries if entry.problem is None}
+    named: list[Entry] = []
+    for entry in entries:
+        is_free = entry.problem is None or entry.name not in taken
+        named.append(entry if is_free else replace(entry, name=f"cell_{(entry.cell_index or 0) + 1}"))
         taken.add(named[-1].name)
     return named
 
 
-def _build_duplicate_error(steps: Sequence[Step]) -> DuplicateStepError:
-    name = steps[0].name
+def _build_duplicate_error(entries: Sequence[Entry]) -> DuplicateStepError:
+    name = entries[0].name
     return DuplicateStepError(
-        f"{' and '.join(map(_name_place, steps))} are both called {name!r}: steps.{name} would be ambiguous.",
+        f"{' and '.join(map(_name_place, entries))} are both called {name!r}: steps.{name} would be ambiguous.",
         fix="Rename one of them.",
         step=name,
     )
 
 
-def _find_duplicates(steps: Sequence[Step]) -> list[DefinitionError]:
-    by_name: dict[str, list[Step]] = {}
-    for step in steps:
-        by_name.setdefault(step.name, []).append(step)
+def _find_duplicates(entries: Sequence[Entry]) -> list[DefinitionError]:
+    by_name: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_name.setdefault(entry.name, []).append(entry)
     return [_build_duplicate_error(same) for same in by_name.values() if len(same) > 1]

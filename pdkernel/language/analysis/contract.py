@@ -7,6 +7,7 @@ and a JSON Schema are built from it. Fields that no step reads are ignored.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from pdkernel.common.encode import JsonStruct
 from pdkernel.event import JSON_POST
 from pdkernel.language.analysis.abstract_values import LIST_ITEM, FieldPath, ValueSet
 from pdkernel.language.analysis.step_reads import FieldReader, PathReads, collect_step_reads
+from pdkernel.language.analysis.step_references import build_condition_step
 from pdkernel.language.analysis.trace import EVENT_CONTAINERS
 from pdkernel.language.shape import format_node_path
 from pdkernel.language.shape.inference import get_type_name
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON, Block, Workflow
 
 EventData = Mapping[str, JSON]
 
@@ -109,19 +111,31 @@ class Contract(JsonStruct, frozen=True, dict=True):
 
 
 def derive_contract(workflow: Workflow) -> Contract:
-    """Return the contract of the enabled steps of *workflow*."""
+    """
+    Return the contract of the enabled steps and of the conditions of *workflow*.
+
+    A field that steps read only in branches that some runs leave out is not required.
+    """
     exports: dict[tuple[str, str], ValueSet] = {}
     found: dict[FieldPath, list[PathReads]] = {}
+    conditional: dict[FieldPath, list[PathReads]] = {}
     unread: list[FieldReader] = []
-    for step in workflow.steps:
+    for entry in workflow.all_entries:
+        step = build_condition_step(entry) if isinstance(entry, Block) else entry
         if step.disabled:
             continue
         reads = collect_step_reads(step, exports)
         if not reads.is_parsed:
             unread.append(FieldReader(step.name, step.cell_index + 1 if step.cell_index is not None else None))
+        target = conditional if workflow.is_conditional(entry.name) else found
         for place, read in reads.by_path.items():
-            found.setdefault(place, []).append(read)
+            target.setdefault(place, []).append(read)
         exports.update(((step.name, name), value) for name, value in reads.exports.items())
+    for place, others in conditional.items():
+        is_optional = place not in found
+        found.setdefault(place, []).extend(
+            dataclasses.replace(read, is_required=False, is_optional=is_optional) for read in others
+        )
     return _contract(found, tuple(unread))
 
 

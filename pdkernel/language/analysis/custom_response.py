@@ -7,7 +7,7 @@ Paths through the code are not followed: a call inside a condition, a loop or a 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from pdkernel.language.analysis.python_code import ENTRY_FUNCTION, parse_source
 from pdkernel.language.analysis.source_locations import find_run_function
 from pdkernel.language.expression import javascript
 from pdkernel.language.expression.javascript import SIMPLE_STATEMENTS
-from pdkernel.model import Step, Workflow
+from pdkernel.model import Block, Entry, Step, Workflow
 
 Responds = Literal["always", "maybe", "never"]
 
@@ -66,23 +66,38 @@ def missing_responses(workflow: Workflow) -> Iterator[MissingResponse]:
     """
     Yield the reasons why *workflow* may not send the custom response that a trigger waits for.
 
-    Empty if no trigger waits for one, or if control flow may respond in a branch.
+    Empty if no trigger waits for one, or if an unsupported entry may respond.
     """
     if workflow.unsupported_entries or not any(
         each.type == "http" and each.response == "custom" for each in workflow.triggers
     ):
         return
     steps = [step for step in workflow.steps if not step.disabled]
-    answers = [responds(step) for step in steps]
-    responding = [step for step, answer in zip(steps, answers, strict=True) if answer != "never"]
+    responding = [step for step in steps if responds(step) != "never"]
     if not responding:
         yield MissingResponse(None)
         return
     for step in steps[: steps.index(responding[0]) + 1]:
         if _may_end(step):
             yield MissingResponse(step, ends=True)
-    if "always" not in answers and all(step.language in {"python", "node"} and not step.uses for step in responding):
+    if not _always_responds(workflow, workflow.entries()) and all(
+        step.language in {"python", "node"} and not step.uses for step in responding
+    ):
         yield MissingResponse(responding[-1])
+
+
+def _always_responds(workflow: Workflow, entries: Iterable[Entry]) -> bool:
+    """Return whether one of *entries* always responds: a step, an if or switch block with a last branch in each branch, or a branch that always runs."""
+    for entry in entries:
+        if not isinstance(entry, Block):
+            if not entry.disabled and responds(entry) == "always":
+                return True
+            continue
+        found = [_always_responds(workflow, workflow.entries(f"{entry.name}.{each.name}")) for each in entry.branches]
+        unconditional = [answer for answer, each in zip(found, entry.branches, strict=True) if each.runs == "always"]
+        if any(unconditional) and (entry.type == "parallel" or all(found)):
+            return True
+    return False
 
 
 def _may_end(step: Step) -> bool:

@@ -20,9 +20,9 @@ from pdkernel.language.analysis.abstract_values import ValueSet
 from pdkernel.language.analysis.imported_files import iter_sources
 from pdkernel.language.analysis.python_code import parse_source
 from pdkernel.language.analysis.step_reads import collect_step_reads
-from pdkernel.language.analysis.step_references import needs_step
+from pdkernel.language.analysis.step_references import build_condition_step, needs_step
 from pdkernel.language.expression import javascript
-from pdkernel.model import JSON, Step, Workflow
+from pdkernel.model import JSON, Block, Step, Workflow
 
 PlatformUseKind = Literal[
     "file_store",
@@ -226,12 +226,13 @@ class UnreadAnswer(NamedTuple):
 
 
 def find_answer_readers(workflow: Workflow, name: str) -> tuple[str, ...]:
-    """Return the enabled steps below the step *name* that read its answer, in order; empty if *name* is not a step."""
+    """Return the blocks and enabled steps below the step *name* that read its answer, in order; empty if *name* is not a step."""
     if workflow.position(name) is None:
         return ()
     names = frozenset(step.name for step in workflow.steps)
-    later = (step for step in workflow.steps_after(name) if not step.disabled)
-    return tuple(step.name for step in later if _reads_answer(step, name, names))
+    later = (entry for entry in workflow.all_entries if workflow.sees(entry.name, name))
+    steps = (build_condition_step(entry) if isinstance(entry, Block) else entry for entry in later)
+    return tuple(step.name for step in steps if not step.disabled and _reads_answer(step, name, names))
 
 
 def find_unread_answers(workflow: Workflow) -> tuple[UnreadAnswer, ...]:

@@ -15,28 +15,28 @@ from tree_sitter import Node
 from pdkernel.errors import DefinitionError
 from pdkernel.language.analysis import python_code
 from pdkernel.language.expression import javascript
-from pdkernel.model import Step
+from pdkernel.model import Entry, Step
 
 _MAX_LISTED_ERRORS = 10
 """Maximum number of errors that one message lists, so that a message has at most 15 lines."""
 
 
-def describe_place(step: Step, line: int | None) -> str:
-    """Return the cell of *step* and *line* for a message: ` (cell [3], line 12)` or ` (work.py:12)`; empty if neither is known."""
+def describe_place(step: Entry, line: int | None) -> str:
+    """Return the cell of *step*, or of a block, and *line* for a message: ` (cell [3], line 12)` or ` (work.py:12)`; empty if neither is known."""
     if step.file is not None and step.file_line is not None and (line is not None or step.cell_index is not None):
         return f" ({step.file}:{step.file_line + (line or 1) - 1})"
     parts = [name_cell(step), f"line {line}" if line is not None else ""]
     return f" ({', '.join(filter(None, parts))})" if any(parts) else ""
 
 
-def name_cell(step: Step) -> str:
+def name_cell(step: Entry) -> str:
     """`cell [3]`, by the number beside the cell of *step*, else `cell 5`, by its position; empty without a notebook."""
     if step.execution_count is not None:
         return f"cell [{step.execution_count}]"
     return f"cell {step.cell_index + 1}" if step.cell_index is not None else ""
 
 
-def describe_error_place(step: Step | None, name: str, line: int | None) -> str:
+def describe_error_place(step: Entry | None, name: str, line: int | None) -> str:
     """
     Return the place of an error: `line 4 of cell [3]`, `line 4 of cell [3] of work.ipynb`, or `work.py:27`.
 
@@ -65,9 +65,12 @@ def translate_places(step: Step, text: str) -> str:
     return re.sub(other, lambda found: f"{cell}:{found[1]}", text)
 
 
-def with_message(error: DefinitionError, message: str, *, fix: str | None = None) -> DefinitionError:
-    """Return a copy of *error* with another message and fix."""
-    return type(error)(message, fix=error.fix if fix is None else fix, step=error.step, line=error.line)
+def with_message(
+    error: DefinitionError, message: str, *, fix: str | None = None, line: int | None = None
+) -> DefinitionError:
+    """Return a copy of *error* with another message, fix and line."""
+    fix, line = error.fix if fix is None else fix, error.line if line is None else line
+    return type(error)(message, fix=fix, step=error.step, line=line)
 
 
 def raise_combined(problems: Sequence[DefinitionError]) -> None:

@@ -1,5 +1,5 @@
 """
-What steps refer to by literal names: other steps, environment variables, and apps.
+What steps, and conditions of blocks, refer to by literal names: other steps, environment variables, and apps.
 
 The module of the step's language analyses the code. An app prop that the directive does not name gets the account of the
 external user.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from operator import or_
@@ -17,8 +18,14 @@ from pdkernel.errors import ExpressionError
 from pdkernel.language.analysis import bash_code, go_code, node_code, python_code
 from pdkernel.language.analysis.imported_files import iter_sources
 from pdkernel.language.analysis.python_code import VariableReferences
-from pdkernel.language.expression import ValuePath, iter_templates
-from pdkernel.model import AppBinding, Language, Step, Workflow
+from pdkernel.language.expression import (
+    EXPRESSION_KEY,
+    ValuePath,
+    get_condition_template,
+    get_switch_template,
+    iter_templates,
+)
+from pdkernel.model import JSON, AppBinding, Block, Entry, Language, Step, Workflow
 
 UNKNOWN_APP = "unknown"
 """The app of an app prop that neither the definition nor known code names."""
@@ -78,13 +85,38 @@ _PARAMETERS = re.compile(r"\brun\s*(?::\s*(?:async\s*)?)?\(\s*\{[^}]*\}\s*\)")
 _COMMENTS = re.compile(r"/\*.*?\*/|(?<![:\"'`])//[^\n]*", re.DOTALL)
 
 
-def find_step_references(step: Step) -> dict[str, int | None]:
+def build_condition_step(block: Block) -> Step:
+    """Return the conditions of *block* as the props of a step, as analyses read them; conditions that are not JavaScript are left out."""
+    props: dict[str, JSON] = {}
+    with suppress(ExpressionError):
+        if block.type == "switch":
+            props[EXPRESSION_KEY] = get_switch_template(block)
+    for branch in block.branches:
+        with suppress(ExpressionError):
+            props[branch.name] = get_condition_template(block, branch)
+    return Step(
+        block.name,
+        "node",
+        uses="conditions@0.0.0",
+        props=props,
+        line_offset=block.line_offset,
+        cell_index=block.cell_index,
+        execution_count=block.execution_count,
+        file=block.file,
+        file_line=block.file_line,
+        prop_lines=block.lines,
+    )
+
+
+def find_step_references(step: Entry) -> dict[str, int | None]:
     """
-    Names that *step* reads as `steps.NAME`, with `trigger`, each with the line of the cell or None without a cell.
+    Names that *step*, or a block, reads as `steps.NAME`, with `trigger`, each with the line of the cell or None without a cell.
 
     Raises:
         ExpressionError: An expression of a prop is invalid.
     """
+    if isinstance(step, Block):
+        step = build_condition_step(step)
     lines: dict[str, int | None] = {name: line + step.line_offset for name, line in _code_reads(step).items()}
     for path, source in _expressions(step):
         for name in node_code.find_step_references(source):
@@ -169,7 +201,7 @@ def _find_code_or_step_variables(step: Step) -> VariableReferences:
 
 def find_workflow_variables(workflow: Workflow, *, ignore_bad_props: bool = False) -> dict[str, list[str]]:
     """
-    Environment variables that the enabled steps need, sorted, each with the steps that read it.
+    Environment variables that the enabled steps and the blocks need, sorted, each with those that read it.
 
     Args:
         workflow: The workflow.
@@ -184,4 +216,7 @@ def find_workflow_variables(workflow: Workflow, *, ignore_bad_props: bool = Fals
             found = _find_code_or_step_variables(step) if ignore_bad_props else find_step_variables(step)
             for name in found.required:
                 readers.setdefault(name, []).append(step.name)
+    for block in workflow.blocks:
+        for name in _find_code_or_step_variables(build_condition_step(block)).required:
+            readers.setdefault(name, []).append(block.name)
     return dict(sorted(readers.items()))

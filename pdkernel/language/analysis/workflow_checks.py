@@ -28,8 +28,8 @@ from pdkernel.language.analysis.imported_files import find_missing_files
 from pdkernel.language.analysis.python_requirements import find_unreadable_requirements
 from pdkernel.language.analysis.source_locations import describe_place, raise_combined
 from pdkernel.language.analysis.step_references import find_step_references, needs_step
-from pdkernel.language.expression import RULE_FILTER, RULE_FILTER_PROP, RuleError, RuleFilter
-from pdkernel.model import RESERVED_STEP_NAMES, Step, Workflow
+from pdkernel.language.expression import RULE_FILTER, RULE_FILTER_PROP, RuleError, RuleFilter, find_condition_errors
+from pdkernel.model import RESERVED_STEP_NAMES, Block, Entry, Step, Workflow
 
 _MAX_LISTED = 20
 """Names of earlier steps in a message."""
@@ -37,7 +37,7 @@ _MAX_LISTED = 20
 
 def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
     """
-    Check the order of steps, entry points and expressions of *workflow*.
+    Check the order and scope of steps and blocks, entry points, conditions and expressions of *workflow*.
 
     Args:
         workflow: The workflow.
@@ -49,15 +49,18 @@ def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
     check_readable(workflow)
     lenient = not to_run and is_synced(workflow)
     problems: list[DefinitionError] = []
-    for step in _enabled(workflow):
-        problems += [] if lenient else _entry_point_problems(step)
-        problems += _order_problems(workflow, step, lenient=lenient)
+    for entry in workflow.all_entries:
+        if isinstance(entry, Block):
+            problems += _condition_problems(workflow, entry)
+        elif not entry.disabled:
+            problems += [] if lenient else _entry_point_problems(entry)
+            problems += _order_problems(workflow, entry, lenient=lenient)
     raise_combined(problems)
 
 
 def check_readable(workflow: Workflow) -> None:
     """
-    Check that the header cell and the cells of all enabled steps of *workflow* can be read.
+    Check that the header cell and the cells of all blocks and enabled steps of *workflow* can be read.
 
     Raises:
         DirectiveError: Cells cannot be read.
@@ -67,13 +70,21 @@ def check_readable(workflow: Workflow) -> None:
             *_header_problems(workflow),
             *(
                 DirectiveError(
-                    f"In {_describe_unreadable(step)}: {step.problem[0]}", step=step.name, line=step.problem[1]
+                    f"In {_describe_unreadable(entry)}: {entry.problem[0]}", step=entry.name, line=entry.problem[1]
                 )
-                for step in _enabled(workflow)
-                if step.problem is not None
+                for entry in workflow.all_entries
+                if entry.problem is not None and _is_needed(workflow, entry)
             ),
         ]
     )
+
+
+def _is_needed(workflow: Workflow, entry: Entry) -> bool:
+    """Return whether *entry* is an enabled step, or a block with one in it; an empty block may lack its steps because of its problem."""
+    if isinstance(entry, Step):
+        return not entry.disabled
+    inner = [step for step in workflow.steps if any(block is entry for block, _ in workflow.branches_around(step.name))]
+    return not inner or any(not step.disabled for step in inner)
 
 
 def check_header(workflow: Workflow) -> None:
@@ -117,8 +128,8 @@ def find_blocked_steps(workflow: Workflow, unreadable: Collection[str]) -> dict[
     return found
 
 
-def _describe_unreadable(step: Step) -> str:
-    return describe_place(step, step.problem[1] if step.problem else None).strip(" ()") or f"step {step.name}"
+def _describe_unreadable(entry: Entry) -> str:
+    return describe_place(entry, entry.problem[1] if entry.problem else None).strip(" ()") or f"step {entry.name}"
 
 
 def check_import_complete(workflow: Workflow) -> None:
@@ -128,8 +139,8 @@ def check_import_complete(workflow: Workflow) -> None:
     Raises:
         EntryPointError: The code of an enabled step was missing.
         NotebookError: A file that an enabled step imports by a relative path was missing.
-        UnsupportedError: The workflow has entries that are not supported steps, a Filter step whose rules cannot be evaluated,
-            or a name that is not text.
+        UnsupportedError: The workflow has entries that are not supported steps, blocks, a Filter step whose rules cannot be
+            evaluated, or a name that is not text.
     """
     if LONE_SURROGATE.search(workflow.name):
         raise UnsupportedError(
@@ -156,6 +167,7 @@ def check_import_complete(workflow: Workflow) -> None:
         for step in _enabled(workflow)
         if (problem := find_rule_problem(step)) is not None
     ]
+    problems += _find_unsupported_blocks(workflow)
     problems += [
         UnsupportedError(
             f"{kept.name} {kept.unsupported_reason}.",
@@ -164,6 +176,19 @@ def check_import_complete(workflow: Workflow) -> None:
         for kept in workflow.unsupported_entries
     ]
     raise_combined(problems)
+
+
+def _find_unsupported_blocks(workflow: Workflow) -> list[DefinitionError]:
+    """Return that blocks do not run yet: the one refusal of `run`, `serve` and cells, until the engine executes blocks."""
+    if not workflow.blocks:
+        return []
+    names = ", ".join(block.name for block in workflow.blocks)
+    return [
+        UnsupportedError(
+            f"The workflow has branches ({names}), which this version writes, checks and stores, and does not run.",
+            fix="Run it with a version that runs branches.",
+        )
+    ]
 
 
 def find_rule_problem(step: Step) -> str | None:
@@ -189,27 +214,29 @@ def check_packages(workflow: Workflow) -> None:
 
 def check_step_order(workflow: Workflow) -> None:
     """
-    Check that every step reads earlier steps only.
+    Check that every step and condition reads steps and blocks only whose exports it sees.
 
     Raises:
-        StepOrderError: A step reads itself or a later step.
+        StepOrderError: A step reads itself, a later step, or a step of another branch.
         UnknownStepError: A step reads a step that does not exist.
         ExpressionError: An expression of a prop is invalid.
     """
-    raise_combined([problem for step in _enabled(workflow) for problem in _order_problems(workflow, step)])
+    raise_combined([problem for entry in _readers(workflow) for problem in _order_problems(workflow, entry)])
 
 
 def find_reference_errors(workflow: Workflow) -> tuple[tuple[DefinitionError, str | None], ...]:
     """
-    References of enabled steps to steps that are missing or come later, also in a synced workflow.
+    References of enabled steps and of blocks to exports that they do not see, also in a synced workflow.
 
     Returns:
         Each error with the name that the step reads; None for an expression that cannot be read.
     """
     problems: list[tuple[DefinitionError, str | None]] = []
-    for step in _enabled(workflow):
+    for entry in _readers(workflow):
+        if isinstance(entry, Block):
+            problems += [(error, None) for error in _iter_condition_errors(entry)]
         try:
-            problems += _iter_reference_errors(workflow, step)
+            problems += _iter_reference_errors(workflow, entry)
         except ExpressionError as error:
             problems.append((error, None))
     return tuple(problems)
@@ -220,7 +247,7 @@ def find_order_warnings(workflow: Workflow) -> tuple[str, ...]:
     if not is_synced(workflow):
         return ()
     # parity[references]: the platform does not check references when it syncs; real workflows have stale ones.
-    return tuple(fault.message for step in _enabled(workflow) for fault, _ in _iter_reference_errors(workflow, step))
+    return tuple(fault.message for entry in _readers(workflow) for fault, _ in _iter_reference_errors(workflow, entry))
 
 
 def is_synced(workflow: Workflow) -> bool:
@@ -232,46 +259,73 @@ def _enabled(workflow: Workflow) -> Iterator[Step]:
     return (step for step in workflow.steps if not step.disabled)
 
 
-def _order_problems(workflow: Workflow, step: Step, *, lenient: bool = False) -> list[DefinitionError]:
+def _readers(workflow: Workflow) -> Iterator[Entry]:
+    """Yield the blocks and the enabled steps in the order of their cells."""
+    return (entry for entry in workflow.all_entries if isinstance(entry, Block) or not entry.disabled)
+
+
+def _condition_problems(workflow: Workflow, block: Block) -> list[DefinitionError]:
+    """Return the conditions of *block* that cannot be evaluated, and the exports that the others read and do not see."""
+    if block.problem is not None:
+        return []  # `check_readable` reports it
+    return [*_iter_condition_errors(block), *_order_problems(workflow, block)]
+
+
+def _iter_condition_errors(block: Block) -> Iterator[DefinitionError]:
+    for error in find_condition_errors(block):
+        line = block.locate(*error.path)
+        message = f"Block {block.name}{describe_place(block, line)}: {error.message}"
+        yield ExpressionError(message, fix=error.fix, step=block.name, line=line, path=error.path)
+
+
+def _order_problems(workflow: Workflow, entry: Entry, *, lenient: bool = False) -> list[DefinitionError]:
     try:
-        misplaced = [error for error, _ in _iter_reference_errors(workflow, step)]
+        misplaced = list(_iter_reference_errors(workflow, entry))
     except ExpressionError as error:
         return [] if lenient else [error]
-    return [] if is_synced(workflow) else misplaced
+    inner = {each.name for each in workflow.all_entries if each.inside is not None} if workflow.blocks else ()
+    return [error for error, name in misplaced if not is_synced(workflow) or name in inner]
 
 
-def _iter_reference_errors(workflow: Workflow, step: Step) -> Iterator[tuple[DefinitionError, str]]:
-    """Yield each error with the name that the step reads."""
-    position = workflow.position(step.name) or 0
-    for name, line in find_step_references(step).items():
-        other = workflow.position(name)
-        if name in RESERVED_STEP_NAMES or (other is not None and other < position):
-            continue
-        where = describe_place(step, line)
-        if name == step.name:
-            error: DefinitionError = StepOrderError(
-                f"Step {step.name}{where} reads steps.{name}, its own exports, which do not exist before it ends.",
-                fix="Read an earlier step.",
-                step=step.name,
-                line=line,
+def _iter_reference_errors(workflow: Workflow, entry: Entry) -> Iterator[tuple[DefinitionError, str]]:
+    """Yield each error with the name that the step or block reads."""
+    for name, line in find_step_references(entry).items():
+        if name not in RESERVED_STEP_NAMES and not workflow.sees(entry.name, name):
+            what, fix = _explain_unseen(workflow, entry, name)
+            kind = "Block" if isinstance(entry, Block) else "Step"
+            message = f"{kind} {entry.name}{describe_place(entry, line)} reads steps.{name}, {what}"
+            is_known = workflow.position(name) is not None or any(block.name == name for block in workflow.blocks)
+            error_class = StepOrderError if is_known else UnknownStepError
+            yield error_class(message, fix=fix, step=entry.name, line=line), name
+
+
+def _explain_unseen(workflow: Workflow, entry: Entry, name: str) -> tuple[str, str]:
+    """Return why *entry* does not see the exports of *name*, as the end of a sentence, and what to read instead."""
+    if name == entry.name:
+        return "its own exports, which do not exist before it ends.", "Read an earlier step."
+    order = {each.name: place for place, each in enumerate(workflow.all_entries)}
+    if name not in order:
+        above = sorted(workflow.visible_names(entry.name)[-_MAX_LISTED:])
+        fix = did_you_mean(name, above, lists_all=False) or f"Read an earlier step: {', '.join(above) or 'none'}."
+        return "and the workflow has no such step.", fix
+    around = {block.name for block, _ in workflow.branches_around(entry.name)}
+    if name in around:
+        return "the block around it, whose exports do not exist before it ends.", "Read an earlier step."
+    if order[name] > order[entry.name]:
+        return "which comes later and has not run yet.", f"Move {name} above {entry.name}."
+    for block, branch in workflow.branches_around(name):
+        if workflow.sees(entry.name, block.name):
+            key = f".{branch}" if block.type == "parallel" else ""
+            what = f"a step of the branch {branch} of {block.name}, which does not run for every event."
+            if block.type == "parallel":
+                what = f"a step of the branch {branch} of {block.name}, whose exports end with the block."
+            return what, f"Read the exports of the branch's last step: steps.{block.name}.$return_value{key}"
+        if block.name in around:
+            return (
+                f"a step of {block.name}.{branch}, another branch of the same block.",
+                f"Read a step above {block.name}, or move {name} above it.",
             )
-        elif other is not None:
-            error = StepOrderError(
-                f"Step {step.name}{where} reads steps.{name}, which comes later and has not run yet.",
-                fix=f"Move {name} above {step.name}.",
-                step=step.name,
-                line=line,
-            )
-        else:
-            above = sorted(earlier.name for earlier in workflow.steps[max(position - _MAX_LISTED, 0) : position])
-            error = UnknownStepError(
-                f"Step {step.name}{where} reads steps.{name}, and the workflow has no such step.",
-                fix=did_you_mean(name, above, lists_all=False)
-                or f"Read an earlier step: {', '.join(above) or 'none'}.",
-                step=step.name,
-                line=line,
-            )
-        yield error, name
+    raise AssertionError("an earlier entry is seen, or in a branch")
 
 
 def _package_problems(step: Step) -> Iterator[PackageNameError]:

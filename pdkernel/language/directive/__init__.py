@@ -1,5 +1,13 @@
-"""The grammar of the cells `%%pdstep` and `%%pdworkflow`, both ways."""
+"""The grammar of the cells of steps, blocks and the workflow's header, both ways."""
 
+from pdkernel.language.directive.block_cell import (
+    BLOCK_MAGICS,
+    build_unreadable_block,
+    format_block_cell,
+    is_block_cell,
+    parse_block_cell,
+    rename_block,
+)
 from pdkernel.language.directive.cell import (
     StepCell,
     build_unreadable_step,
@@ -25,6 +33,7 @@ from pdkernel.language.directive.workflow_header import (
 from pdkernel.language.directive.yaml_patch import Alignment, is_same_value, patch_yaml
 
 __all__ = [
+    "BLOCK_MAGICS",
     "STEP_OPTIONS",
     "WORKFLOW_MAGIC",
     "Alignment",
@@ -33,21 +42,26 @@ __all__ = [
     "StepOption",
     "WorkflowHeader",
     "build_trigger_mapping",
+    "build_unreadable_block",
     "build_unreadable_step",
     "describe_emitters",
     "dump_cell_yaml",
     "dump_yaml",
+    "format_block_cell",
     "format_step_cell",
     "format_step_line",
     "is_action_reference",
+    "is_block_cell",
     "is_same_value",
     "is_step_cell",
     "is_workflow_cell",
     "names_protective_setting",
+    "parse_block_cell",
     "parse_settings",
     "parse_step_cell",
     "parse_trigger",
     "parse_workflow_cell",
     "parse_yaml",
     "patch_yaml",
+    "rename_block",
 ]

@@ -179,6 +179,7 @@ def parse_step_cell(text: str, *, cell: int | None = None, notes: str | None = N
         line_offset=found.body_offset,
         cell_index=cell,
         prop_lines=located.lines,
+        inside=line.inside,
     )
     return StepCell(step, line.no_run)
 

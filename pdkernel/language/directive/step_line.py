@@ -117,6 +117,16 @@ def parse_action_reference(text: str) -> str:
     return text
 
 
+_INSIDE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\Z", re.ASCII)
+
+
+def parse_inside(text: str) -> str:
+    """Parse `BLOCK.BRANCH`."""
+    if _INSIDE.match(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not BLOCK.BRANCH, for example triage.urgent")
+    return text
+
+
 def parse_timeout(text: str) -> float:
     """Parse a number of seconds, more than 0 and at most 750."""
     try:
@@ -164,7 +174,9 @@ class StepOption:
     is_repeatable: bool = False
 
 
+INSIDE_OPTION = StepOption("--in", "BLOCK.BRANCH", "The branch that the cell is part of.")
 STEP_OPTIONS: tuple[StepOption, ...] = (
+    INSIDE_OPTION,
     StepOption("--lang", "LANGUAGE", "The language of the code (default: python).", choices=LANGUAGES),
     StepOption(
         "--app",
@@ -186,8 +198,6 @@ STEP_OPTIONS: tuple[StepOption, ...] = (
     StepOption("--no-run", None, "Register the step without running it now."),
 )
 
-STEP_FLAGS: tuple[str, ...] = tuple(option.flag for option in STEP_OPTIONS)
-
 LANGUAGE_ALIASES = {
     "js": "node",
     "javascript": "node",
@@ -207,6 +217,7 @@ LANGUAGE_ALIASES = {
 
 STEP_MAGIC = "%%pdstep"
 _OPTION_PARSERS = {
+    "--in": parse_inside,
     "--app": parse_app,
     "--data-store": parse_store,
     "--prop": parse_prop,
@@ -264,6 +275,7 @@ class StepLine:
     """The values of a `%%pdstep` line."""
 
     name: str
+    inside: str | None
     language: Language
     apps: tuple[AppBinding, ...]
     stores: tuple[StoreBinding, ...]
@@ -277,14 +289,14 @@ class StepLine:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise DirectiveError(f"{STEP_MAGIC}: {message}.")
+        raise DirectiveError(f"{self.prog}: {message}.")
 
 
 @functools.cache  # building a parser takes ten times as long as parsing a line
-def _parser() -> _Parser:
-    parser = _Parser(prog=STEP_MAGIC, add_help=False, allow_abbrev=False)
+def _parser(magic: str, options: tuple[StepOption, ...]) -> _Parser:
+    parser = _Parser(prog=magic, add_help=False, allow_abbrev=False)
     parser.add_argument("name", metavar="NAME", nargs="*")
-    for option in STEP_OPTIONS:
+    for option in options:
         if option.metavar is None:
             parser.add_argument(option.flag, action="store_true")
         else:
@@ -307,21 +319,10 @@ def parse_step_line(line: str) -> StepLine:
         DirectiveError: The line is invalid; the message names the word.
         StepNameError: The step's name is invalid.
     """
-    words = _words(line)
-    _check_flags(words)
-    found = _parser().parse_args(words)
-    if not found.name:
-        raise DirectiveError(
-            f"{STEP_MAGIC} needs the step's name.", fix=f"Write {STEP_MAGIC} NAME, for example {STEP_MAGIC} build."
-        )
-    name = check_step_name(found.name[0])
-    if len(found.name) > 1:
-        raise DirectiveError(
-            f"{STEP_MAGIC} {name}: unexpected word {found.name[1]!r}. A step has one name, and options start with --.",
-            fix="Put quotes around a value that holds spaces.",
-        )
+    name, found = parse_line(line, STEP_MAGIC, STEP_OPTIONS, example="build")
     result = StepLine(
         name=name,
+        inside=getattr(found, "in"),
         language=_language(found.lang, uses=found.uses),
         apps=tuple(found.app or ()),
         stores=tuple(found.data_store or ()),
@@ -336,20 +337,56 @@ def parse_step_line(line: str) -> StepLine:
     return result
 
 
-def _words(line: str) -> list[str]:
+def parse_line(
+    line: str, magic: str, options: tuple[StepOption, ...], *, example: str
+) -> tuple[str, argparse.Namespace]:
+    """
+    Parse the text after *magic*: a name, and *options*.
+
+    Args:
+        line: The text after the magic.
+        magic: The magic, `%%pdstep`, for messages.
+        options: The options that the line may have.
+        example: A name for messages.
+
+    Returns:
+        The name, and the values of the options by the names that argparse gives them.
+
+    Raises:
+        DirectiveError: The line is invalid; the message names the word.
+        StepNameError: The name is invalid.
+    """
+    words = _words(line, magic)
+    _check_flags(words, magic, options)
+    found = _parser(magic, options).parse_args(words)
+    what = "step" if magic == STEP_MAGIC else "block"
+    if not found.name:
+        raise DirectiveError(
+            f"{magic} needs the {what}'s name.", fix=f"Write {magic} NAME, for example {magic} {example}."
+        )
+    name = check_step_name(found.name[0])
+    if len(found.name) > 1:
+        raise DirectiveError(
+            f"{magic} {name}: unexpected word {found.name[1]!r}. A {what} has one name, and options start with --.",
+            fix="Put quotes around a value that holds spaces.",
+        )
+    return name, found
+
+
+def _words(line: str, magic: str) -> list[str]:
     hidden = TokenizedLine.tokenize_unquoted(line)
     try:
         return [hidden.restore(word) for word in shlex.split(hidden.text)]
     except ValueError as fault:
         raise DirectiveError(
-            f"{STEP_MAGIC}{' ' + line.strip() if line.strip() else ''}: a quotation mark is not closed ({fault}).",
+            f"{magic}{' ' + line.strip() if line.strip() else ''}: a quotation mark is not closed ({fault}).",
             fix='Close it; inside double quotes write \\" for a quotation mark.',
         ) from None
 
 
-def _check_flags(words: Sequence[str]) -> None:
+def _check_flags(words: Sequence[str], magic: str, options: Sequence[StepOption]) -> None:
     """Refuse an unknown option with a suggestion, which argparse does not make."""
-    takes_value = {option.flag for option in STEP_OPTIONS if option.metavar is not None}
+    takes_value = {option.flag for option in options if option.metavar is not None}
     skip = False
     for word in words:
         if skip:
@@ -358,10 +395,10 @@ def _check_flags(words: Sequence[str]) -> None:
         flag = word.partition("=")[0]
         if word in takes_value:
             skip = True
-        elif word.startswith("-") and flag not in STEP_FLAGS:
+        elif word.startswith("-") and flag not in (flags := [option.flag for option in options]):
             raise DirectiveError(
-                f"{STEP_MAGIC}: there is no option {flag}.",
-                fix=did_you_mean(flag, STEP_FLAGS, aliases={"-l": "--lang"}),
+                f"{magic}: there is no option {flag}.",
+                fix=did_you_mean(flag, flags, aliases={"-l": "--lang"} if magic == STEP_MAGIC else {}),
             )
 
 
@@ -408,7 +445,7 @@ def format_step_line(step: Step, *, props: bool = True, no_run: bool = False) ->
     Raises:
         DirectiveError: A prop's name cannot be written on the line.
     """
-    words = [step.name]
+    words = [step.name, *(["--in", step.inside] if step.inside is not None else ())]
     if step.uses:
         words += ["--uses", step.uses]
     elif step.language != "python":

@@ -1,7 +1,7 @@
 """
 The rules of the platform's rule builder: `{t: and, r: [{a, op, b}]}`, whose operands may contain `{{ }}`.
 
-The builder's Filter step holds them in its prop `_filter`, and Git has that step without a file.
+They are a condition of a branch. The builder's Filter step holds them in its prop `_filter`, and Git has that step without a file.
 
 parity[filter-rules]: the codes `str/`, `str=` and `false` were seen in synced workflows. The documentation names the other
 operators, and their codes are derived from these three, so an unknown code is refused by its name.
@@ -33,7 +33,7 @@ class RuleError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Operator:
+class RuleOperator:
     """
     A comparison of the rule builder.
 
@@ -71,35 +71,41 @@ def _is_blank(value: Any) -> bool:
     return not format_result(value).strip()
 
 
-_OPERATORS: Mapping[str, _Operator] = {
-    "exists": _Operator("exists", lambda a, _: a is not UNDEFINED, has_second=False),
-    "!exists": _Operator("does not exist", lambda a, _: a is UNDEFINED, has_second=False),
+RULE_OPERATORS: Mapping[str, RuleOperator] = {
+    "exists": RuleOperator("exists", lambda a, _: a is not UNDEFINED, has_second=False),
+    "!exists": RuleOperator("does not exist", lambda a, _: a is UNDEFINED, has_second=False),
     # parity[filter-values]: text that encodes a number or a boolean compares as that value, as in the filter actions
-    "str=": _Operator("equals", lambda a, b: format_result(a) == format_result(b)),
-    "str!=": _Operator("does not equal", lambda a, b: format_result(a) != format_result(b)),
-    "str^": _Operator("starts with", lambda a, b: format_result(a).startswith(format_result(b))),
-    "str/": _Operator("contains", lambda a, b: format_result(b) in format_result(a)),
-    "str$": _Operator("ends with", lambda a, b: format_result(a).endswith(format_result(b))),
-    "blank": _Operator("is blank", lambda a, _: _is_blank(a), has_second=False),
-    "!blank": _Operator("is not blank", lambda a, _: not _is_blank(a), has_second=False),
-    "num=": _Operator("is the number", lambda a, b: _parse_number(a) == _parse_number(b)),
-    "num!=": _Operator("is not the number", lambda a, b: _parse_number(a) != _parse_number(b)),
-    "num>": _Operator("is greater than", lambda a, b: _parse_number(a) > _parse_number(b)),
-    "num>=": _Operator("is at least", lambda a, b: _parse_number(a) >= _parse_number(b)),
-    "num<": _Operator("is less than", lambda a, b: _parse_number(a) < _parse_number(b)),
-    "num<=": _Operator("is at most", lambda a, b: _parse_number(a) <= _parse_number(b)),
-    "bool=": _Operator("is the boolean", _equals_boolean),
-    "true": _Operator("is true", lambda a, _: _is_boolean(a, True), has_second=False),
-    "false": _Operator("is false", lambda a, _: _is_boolean(a, False), has_second=False),
-    "null": _Operator("is null", lambda a, _: a is None, has_second=False),
-    "!null": _Operator("is not null", lambda a, _: a is not None, has_second=False),
-    "str": _Operator("is a string", lambda a, _: isinstance(a, str), has_second=False),
-    "!str": _Operator("is not a string", lambda a, _: not isinstance(a, str), has_second=False),
-    "num": _Operator("is a number", lambda a, _: _is_number(a), has_second=False),
-    "!num": _Operator("is not a number", lambda a, _: not _is_number(a), has_second=False),
-    "bool": _Operator("is a boolean", lambda a, _: isinstance(a, bool), has_second=False),
-    "!bool": _Operator("is not a boolean", lambda a, _: not isinstance(a, bool), has_second=False),
+    "str=": RuleOperator("equals", lambda a, b: format_result(a) == format_result(b)),
+    "str!=": RuleOperator("does not equal", lambda a, b: format_result(a) != format_result(b)),
+    "str^": RuleOperator("starts with", lambda a, b: format_result(a).startswith(format_result(b))),
+    "str/": RuleOperator("contains", lambda a, b: format_result(b) in format_result(a)),
+    "str$": RuleOperator("ends with", lambda a, b: format_result(a).endswith(format_result(b))),
+    "blank": RuleOperator("is blank", lambda a, _: _is_blank(a), has_second=False),
+    "!blank": RuleOperator("is not blank", lambda a, _: not _is_blank(a), has_second=False),
+    "num=": RuleOperator("is the number", lambda a, b: _parse_number(a) == _parse_number(b)),
+    "num!=": RuleOperator("is not the number", lambda a, b: _parse_number(a) != _parse_number(b)),
+    "num>": RuleOperator("is greater than", lambda a, b: _parse_number(a) > _parse_number(b)),
+    "num>=": RuleOperator("is at least", lambda a, b: _parse_number(a) >= _parse_number(b)),
+    "num<": RuleOperator("is less than", lambda a, b: _parse_number(a) < _parse_number(b)),
+    "num<=": RuleOperator("is at most", lambda a, b: _parse_number(a) <= _parse_number(b)),
+    "bool=": RuleOperator("is the boolean", _equals_boolean),
+    "true": RuleOperator("is true", lambda a, _: _is_boolean(a, True), has_second=False),
+    "false": RuleOperator("is false", lambda a, _: _is_boolean(a, False), has_second=False),
+    "null": RuleOperator("is null", lambda a, _: a is None, has_second=False),
+    "!null": RuleOperator("is not null", lambda a, _: a is not None, has_second=False),
+    "str": RuleOperator("is a string", lambda a, _: isinstance(a, str), has_second=False),
+    "!str": RuleOperator("is not a string", lambda a, _: not isinstance(a, str), has_second=False),
+    "num": RuleOperator("is a number", lambda a, _: _is_number(a), has_second=False),
+    "!num": RuleOperator("is not a number", lambda a, _: not _is_number(a), has_second=False),
+    "bool": RuleOperator("is a boolean", lambda a, _: isinstance(a, bool), has_second=False),
+    "!bool": RuleOperator("is not a boolean", lambda a, _: not isinstance(a, bool), has_second=False),
 }
+"""The operators by their codes."""
+
+
+def is_rules(value: JSON) -> bool:
+    """Return whether *value* has the form of rules: a group `{t, r}`."""
+    return isinstance(value, Mapping) and "t" in value and "r" in value
 
 
 def check_rules(rules: JSON, *, depth: int = 0) -> None:
@@ -122,26 +128,45 @@ def check_rules(rules: JSON, *, depth: int = 0) -> None:
         for rule in each:
             check_rules(rule, depth=depth + 1)
         return
-    operator = _OPERATORS.get(_get_code(rules))
+    operator = RULE_OPERATORS.get(_get_code(rules))
     if operator is None:
         raise RuleError(
             f"has a rule with the operator {_get_code(rules)!r}, which pdkernel does not know. "
-            f"Operators: {', '.join(_OPERATORS)}"
+            f"Operators: {', '.join(RULE_OPERATORS)}"
         )
 
 
-def do_rules_hold(rules: Mapping[str, Any]) -> bool:
-    """Return whether *rules*, which `check_rules` accepts, hold with the evaluated operands that they have; a missing one is `undefined`."""
+def evaluate_rules(rules: Mapping[str, Any], *, value: Any = UNDEFINED) -> dict[str, Any]:
+    """
+    Return *rules*, which `check_rules` accepts, with `holds` in each rule and group, as JSON.
+
+    Args:
+        rules: The rules with evaluated operands; a missing operand is `undefined`.
+        value: The first operand of rules that have none: the value of a switch block.
+
+    Returns:
+        `{"t": "and", "r": [{"a": 5, "op": "num>", "b": 3, "holds": True}], "holds": True}`. An operand that is `undefined` has no
+        key. Every rule is evaluated, also one that can no longer change the result.
+    """
     if "r" in rules:
+        parts = [evaluate_rules(rule, value=value) for rule in rules["r"]]
         combine = all if rules["t"] == "and" else any
-        return combine(map(do_rules_hold, rules["r"]))
-    return _OPERATORS[_get_code(rules)].holds(rules.get("a", UNDEFINED), rules.get("b", UNDEFINED))
+        return {"t": rules["t"], "r": parts, "holds": combine(part["holds"] for part in parts)}
+    code = _get_code(rules)
+    operator = RULE_OPERATORS[code]
+    first, second = rules.get("a", value), rules.get("b", UNDEFINED)
+    return {
+        **({} if first is UNDEFINED else {"a": first}),
+        "op": code,
+        **({} if second is UNDEFINED or not operator.has_second else {"b": second}),
+        "holds": operator.holds(first, second),
+    }
 
 
 def describe_rules(rules: Mapping[str, Any]) -> str:
     """Return *rules*, which `check_rules` accepts, as text with their operands: `"a@b.c" contains "@" and 5 is greater than 3`."""
     if "r" not in rules:
-        operator = _OPERATORS[_get_code(rules)]
+        operator = RULE_OPERATORS[_get_code(rules)]
         operands = [_shorten(rules.get("a", UNDEFINED)), operator.words]
         return " ".join([*operands, _shorten(rules.get("b", UNDEFINED))] if operator.has_second else operands)
     texts = [f"({describe_rules(rule)})" if len(rule.get("r", ())) > 1 else describe_rules(rule) for rule in rules["r"]]
@@ -186,7 +211,7 @@ class RuleFilter:
 
     def find_end_reason(self) -> str | None:
         """Return why the workflow ends at this step, whose operands are evaluated; None if it continues."""
-        holds = do_rules_hold(self.rules)
+        holds = evaluate_rules(self.rules)["holds"]
         if holds == self.continues:
             return None
         return f"{'this rule holds' if holds else 'this rule does not hold'}: {describe_rules(self.rules)}"

@@ -12,7 +12,9 @@ import pytest
 
 from pdkernel.files.notebook import read_notebook
 from pdkernel.files.notebook.notebook_text import build_workflow_cell, format_notebook
-from pdkernel.model import JSON, ROUND_TRIP_KEY, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.model import JSON, ROUND_TRIP_KEY, Block, Branch, Step, Trigger, UnsupportedEntry, Workflow
+from tests.branch_workflows import WORKFLOWS
+from tests.notebook_files import notebook_of
 
 HTTP = "trigger:\n  type: http\n  auth: none\n  response: default"
 ONE = (Trigger(),)
@@ -131,3 +133,28 @@ def test_props_that_a_cell_cannot_show_are_visible() -> None:
     assert text.startswith("Props of `send` that a cell cannot show are kept in the cell's metadata:")
     assert "{{ not closed" in text
     assert "plain" not in text
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_notebook_with_blocks_reads_back_as_the_workflow(tmp_path: Path, name: str) -> None:
+    """The cells of blocks and of the steps in their branches keep their order, and are written the same again."""
+    workflow = read_notebook(notebook_of(tmp_path / "work.ipynb", *WORKFLOWS[name]))
+    text = format_notebook(workflow)
+    (tmp_path / "again.ipynb").write_text(text)
+
+    read = read_notebook(tmp_path / "again.ipynb")
+
+    assert replace(read, name=workflow.name, origin=workflow.origin).versioned_content() == workflow.versioned_content()
+    assert format_notebook(read) == text
+    assert [cell["metadata"]["vscode"] for cell in cells_of(workflow) if cell["id"].startswith("block-")]
+
+
+def test_the_note_and_fields_of_a_block(tmp_path: Path) -> None:
+    """A block's note is a Markdown cell above it, and fields that only an archive knows are in its metadata."""
+    block = Block("triage", "if", (Branch("else", runs="always"),), notes="Why", extra={"z": 1, "a": 2}, place=1)
+    path = tmp_path / "work.ipynb"
+    path.write_text(format_notebook(Workflow("W", steps=(Step("a"), Step("b", inside="triage.else")), blocks=(block,))))
+
+    read = read_notebook(path).blocks[0]
+
+    assert (read.notes, dict(read.extra), list(read.extra), read.place) == ("Why", {"z": 1, "a": 2}, ["z", "a"], 1)

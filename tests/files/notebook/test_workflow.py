@@ -11,10 +11,18 @@ from typing import Any
 import jupytext
 import pytest
 
-from pdkernel.errors import DefinitionError, DirectiveError, DuplicateStepError, NotebookError, StepNameError
+from pdkernel.errors import (
+    BlockError,
+    DefinitionError,
+    DirectiveError,
+    DuplicateStepError,
+    NotebookError,
+    StepNameError,
+)
 from pdkernel.files.notebook import NotebookCell, read_cells, read_notebook, workflow_from_cells
 from pdkernel.language.analysis import check_readable
-from pdkernel.model import JSON, Trigger
+from pdkernel.model import JSON, Trigger, Workflow
+from tests.branch_workflows import WORKFLOWS
 from tests.notebook_files import notebook_of
 
 
@@ -344,3 +352,113 @@ def test_a_renamed_workflow_has_its_new_name() -> None:
     ]
 
     assert names == ["Odd {{ name", "Mine"]
+
+
+PLACES = {
+    "orders": "check triage triage.large.ask triage.large.tell triage.large.tell.sales.to_sales "
+    "triage.large.tell.finance.to_finance triage.export.declare answer",
+    "support": "classify route route.billing.find_invoice route.bug.reproduce route.bug.how_bad route.bug.how_bad.crash.page "
+    "route.leaving.keep report",
+    "fan_out": "collect collect.sales.get_sales collect.sales.double collect.weather.get_weather collect.stocks.get_stocks send "
+    "send.big.channel send.big.channel.weekend.sms send.big.channel.default.mail",
+}
+"""The paths of the steps and blocks of the three workflows, in the order of their cells."""
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_blocks_have_the_files_order(tmp_path: Path, name: str) -> None:
+    """Blocks and their steps have the order of the cells, and are read from `.ipynb` files and Python files in percent format."""
+    notebook = notebook_of(tmp_path / "work.ipynb", *WORKFLOWS[name])
+    percent = tmp_path / "work.py"
+    jupytext.write(jupytext.read(notebook), percent, fmt="py:percent")
+
+    for path in (notebook, percent):
+        workflow = read_notebook(path)
+        assert [workflow.path(entry.name) for entry in workflow.all_entries] == PLACES[name].split()
+        assert workflow.all_entries[0].cell_index == 2
+    assert Workflow.from_versioned_content(workflow.versioned_content()).version == workflow.version
+
+
+def cells_of(*texts: str) -> list[NotebookCell]:
+    """Cells that stand at these places of a file."""
+    return [NotebookCell(text, index=index) for index, text in enumerate(texts)]
+
+
+TRIAGE = "%%pdif triage\nurgent: steps.a\nelse:"
+
+
+@pytest.mark.parametrize(
+    ("texts", "cls", "message", "line"),
+    [
+        (
+            ("%%pdstep a --in triage.urgent",),
+            BlockError,
+            "Cell 1: Step a is in triage.urgent, and the workflow has no block 'triage'.\nWrite a cell %%pdif triage",
+            1,
+        ),
+        (
+            (TRIAGE, "# x\n%%pdstep a --in triage.urgnt"),
+            BlockError,
+            "Cell 2: Step a is in triage.urgnt, and the block",
+            2,
+        ),
+        (
+            (TRIAGE, "%%pdstep a --in triage.urgent", "%%pdstep b", "%%pdstep c --in triage.urgent"),
+            BlockError,
+            "Cell 4: Step c is in triage.urgent, but that block ended above: b is outside of it.\nMove b below",
+            1,
+        ),
+        ((f"{TRIAGE.replace('triage', 'triage --in triage.else', 1)}",), BlockError, "which is itself", 1),
+        ((TRIAGE, "%%pdstep triage"), DuplicateStepError, "Cell 1 and Cell 2 are both called 'triage'", None),
+        ((TRIAGE, TRIAGE), DuplicateStepError, "Cell 1 and Cell 2 are both called 'triage'", None),
+        (
+            ("# x\n%%pdif triage\nurgent", "%%pdstep a --in triage.x"),
+            DirectiveError,
+            "Cell 1: The body of the block",
+            3,
+        ),
+    ],
+)
+def test_cells_of_blocks_that_are_refused(
+    texts: tuple[str, ...], cls: type[DefinitionError], message: str, line: int | None
+) -> None:
+    """A cell whose block is missing, elsewhere, or a name used twice is refused with its place, once, and what to do."""
+    with pytest.raises(DefinitionError) as caught:
+        workflow_from_cells(cells_of(*texts), name="n")
+
+    assert type(caught.value) is cls
+    assert message in str(caught.value)
+    assert caught.value.line == line
+
+
+def test_all_misplaced_cells_are_named() -> None:
+    """One error lists each cell at a wrong place."""
+    with pytest.raises(BlockError, match=r"(?s)2 problems:.*Cell 2: Step a is in x\.y.*Cell 3: Step b is in triage\.z"):
+        workflow_from_cells(cells_of(TRIAGE, "%%pdstep a --in x.y", "%%pdstep b --in triage.z"), name="n")
+
+
+def test_a_moved_cell_does_not_break_the_others() -> None:
+    """Read leniently, a misplaced or unreadable cell alone has a problem, and the steps around it stay in their branches."""
+    texts = (
+        TRIAGE,
+        "%%pdstep a --in triag.urgent",
+        "%%pdif inner --in triage.x\nb: 1",
+        "%%pdstep c --in inner.b",
+        "%%pdstep d --lan python",
+        "%%pdstep e --in triage.urgent",
+        TRIAGE,
+        "%%pdstep f",
+    )
+
+    workflow = workflow_from_cells(cells_of(*texts), name="n", lenient=True)
+
+    problems = {entry.name: entry.problem[0].partition("\n")[0] for entry in workflow.all_entries if entry.problem}
+    assert problems == {
+        "a": "Step a is in triag.urgent, and the workflow has no block 'triag'.",
+        "inner": "Block inner is in triage.x, and the block triage has no branch 'x'.",
+        "d": "%%pdstep: there is no option --lan.",
+        "cell_7": "Cell 1 and Cell 7 are both called 'triage': steps.triage would be ambiguous.",
+    }
+    assert [workflow.path(name) for name in ("c", "e", "f")] == ["inner.b.c", "triage.urgent.e", "f"]
+    with pytest.raises(DirectiveError, match=r"(?s)4 problems.*cell 3"):
+        check_readable(workflow)

@@ -23,7 +23,7 @@ from pdkernel.language.analysis.contract import (
     detect_drift,
 )
 from pdkernel.model import Step, Workflow
-from tests.builders import a_step, a_workflow, an_event, bash_step, go_step, node_step, python_step
+from tests.builders import a_block, a_step, a_workflow, an_event, bash_step, go_step, node_step, python_step
 from tests.language.analysis.labelled import Case, cases, score
 
 
@@ -753,3 +753,22 @@ def test_the_content_type_of_a_saved_event_is_kept() -> None:
     saved = {**an_event({"a": "1"}).data, "headers": {"Content-Type": "text/plain", "x-other": "1"}}
 
     assert build_example_event(contract, [saved])["headers"] == {"Content-Type": "text/plain"}
+
+
+def test_fields_of_branches() -> None:
+    """A field that only steps of conditional branches read is not required; one that a condition or another step reads is."""
+    block = a_block("%%pdif triage\nlarge: steps.trigger.event.body.amount > 5\nelse:")
+    steps = (
+        replace(python_step("a", "return pd.steps['trigger']['event']['body']['to']"), inside="triage.large"),
+        replace(python_step("b", "return pd.steps['trigger']['event']['body']['id']"), inside="triage.large"),
+        python_step("c", "return pd.steps['trigger']['event']['body']['id']"),
+    )
+    always = a_block("%%pdparallel triage\nlarge: always")
+
+    contract = derive_contract(a_workflow(block, *steps))
+
+    assert paths(contract) == {"body.amount": True, "body.id": True, "body.to": False}
+    assert [str(reader) for field in contract.fields if field.path == "body.amount" for reader in field.readers] == [
+        "triage (prop large, line 2)"
+    ]
+    assert paths(derive_contract(a_workflow(always, *steps))) == {"body.id": True, "body.to": True}

@@ -8,7 +8,7 @@ import pytest
 
 from pdkernel.language.analysis import missing_responses, responds
 from pdkernel.model import Step, Trigger, UnsupportedEntry
-from tests.builders import a_workflow, node_step, python_step
+from tests.builders import a_block, a_workflow, node_step, python_step
 
 GO = 'package main\nimport "os"\nfunc main() {}\n'
 
@@ -159,3 +159,22 @@ def test_a_workflow_that_waits_for_no_response() -> None:
     assert list(missing_responses(replace(waits, triggers=(Trigger("email", response="custom"),)))) == []
     assert list(missing_responses(waits.with_unsupported_entries([entry]))) == []
     assert len(list(missing_responses(replace(waits, triggers=(Trigger("email"), *waits.triggers))))) == 1
+
+
+@pytest.mark.parametrize(
+    ("block", "branches", "missing"),
+    [
+        ("%%pdif b\na: x\nelse:", ("a", "else"), []),
+        ("%%pdif b\na: x\nelse:", ("a",), [("r_a", False)]),
+        ("%%pdif b\na: x\nb: y", ("a", "b"), [("r_b", False)]),
+        ("%%pdswitch b\nexpression: x\na: 1\ndefault:", ("a", "default"), []),
+        ("%%pdparallel b\na: x\nb: always", ("b",), []),
+        ("%%pdparallel b\na: x\nb: never", ("a",), [("r_a", False)]),
+    ],
+)
+def test_responses_of_branches(block: str, branches: tuple[str, ...], missing: list[tuple[str, bool]]) -> None:
+    """A response is certain if every branch of an if or switch with a last branch sends one, or a branch that always runs."""
+    steps = tuple(replace(ALWAYS, name=f"r_{branch}", inside=f"b.{branch}") for branch in branches)
+    workflow = a_workflow(a_block(block), *steps, response="custom")
+
+    assert [(each.step and each.step.name, each.ends) for each in missing_responses(workflow)] == missing

@@ -9,7 +9,7 @@ import pytest
 from pdkernel.language.analysis import UnreadAnswer, find_answer_readers, find_unread_answers
 from pdkernel.language.analysis.platform_uses import PlatformUse, find_hosts, find_platform_uses
 from pdkernel.model import Language, Step, StoreBinding, Workflow
-from tests.builders import a_step, bash_step, node_step, python_step
+from tests.builders import a_block, a_step, a_workflow, bash_step, node_step, python_step
 
 
 @pytest.mark.parametrize(
@@ -233,3 +233,14 @@ def test_unread_answers() -> None:
 
     assert find_unread_answers(workflow(delay, disabled, reads)) == (UnreadAnswer("ask", 3),)
     assert [each.step for each in find_unread_answers(workflow())] == ["ask", "other"]
+
+
+def test_a_condition_reads_an_answer() -> None:
+    """The condition of a block below reads the answer, and so does a step in the block."""
+    block = a_block("%%pdif approved\nyes: steps.ask.$resume_data.ok\nelse:")
+    with_block = a_workflow(
+        ASK, block, python_step("other", "return pd.steps['ask']['$resume_data']", options="--in approved.yes")
+    )
+
+    assert find_answer_readers(with_block, "ask") == ("approved", "other")
+    assert "ask" not in [each.step for each in find_unread_answers(with_block)]

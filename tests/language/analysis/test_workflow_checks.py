@@ -18,6 +18,7 @@ from pdkernel.errors import (
     UnknownStepError,
     UnsupportedError,
 )
+from pdkernel.files.notebook import NotebookCell, workflow_from_cells
 from pdkernel.language.analysis import (
     check_import_complete,
     check_packages,
@@ -25,8 +26,11 @@ from pdkernel.language.analysis import (
     check_workflow,
     find_blocked_steps,
     find_order_warnings,
+    find_reference_errors,
+    find_workflow_variables,
 )
 from pdkernel.model import ROUND_TRIP_KEY, Step, Workflow
+from tests.branch_workflows import WORKFLOWS
 
 PYTHON = "def handler(pd):\n    "
 NODE = "export default defineComponent({ async run({ steps, $ }) { "
@@ -471,3 +475,149 @@ def test_a_component_with_an_old_call_is_not_refused() -> None:
     source = 'export default defineComponent({ async run() { if (0) $end("x") } })'
 
     check_workflow(Workflow("W", steps=(Step("mixed", "node", source),)))
+
+
+def of_cells(*texts: str) -> Workflow:
+    """The workflow of these cells."""
+    return workflow_from_cells([NotebookCell(text, index=index) for index, text in enumerate(texts)], name="n")
+
+
+BRANCHES = (
+    "%%pdstep check\ndef handler(pd):\n    return 1",
+    "%%pdif triage\nurgent: steps.check.$return_value\nelse:",
+    "%%pdparallel tell --in triage.urgent\nsms: always\nmail: always",
+    "%%pdstep to_sms --in tell.sms\ndef handler(pd):\n    return 1",
+    "%%pdstep to_mail --in tell.mail\ndef handler(pd):\n    {to_mail}",
+    "%%pdstep close --in triage.urgent\ndef handler(pd):\n    {close}",
+    "%%pdstep wait --in triage.else\ndef handler(pd):\n    {wait}",
+    "%%pdif last\nyes: {last}",
+    "%%pdstep end --lang node\nexport default defineComponent({ async run({ steps }) { return {end} } })",
+)
+
+
+def with_reads(**reads: str) -> Workflow:
+    """The workflow with blocks whose steps and condition have *reads*."""
+    defaults = {"to_mail": "pass", "close": "pass", "wait": "pass", "last": "1", "end": "1"} | reads
+    texts: tuple[str, ...] = BRANCHES
+    for name, read in defaults.items():
+        texts = tuple(text.replace(f"{{{name}}}", read) for text in texts)
+    return of_cells(*texts)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_steps_of_branches_read_what_they_see(name: str) -> None:
+    """The steps and conditions of the three workflows read the steps above them, and blocks that have ended."""
+    check_workflow(of_cells(*WORKFLOWS[name]))
+
+
+@pytest.mark.parametrize(
+    ("reads", "message"),
+    [
+        (
+            {"end": "steps.close.$return_value"},
+            (
+                "Step end (cell 9, line 2) reads steps.close, a step of the branch urgent of triage, which does not run for every "
+                "event.\nRead the exports of the branch's last step: steps.triage.$return_value"
+            ),
+        ),
+        (
+            {"end": "steps.to_sms"},
+            (
+                "Step end (cell 9, line 2) reads steps.to_sms, a step of the branch urgent of triage, which does not run for every "
+                "event.\nRead the exports of the branch's last step: steps.triage.$return_value"
+            ),
+        ),
+        (
+            {"close": "return pd.steps['to_sms']"},
+            (
+                "Step close (cell 6, line 3) reads steps.to_sms, a step of the branch sms of tell, whose exports end with the block."
+                "\nRead the exports of the branch's last step: steps.tell.$return_value.sms"
+            ),
+        ),
+        (
+            {"to_mail": "return pd.steps['to_sms']"},
+            (
+                "Step to_mail (cell 5, line 3) reads steps.to_sms, a step of tell.sms, another branch of the same block."
+                "\nRead a step above tell, or move to_sms above it."
+            ),
+        ),
+        (
+            {"wait": "return pd.steps['to_mail']"},
+            (
+                "Step wait (cell 7, line 3) reads steps.to_mail, a step of triage.urgent, another branch of the same block."
+                "\nRead a step above triage, or move to_mail above it."
+            ),
+        ),
+        (
+            {"wait": "return pd.steps['triage']"},
+            (
+                "Step wait (cell 7, line 3) reads steps.triage, the block around it, whose exports do not exist before it ends."
+                "\nRead an earlier step."
+            ),
+        ),
+        ({"last": "steps.close.x > 1"}, "Block last (cell 8, line 2) reads steps.close, a step of the branch urgent"),
+        ({"last": "steps.end.x"}, "Block last (cell 8, line 2) reads steps.end, which comes later"),
+        ({"last": "steps.last.x"}, "Block last (cell 8, line 2) reads steps.last, its own exports"),
+    ],
+)
+def test_exports_of_other_branches(reads: dict[str, str], message: str) -> None:
+    """A read of a step that may not have run is refused before the run, with what to read instead."""
+    with pytest.raises(StepOrderError) as caught:
+        check_workflow(with_reads(**reads))
+
+    assert str(caught.value).startswith(message)
+    assert [str(error) for error, _ in find_reference_errors(with_reads(**reads))] == [str(caught.value)]
+
+
+def test_the_steps_that_a_branch_sees_are_suggested() -> None:
+    """A missing name is compared with the names that the step sees, blocks too."""
+    with pytest.raises(UnknownStepError, match=r"(?s)no such step.*mean triage\?"):
+        check_workflow(with_reads(end="steps.triag"))
+    with pytest.raises(UnknownStepError, match=r"(?s)no such step.*Read an earlier step: check, tell\."):
+        check_workflow(with_reads(close="return pd.steps['other']"))
+
+
+def test_conditions_that_cannot_be_evaluated() -> None:
+    """Every wrong condition is named with its block, cell and line, beside wrong reads of the other conditions."""
+    workflow = of_cells(
+        "%%pdif a\nx: 1 +\ny: {t: and, r: [{op: '~'}]}\nz: steps.b", "%%pdstep b\ndef handler(pd): pass"
+    )
+
+    with pytest.raises(ExpressionError) as caught:
+        check_workflow(workflow)
+
+    found = caught.value.message.split("\n")
+    assert found[0] == "3 problems:"
+    assert found[1].startswith(
+        "- Block a (cell 1, line 2): x: {{1 +}} does not contain exactly one JavaScript expression."
+    )
+    assert found[2].startswith(
+        "- Block a (cell 1, line 3): y has a rule with the operator '~', which pdkernel does not know."
+    )
+    assert found[3].startswith("- Block a (cell 1, line 4) reads steps.b, which comes later")
+
+
+def test_a_synced_workflow_may_not_read_other_branches() -> None:
+    """A stale name of a synced workflow is a warning, but the platform, too, has no exports of another branch."""
+    read = with_reads(end="[steps.gone, steps.close]")
+    synced = Workflow("n", steps=read.steps, blocks=read.blocks, extra={"schema": "x"})
+
+    with pytest.raises(StepOrderError, match=r"^Step end .* reads steps\.close, "):
+        check_workflow(synced)
+
+    assert "reads steps.gone, and the workflow has no such step" in find_order_warnings(synced)[0]
+
+
+def test_variables_of_conditions() -> None:
+    """A variable that a condition reads is needed by its block."""
+    workflow = of_cells(
+        "%%pdswitch a\nexpression: process.env.PLAN\nx: {{process.env.CASE}}", "%%pdif b\ny: process.env.PLAN"
+    )
+
+    assert find_workflow_variables(workflow) == {"CASE": ["a"], "PLAN": ["a", "b"]}
+
+
+def test_blocks_are_not_run_yet() -> None:
+    """A workflow with blocks is refused where others run, by the names of its blocks."""
+    with pytest.raises(UnsupportedError, match=r"branches \(triage, tell, last\), which this version writes"):
+        check_import_complete(with_reads())

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from pdkernel.language.expression.rules import RuleError, RuleFilter, check_rules, describe_rules, do_rules_hold
+from pdkernel.language.expression import (
+    RULE_OPERATORS,
+    RuleError,
+    RuleFilter,
+    check_rules,
+    describe_rules,
+    evaluate_rules,
+)
 
 MISSING = object()
 
@@ -72,13 +79,13 @@ def test_rule_holds(op: str, first: Any, second: Any) -> None:
 
     check_rules(rules)
 
-    assert do_rules_hold(rules)
+    assert evaluate_rules(rules)["holds"]
 
 
 @pytest.mark.parametrize(("op", "first", "second"), FAILS)
 def test_rule_does_not_hold(op: str, first: Any, second: Any) -> None:
     """An operator does not hold for other values, and no comparison of numbers holds for text that is not a number."""
-    assert not do_rules_hold({"t": "and", "r": [rule(op, first, second)]})
+    assert not evaluate_rules({"t": "and", "r": [rule(op, first, second)]})["holds"]
 
 
 def test_groups_are_combined() -> None:
@@ -86,9 +93,33 @@ def test_groups_are_combined() -> None:
     yes, no = rule("true", True), rule("true", False)
     either = {"t": "or", "r": [no, yes]}
 
-    assert do_rules_hold({"t": "and", "r": [yes, either]})
-    assert not do_rules_hold({"t": "and", "r": [no, either]})
-    assert not do_rules_hold({"t": "or", "r": [no, {"t": "and", "r": [yes, no]}]})
+    assert evaluate_rules({"t": "and", "r": [yes, either]})["holds"]
+    assert not evaluate_rules({"t": "and", "r": [no, either]})["holds"]
+    assert not evaluate_rules({"t": "or", "r": [no, {"t": "and", "r": [yes, no]}]})["holds"]
+
+
+def test_the_evaluated_operands() -> None:
+    """Each rule and group says whether it holds, beside its operands; an operand that is undefined, or not used, has no key."""
+    rules = {"t": "or", "r": [rule("num>", 5, "3"), {"t": "and", "r": [rule("exists"), rule("true", False, 1)]}]}
+
+    assert evaluate_rules(rules) == {
+        "t": "or",
+        "r": [
+            {"a": 5, "op": "num>", "b": "3", "holds": True},
+            {
+                "t": "and",
+                "r": [{"op": "exists", "holds": False}, {"a": False, "op": "true", "holds": False}],
+                "holds": False,
+            },
+        ],
+        "holds": True,
+    }
+    assert evaluate_rules({"t": "and", "r": [rule("str=", MISSING, "x")]}, value="x")["r"][0]["a"] == "x"
+
+
+def test_every_operator_is_tried() -> None:
+    """Each operator has values for which it holds, and others for which its opposite or the table says that it does not."""
+    assert {op for op, *_ in HOLDS} == RULE_OPERATORS.keys()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +156,7 @@ def test_operators_that_yaml_reads_as_values(op: Any) -> None:
     """`op: false`, `true` and `null` without quotes are the operators of these names."""
     check_rules({"t": "and", "r": [rule(op, op)]})
 
-    assert do_rules_hold({"t": "and", "r": [rule(op, op)]})
+    assert evaluate_rules({"t": "and", "r": [rule(op, op)]})["holds"]
 
 
 @pytest.mark.parametrize(
