@@ -17,6 +17,7 @@ from pdkernel.annex.proof.side_runner import SideRun
 from pdkernel.common.redaction import Redactor
 from pdkernel.execution import Execution, StepResult
 from pdkernel.files.definition import Sidecar
+from pdkernel.files.definition.control_flow import build_control_flow
 from pdkernel.files.definition.sidecar import FILE_FIELDS
 from pdkernel.language.analysis import find_app_bindings, find_workflow_variables
 from pdkernel.model import ROUND_TRIP_KEY, Step, Trigger, Workflow
@@ -155,7 +156,8 @@ def _workflow(workflow: Workflow, *, new: bool) -> dict[str, Any]:
         "name": workflow.name,
         "triggers": [_trigger(trigger) for trigger in workflow.triggers],
         "settings": settings,
-        "steps": [step.name for step in workflow.steps],
+        "steps": [workflow.path(step.name) for step in workflow.steps],
+        "blocks": list(build_control_flow(workflow)),
         "kept": [[entry.after_step, dict(entry.entry)] for entry in workflow.unsupported_entries],
         "variables": sorted({*workflow.variables, *find_workflow_variables(workflow)}),
         **{key: value for key, value in workflow.extra.items() if key not in left_out},

@@ -72,6 +72,8 @@ def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str
             f"Create an empty workflow {workflow.name!r} in a Git-backed project first: Git sync does not create one. "
             "Then put these files into the folder that Pipedream makes for it, and keep its .workflow.state."
         )
+    if workflow.blocks:
+        yield _describe_blocks(workflow)
     for trigger in workflow.triggers:
         if "id" not in trigger.config:
             yield _trigger(trigger)
@@ -90,6 +92,15 @@ def _sentences(workflow: Workflow, pins: frozenset[str], kept: Mapping[tuple[str
         yield f"Set these environment variables in the project: {', '.join(variables)}."
     if pinned := [step.name for step in workflow.steps if step.name in pins]:
         yield f"Pins are not exported: {', '.join(pinned)} will run."
+
+
+def _describe_blocks(workflow: Workflow) -> str:
+    names = ", ".join(block.name for block in workflow.blocks)
+    inner = ", ".join(step.name for step in workflow.steps if step.inside is not None) or "none"
+    return (
+        f"Git does not hold branches ({names}): pdkernel.yaml has them, and workflow.yaml has their steps in one list, so Pipedream runs "
+        f"{inner} for every event. Build the branches in the builder before you deploy there."
+    )
 
 
 def _trigger(trigger: Trigger) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pdkernel.common.secret_patterns import CREDENTIAL_FORMS, is_credential_prop
 from pdkernel.errors import DefinitionError
+from pdkernel.files.definition.control_flow import build_control_flow
 from pdkernel.files.definition.entry_file import INFERRED_LANGUAGES, RUNTIME_NAMES, default_entry_path, detect_language
 from pdkernel.files.definition.sidecar import (
     EXTERNAL_USER,
@@ -156,7 +157,7 @@ def plan_files(workflow: Workflow, *, sidecar: Sidecar | None = None) -> tuple[D
 
     Args:
         workflow: The workflow to write, without pins.
-        sidecar: Values that the workflow does not hold (endpoint, test users, actions, control flow).
+        sidecar: Values that the workflow does not hold (endpoint, test users, actions).
 
     Raises:
         DefinitionError: A prop or code contains a credential, or a prop's expression cannot be read.
@@ -303,6 +304,7 @@ def build_sidecar(workflow: Workflow, base: Sidecar) -> Sidecar:
         workflow=workflow.name,
         triggers=workflow.triggers,
         steps={step.name: _step_sidecar(step, base.steps.get(step.name)) for step in workflow.steps},
+        control_flow=build_control_flow(workflow),
         limits={key: workflow.settings[key] for key in SIDECAR_SETTINGS if key in workflow.settings},
         variables=tuple(variables),
     )

@@ -199,8 +199,11 @@ def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
                 f"The external user's account in {', '.join(external)} has no known form in Git.",
                 'Choose "Use end user\'s auth via Connect" in the builder.',
             )
-    flow = [entry.name for entry in workflow.unsupported_entries] or ["in pdkernel.yaml"] * bool(sidecar.control_flow)
-    for name in flow:
+    if workflow.blocks:
+        names = ", ".join(block.name for block in workflow.blocks)
+        what = f"Branches ({names}) have no known form in Git: on Pipedream, the steps in them run for every event."
+        yield Finding("git-form", None, None, None, what, "Build the branches in the builder.")
+    for name in [entry.name for entry in workflow.unsupported_entries]:
         what = f"Control flow ({name}) has no known form in Git: an export keeps the entry unchanged, and pdkernel does not run it."
         yield Finding("git-form", None, None, None, what, "Make such changes in the builder.")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pdkernel.errors import DefinitionError, NotebookError, RequestError, did_you_mean
+from pdkernel.files.definition.control_flow import apply_control_flow
 from pdkernel.files.definition.entry_file import get_error_line, is_outside
 from pdkernel.language.analysis import find_app_bindings
 from pdkernel.language.directive import LocatedYaml, build_trigger_mapping, dump_yaml, parse_trigger, parse_yaml
@@ -72,7 +73,7 @@ class Sidecar:
         test_events: Names of the saved events that belong to the workflow; empty for all.
         actions: Where pre-built actions run, in the order in which they are looked up; empty for the project's setting.
         naming_callers: The workflows that may start this one for an external user whom they name.
-        control_flow: Control-flow entries, unchanged.
+        control_flow: The blocks, as `control_flow` reads and builds them; of a notebook, its cells have them.
         path: The file's path for messages, or None.
     """
 
@@ -90,7 +91,7 @@ class Sidecar:
     path: Path | None = None
 
 
-FILE_FIELDS = ("endpoint", "test_users", "test_events", "actions", "naming_callers", "control_flow")
+FILE_FIELDS = ("endpoint", "test_users", "test_events", "actions", "naming_callers")
 """The fields of `Sidecar` that are stored in `pdkernel.yaml` alone: an import, an export and a proof take all of them along."""
 
 
@@ -120,10 +121,14 @@ def apply_sidecar(
 
     Raises:
         RequestError: An app prop is unanswered, and the policy is `refuse`.
+        NotebookError: The blocks do not fit the steps.
     """
     if sidecar is None:
         return workflow
     says_nothing = workflow.triggers == (Trigger(),)
+    if sidecar.control_flow and not workflow.blocks:
+        file = SIDECAR_FILE_NAME if sidecar.path is None else str(sidecar.path)
+        workflow = apply_control_flow(workflow, sidecar.control_flow, file=file)
     return replace(
         workflow,
         triggers=sidecar.triggers if says_nothing and sidecar.triggers else workflow.triggers,

@@ -269,7 +269,8 @@ def export_to_synced_folder(
         folder: A folder with a `workflow.yaml`.
         sidecar: The `pdkernel.yaml` beside the notebook, or None.
         pinned_steps: Steps that are pinned in the notebook.
-        include_readme: Write `pdkernel.yaml` and `README.md` even if the folder has none.
+        include_readme: Write `pdkernel.yaml` and `README.md` even if the folder has none. A workflow with blocks has the first in
+            any case.
         dry_run: Compare only.
 
     Raises:
@@ -284,7 +285,7 @@ def export_to_synced_folder(
     own = _own_sidecar(patch, sidecar, existing)
     todo = [
         *build_checklist(patch.workflow, pinned_steps=pinned_steps, kept_accounts=patch.kept_accounts),
-        *([] if existing is not None or include_readme else list_omissions(own)),
+        *([] if existing is not None or include_readme or own.control_flow else list_omissions(own)),
         *(
             f"{path} is not used by any step any more: remove it from the folder when you commit."
             for path in patch.unused_entry_paths
@@ -355,7 +356,7 @@ def _sidecar_files(
 ) -> Iterator[DefinitionFile]:
     inferred = find_inferred_steps(patch.workflow)
     if existing is None:
-        if docs:
+        if docs or own.control_flow:  # without it, all branches run
             yield DefinitionFile(SIDECAR_FILE_NAME, dump_sidecar(own, inferred_steps=inferred))
         return
     path = document.folder / SIDECAR_FILE_NAME

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pdkernel.kit.magics.completion import Vocabulary, has_matchers, register_matchers, unregister_matchers
 from pdkernel.kit.magics.notebook_context import CELL_SOURCES, DirectiveTransformer
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Entry, Step
 
 __all__ = ["register", "unregister"]
 
@@ -45,7 +45,7 @@ def register(ip: Any) -> None:
         ip.register_magics(magics)
     # Before IPython's own clean-up, which would change whitespace lines and prompts inside a step's code.
     ip.input_transformers_cleanup.insert(0, DirectiveTransformer(CELL_SOURCES))
-    register_matchers(ip, lambda: _steps(ip), lambda: _vocabulary(ip))
+    register_matchers(ip, lambda: _steps(ip), lambda: _vocabulary(ip), lambda name: _find_scope(ip, name))
     ip.events.register("pre_run_cell", _forget_loaded)
     register_comm_target(ip, steps.run_stale)
 
@@ -84,12 +84,28 @@ def unregister(ip: Any) -> None:
 
 
 def _steps(ip: Any) -> Mapping[str, JSON]:
-    """Return the trigger and every step of the notebook in its order; steps that have not run are empty."""
+    """Return the trigger and every step and block of the notebook in its order; those that have not run are empty."""
     from pdkernel.kit.magics.notebook_context import get_session
 
     session = get_session(ip)
     values = session.build_steps_value()
-    return {name: values.get(name, {}) for name in ("trigger", *(step.name for step in session.workflow.steps))}
+    entries = {entry.name: _build_example(entry) for entry in session.workflow.all_entries}
+    return {name: values.get(name, example) for name, example in {"trigger": {}, **entries}.items()}
+
+
+def _build_example(entry: Entry) -> JSON:
+    """Return the form of the exports of a step or block that has not run, as far as it is known."""
+    if isinstance(entry, Step):
+        return {}
+    return {"$return_value": {branch.name: {} for branch in entry.branches} if entry.type == "parallel" else {}}
+
+
+def _find_scope(ip: Any, name: str) -> Collection[str] | None:
+    """Return the steps and blocks that *name* sees; None if the notebook has no such step or block yet."""
+    from pdkernel.kit.magics.notebook_context import get_session
+
+    workflow = get_session(ip).workflow
+    return workflow.visible_names(name) if any(entry.name == name for entry in workflow.all_entries) else None
 
 
 def _vocabulary(ip: Any) -> Vocabulary:
@@ -105,4 +121,5 @@ def _vocabulary(ip: Any) -> Vocabulary:
         accounts=accounts,
         stores=session.project.data_stores.names(),
         actions=[f"{each.key}@{each.version}" for each in session.catalog.list_components()],
+        branches=[f"{block.name}.{each.name}" for block in session.workflow.blocks for each in block.branches],
     )

@@ -1,5 +1,5 @@
 """
-Completion in step cells: event and export paths, and the directive's options with their values.
+Completion in cells of steps and blocks: event and export paths, and the directive's options with their values.
 
 `complete_cell` is pure. The matcher connects it to IPython's matcher API, version 2; providers supply the values.
 """
@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, completion_matcher
 
 from pdkernel.kit.magics.notebook_context import DirectiveCell, find_directive
-from pdkernel.language.directive import STEP_OPTIONS, StepOption
+from pdkernel.language.directive import INSIDE_OPTION, STEP_OPTIONS, StepOption
 from pdkernel.model import JSON
 
 LOOKBACK_CHARACTERS = 2_000
@@ -218,6 +218,7 @@ class Vocabulary:
         stores: Names of data stores.
         actions: Keys with versions of pre-built actions.
         steps: Names of the notebook's steps.
+        branches: The branches of the notebook's blocks, `BLOCK.BRANCH`.
     """
 
     options: Sequence[StepOption] = STEP_OPTIONS
@@ -226,22 +227,36 @@ class Vocabulary:
     stores: Sequence[str] = ()
     actions: Sequence[str] = ()
     steps: Sequence[str] = ()
+    branches: Sequence[str] = ()
 
 
 StepsProvider = Callable[[], Mapping[str, JSON]]
 """`{"trigger": {"event", "context"}, step: exports}` in the notebook's order, redacted."""
 VocabularyProvider = Callable[[], Vocabulary]
+ScopeProvider = Callable[[str], Collection[str] | None]
+"""The steps and blocks whose exports a step or block sees, by its name; None for an unknown name."""
 
 
-def complete_cell(full_text: str, cursor: int, steps: Mapping[str, JSON], vocabulary: Vocabulary) -> Completion | None:
+def _know_no_scope(_name: str) -> None:
+    return None
+
+
+def complete_cell(
+    full_text: str,
+    cursor: int,
+    steps: Mapping[str, JSON],
+    vocabulary: Vocabulary,
+    scope: ScopeProvider = _know_no_scope,
+) -> Completion | None:
     """
     Completions at *cursor* in a cell.
 
     Args:
         full_text: The whole cell.
         cursor: The cursor's offset in the text.
-        steps: The exports by step, in the notebook's order; exports of later steps are not offered.
+        steps: The exports by step and block, in the notebook's order; exports of later steps are not offered.
         vocabulary: Words for the directive's line.
+        scope: What a step or block sees: exports of another branch are not offered.
 
     Returns:
         None if IPython's own completion applies: outside step cells, or in Python code without `pd.steps`. A completion
@@ -250,19 +265,24 @@ def complete_cell(full_text: str, cursor: int, steps: Mapping[str, JSON], vocabu
     cell = find_directive(full_text)
     if cell is None or cursor < cell.start + len("%%") + len(cell.magic) + 1:
         return None
-    if cell.magic != "pdstep":
+    if cell.magic == "pdworkflow":
         return NO_COMPLETION
-    above = _above(cell, steps)
+    is_block = cell.magic != "pdstep"
+    above = _above(cell, steps, scope)
     after = full_text[cursor:]
     if cursor <= cell.end:
         before = full_text[cell.start : cursor].partition(" ")[2]
-        return _in_template(before, after, above) or _directive(before, above, vocabulary)
-    return _body(_language(cell), full_text[cell.end + 1 : cursor], after, above)
+        words = replace(vocabulary, options=(INSIDE_OPTION,)) if is_block else vocabulary
+        return _in_template(before, after, above) or _directive(before, above, words)
+    return _body("conditions" if is_block else _language(cell), full_text[cell.end + 1 : cursor], after, above)
 
 
-def _above(cell: DirectiveCell, steps: Mapping[str, JSON]) -> Mapping[str, JSON]:
-    """Return the exports of the steps above the cell's step; all exports if the step has not run."""
+def _above(cell: DirectiveCell, steps: Mapping[str, JSON], scope: ScopeProvider) -> Mapping[str, JSON]:
+    """Return the exports that the cell's step or block sees; all exports if it has not run."""
     name = cell.line.split(maxsplit=1)[0] if cell.line else ""
+    visible = scope(name)
+    if visible is not None:
+        return {above: value for above, value in steps.items() if above == "trigger" or above in visible}
     if name not in steps:
         return steps
     names = list(steps)
@@ -284,6 +304,10 @@ def _body(language: str, before: str, after: str, steps: Mapping[str, JSON]) -> 
                 or _member(language, before)
                 or _root(before, ("steps",))
                 or NO_COMPLETION
+            )
+        case "conditions":
+            return (
+                complete_path(before, after, steps, "node") or _root(before, ("steps", "process.env")) or NO_COMPLETION
             )
         case "python":
             return complete_path(before, after, steps, "python") or _member(language, before)
@@ -363,6 +387,8 @@ def _value(option: StepOption, text: str, words: Vocabulary) -> Completion:
     match option.flag:
         case _ if option.choices:
             return _completion_of(option.choices, text, "choice")
+        case "--in":
+            return _completion_of(words.branches, text, "branch")
         case "--uses":
             return _completion_of(words.actions, text, "action")
         case "--app" if equals:
@@ -394,11 +420,12 @@ class _SuppressOthers(Sized):
 
 
 class StepsMatcher:
-    """IPython's matcher for step cells; calls the providers only in a cell with a directive."""
+    """IPython's matcher for cells of steps and blocks; calls the providers only in a cell with a directive."""
 
-    def __init__(self, steps: StepsProvider, words: VocabularyProvider) -> None:
+    def __init__(self, steps: StepsProvider, words: VocabularyProvider, scope: ScopeProvider = _know_no_scope) -> None:
         self._steps = steps
         self._words = words
+        self._scope = scope
 
     # The first of all matchers, so that suppressed matchers do not run: jedi takes seconds in a Bash body.
     @completion_matcher(identifier=MATCHER_ID, priority=1_000, api_version=2)
@@ -410,7 +437,7 @@ class StepsMatcher:
             return {"completions": [], "suppress": False}
         cursor = sum(len(line) + 1 for line in text.split("\n")[: context.cursor_line]) + context.cursor_position
         words = _call_provider(self._words, Vocabulary()) if cursor <= cell.end else Vocabulary()
-        found = complete_cell(text, cursor, _call_provider(self._steps, {}), words)
+        found = complete_cell(text, cursor, _call_provider(self._steps, {}), words, self._find_scope)
         if found is None:
             return {"completions": [], "suppress": False}
         items = [SimpleCompletion(item.text, type=item.type) for item in found.items]
@@ -420,6 +447,9 @@ class StepsMatcher:
             "suppress": True,
             "ordered": True,
         }
+
+    def _find_scope(self, name: str) -> Collection[str] | None:
+        return _call_provider(lambda: self._scope(name), None)
 
 
 def _call_provider(provider: Callable[[], ProvidedT], default: ProvidedT) -> ProvidedT:
@@ -431,10 +461,15 @@ def _call_provider(provider: Callable[[], ProvidedT], default: ProvidedT) -> Pro
         return default
 
 
-def register_matchers(ip: Any, steps: StepsProvider, vocabulary: VocabularyProvider = Vocabulary) -> None:
-    """Register completion for step cells on the shell *ip*; replaces an earlier registration."""
+def register_matchers(
+    ip: Any,
+    steps: StepsProvider,
+    vocabulary: VocabularyProvider = Vocabulary,
+    scope: ScopeProvider = _know_no_scope,
+) -> None:
+    """Register completion for the cells of steps and blocks on the shell *ip*; replaces an earlier registration."""
     unregister_matchers(ip)
-    ip.Completer.custom_matchers.append(StepsMatcher(steps, vocabulary).match)
+    ip.Completer.custom_matchers.append(StepsMatcher(steps, vocabulary, scope).match)
 
 
 def unregister_matchers(ip: Any) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DIRECTIVE_PATTERN = re.compile(
     r"(?P<above>(?:[ \t]*(?:(?:\#|//)[^\n]*)?\n)*)"
-    r"[ \t]*(?P<whole>%%(?P<magic>pdstep|pdworkflow)(?:[ \t]+(?P<line>[^\n]*))?)(?P<body>\n.*)?\Z",
+    r"[ \t]*(?P<whole>%%(?P<magic>pdstep|pdworkflow|pdif|pdswitch|pdparallel)(?:[ \t]+(?P<line>[^\n]*))?)(?P<body>\n.*)?\Z",
     re.DOTALL,
 )
 MAX_CACHED_CELLS = 32
@@ -42,7 +42,7 @@ class DirectiveCell:
     The parts of a cell with a directive.
 
     Attributes:
-        magic: `pdstep` or `pdworkflow`.
+        magic: `pdstep`, `pdworkflow`, or the magic of a block: `pdif`, `pdswitch`, `pdparallel`.
         line: The text after the magic's name, without surrounding blanks.
         body: The text below the directive's line, unchanged.
         preamble: Comment and blank lines above the directive's line, unchanged.

@@ -1,5 +1,5 @@
 """
-`%%pdstep` and `%%pdworkflow`: the cells of the workflow. `%pdactions` finds actions and writes the cell of an action step.
+`%%pdstep`, `%%pdif`, `%%pdswitch`, `%%pdparallel` and `%%pdworkflow`: the cells of the workflow. `%pdactions` finds actions and writes the cell of an action step.
 
 The directive's grammar is in `pdkernel.language.directive`. Every search and every option of `%pdactions` works without a
 widget; without arguments, it shows a form.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
@@ -35,7 +36,7 @@ from pdkernel.kit.magics.output import (
     show_message,
     wait_for_pauses,
 )
-from pdkernel.language.directive import STEP_OPTIONS, describe_emitters, parse_step_cell
+from pdkernel.language.directive import STEP_OPTIONS, describe_emitters, parse_block_cell, parse_step_cell
 from pdkernel.model import Trigger, check_step_name
 from pdkernel.render import actions as draw
 from pdkernel.render.markup import RichOutput
@@ -48,7 +49,7 @@ _NEXT = "%pdactions --form KEY shows a form for an action, %pdactions KEY its pr
 
 @magics_class
 class StepMagics(Magics):
-    """Cells that are steps, and the header cell."""
+    """Cells that are steps or blocks, and the header cell."""
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
@@ -101,6 +102,80 @@ class StepMagics(Magics):
             raise DirectiveError("\n".join(workflow.problem))
         trigger = workflow.trigger
         show_message(f"Workflow {workflow.name!r}: {trigger.type} trigger, {_describe_trigger(trigger)}.")
+
+    @no_var_expand
+    @cell_magic
+    @show_errors_as_messages
+    def pdif(self, line: str, cell: str) -> None:
+        """
+        A block of which the first branch runs whose condition holds: JavaScript, or rules of the platform.
+
+        ::
+
+            %%pdif NAME [--in BLOCK.BRANCH]
+            urgent: steps.check.$return_value.amount >= 1000
+            large:
+              t: or
+              r:
+              - {a: {{steps.check.$return_value.items}}, op: num>, b: 10}
+              - {a: {{steps.check.$return_value.country}}, op: str=, b: DE}
+            else:
+
+            %%pdstep page --in NAME.urgent
+
+        After the block, `steps.NAME.$return_value` has the exports of the last step of the branch. Running the cell registers the
+        block, and shows the outline of the workflow.
+        """
+        self._show_block("pdif", line, cell)
+
+    @no_var_expand
+    @cell_magic
+    @show_errors_as_messages
+    def pdswitch(self, line: str, cell: str) -> None:
+        """
+        A block of which the first branch runs whose value equals that of the expression; values are YAML.
+
+        ::
+
+            %%pdswitch NAME [--in BLOCK.BRANCH]
+            expression: steps.user.$return_value.plan
+            free: free
+            team: {t: or, r: [{op: str=, b: team}, {op: str^, b: company-}]}
+            default:
+        """
+        self._show_block("pdswitch", line, cell)
+
+    @no_var_expand
+    @cell_magic
+    @show_errors_as_messages
+    def pdparallel(self, line: str, cell: str) -> None:
+        """
+        A block of which all branches run at once that always run, or whose condition holds.
+
+        ::
+
+            %%pdparallel NAME [--in BLOCK.BRANCH]
+            email: always
+            sms: steps.user.$return_value.phone != null
+            log: never
+
+        After the block, `steps.NAME.$return_value` has a key for each branch that ran.
+        """
+        self._show_block("pdparallel", line, cell)
+
+    def _show_block(self, magic: str, line: str, cell: str) -> None:
+        """Register the block of a cell, and show where it is in the workflow; then raise what is wrong with it."""
+        from pdkernel.files.notebook import build_output_metadata
+        from pdkernel.language.analysis import check_block
+        from pdkernel.render.outline import render_outline
+
+        text = remove_added_newline(self.shell, get_cell_source(magic, line, cell))
+        self._register_cell(text)
+        name = parse_block_cell(text).name
+        workflow = get_session(self.shell).workflow
+        outline = render_outline(workflow, name)
+        display(replace(outline, metadata=build_output_metadata(text)))
+        check_block(workflow, name)
 
     def _mark_stale(self, name: str, timeline: LiveTimeline) -> None:
         """Draw the timelines of stale later steps again, and name stale steps without a timeline."""

@@ -2,8 +2,8 @@
 The notebook's workflow as it is now, read from the front end, executed cells and the notebook's file.
 
 A front end with pdkernel's extension sends the cells that it shows: they replace the file. The newest text of a cell
-counts, shown, executed or saved. The steps are in the order of the notebook's cells. A step cell that cannot be read is a
-step with a `problem`. A header cell that cannot be read is replaced by its last readable text, unless a protection of runs
+counts, shown, executed or saved. Steps and blocks are in the order of the notebook's cells. A cell that cannot be read is a step
+or block with a `problem`. A header cell that cannot be read is replaced by its last readable text, unless a protection of runs
 would be lost.
 
     edit, do not run            the shown text counts at once; without the extension, see below
@@ -28,7 +28,15 @@ import msgspec
 from pdkernel.common.encode import JsonStruct
 from pdkernel.errors import DefinitionError, DuplicateStepError
 from pdkernel.files.notebook import METADATA_KEY, CellType, NotebookCell, read_cells, workflow_from_cells
-from pdkernel.language.directive import build_unreadable_step, is_step_cell, is_workflow_cell, parse_step_cell
+from pdkernel.language.directive import (
+    build_unreadable_block,
+    build_unreadable_step,
+    is_block_cell,
+    is_step_cell,
+    is_workflow_cell,
+    parse_block_cell,
+    parse_step_cell,
+)
 from pdkernel.model import Workflow
 
 HEADER_CELL_NAME = "%%pdworkflow"
@@ -54,7 +62,7 @@ class ExecutedCell(JsonStruct, frozen=True, omit_defaults=True):
 
 
 class ShownCell(JsonStruct, frozen=True):
-    """A step cell, header cell or imported part, as a front end sends it; *pdkernel* is its metadata under that key."""
+    """The cell of a step, block or header, or an imported part, as a front end sends it; *pdkernel* is its metadata under that key."""
 
     index: int
     id: str
@@ -155,7 +163,7 @@ class Draft:
 
     def record_cell(self, source: str, *, cell_id: str | None, at: float, execution_count: int | None = None) -> None:
         """
-        Record a step or header cell that was run.
+        Record the cell of a step, block or header that was run.
 
         Raises:
             DefinitionError: Another cell has the step's name.
@@ -211,7 +219,7 @@ class Draft:
         return self._read[1]
 
     def cells(self) -> list[NotebookCell]:
-        """Return the step and header cells of the draft, each with its newest text."""
+        """Return the cells of steps, blocks and the header of the draft, each with its newest text."""
         document = self._live.document or self._saved()
         cells = [cell for cell in document.cells if _is_preserved_cell(cell) or _is_directive_cell(cell.source)]
         ids = {cell.id for cell in cells}
@@ -280,21 +288,26 @@ def _is_preserved_cell(cell: NotebookCell) -> bool:
 
 
 def _is_directive_cell(source: str) -> bool:
-    return is_step_cell(source) or is_workflow_cell(source)
+    return is_step_cell(source) or is_block_cell(source) or is_workflow_cell(source)
 
 
 def _name_of(source: str) -> str:
-    """Return the name of a cell's step; of a cell that cannot be read, the name that it probably has."""
+    """Return the name of a cell's step or block; of a cell that cannot be read, the name that it probably has."""
     if is_workflow_cell(source):
         return HEADER_CELL_NAME
+    is_block = is_block_cell(source)
     try:
-        return parse_step_cell(source).step.name
+        return parse_block_cell(source).name if is_block else parse_step_cell(source).step.name
     except DefinitionError as error:
-        return build_unreadable_step(source, error, cell=0).name
+        build = build_unreadable_block if is_block else build_unreadable_step
+        return build(source, error, cell=0).name
 
 
 def _is_readable(source: str) -> bool:
     try:
-        return is_workflow_cell(source) or parse_step_cell(source) is not None
+        return (
+            is_workflow_cell(source)
+            or (parse_block_cell if is_block_cell(source) else parse_step_cell)(source) is not None
+        )
     except DefinitionError:
         return False

@@ -51,6 +51,7 @@ from pdkernel.language.analysis.step_references import (
     needs_step,
 )
 from pdkernel.language.analysis.workflow_checks import (
+    check_block,
     check_header,
     check_import_complete,
     check_packages,
@@ -76,6 +77,7 @@ __all__ = [
     "SecretProp",
     "StepFileError",
     "UnreadAnswer",
+    "check_block",
     "check_header",
     "check_import_complete",
     "check_packages",

@@ -7,7 +7,7 @@ Paths through the code are not followed: a call inside a condition, a loop or a 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,24 +80,27 @@ def missing_responses(workflow: Workflow) -> Iterator[MissingResponse]:
     for step in steps[: steps.index(responding[0]) + 1]:
         if _may_end(step):
             yield MissingResponse(step, ends=True)
-    if not _always_responds(workflow, workflow.entries()) and all(
+    if not _always_responds(workflow) and all(
         step.language in {"python", "node"} and not step.uses for step in responding
     ):
         yield MissingResponse(responding[-1])
 
 
-def _always_responds(workflow: Workflow, entries: Iterable[Entry]) -> bool:
-    """Return whether one of *entries* always responds: a step, an if or switch block with a last branch in each branch, or a branch that always runs."""
-    for entry in entries:
-        if not isinstance(entry, Block):
-            if not entry.disabled and responds(entry) == "always":
-                return True
-            continue
-        found = [_always_responds(workflow, workflow.entries(f"{entry.name}.{each.name}")) for each in entry.branches]
-        unconditional = [answer for answer, each in zip(found, entry.branches, strict=True) if each.runs == "always"]
-        if any(unconditional) and (entry.type == "parallel" or all(found)):
-            return True
-    return False
+def _always_responds(workflow: Workflow) -> bool:
+    """Return whether *workflow* always responds: in a step, in all branches of an if or switch block with a last one, or in one that always runs."""
+    answers: dict[str, bool] = {}
+
+    def is_certain(entries: Sequence[Entry]) -> bool:
+        return any(
+            answers[each.name] if isinstance(each, Block) else not each.disabled and responds(each) == "always"
+            for each in entries
+        )
+
+    for block in reversed(workflow.blocks):  # the inner ones first
+        found = {each.name: is_certain(workflow.entries(f"{block.name}.{each.name}")) for each in block.branches}
+        is_one_certain = any(found[each.name] for each in block.branches if each.runs == "always")
+        answers[block.name] = is_one_certain and (block.type == "parallel" or all(found.values()))
+    return is_certain(workflow.entries())
 
 
 def _may_end(step: Step) -> bool:

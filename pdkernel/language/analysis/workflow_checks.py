@@ -58,6 +58,19 @@ def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
     raise_combined(problems)
 
 
+def check_block(workflow: Workflow, name: str) -> None:
+    """
+    Check the cell, the conditions and the place of the block *name* of *workflow*.
+
+    Raises:
+        DefinitionError: As for `check_workflow`; for a cell that cannot be read, without its place.
+    """
+    block = workflow.block(name)
+    if block.problem is not None:
+        raise DirectiveError(block.problem[0], step=name, line=block.problem[1])
+    raise_combined(_condition_problems(workflow, block))
+
+
 def check_readable(workflow: Workflow) -> None:
     """
     Check that the header cell and the cells of all blocks and enabled steps of *workflow* can be read.

@@ -19,7 +19,13 @@ from pdkernel.language.directive.cell import (
 )
 from pdkernel.language.directive.located_yaml import LocatedYaml, parse_yaml
 from pdkernel.language.directive.psych_yaml import dump_yaml
-from pdkernel.language.directive.step_line import STEP_OPTIONS, StepOption, format_step_line, is_action_reference
+from pdkernel.language.directive.step_line import (
+    INSIDE_OPTION,
+    STEP_OPTIONS,
+    StepOption,
+    format_step_line,
+    is_action_reference,
+)
 from pdkernel.language.directive.workflow_header import (
     WORKFLOW_MAGIC,
     WorkflowHeader,
@@ -34,6 +40,7 @@ from pdkernel.language.directive.yaml_patch import Alignment, is_same_value, pat
 
 __all__ = [
     "BLOCK_MAGICS",
+    "INSIDE_OPTION",
     "STEP_OPTIONS",
     "WORKFLOW_MAGIC",
     "Alignment",

@@ -10,9 +10,9 @@ A block's whole cell, both ways: `%%pdif`, `%%pdswitch` and `%%pdparallel`, whos
     sms: steps.user.$return_value.phone != null
     log: never
 
-The body is YAML, except that a condition in the line of its branch is JavaScript as it stands: `!steps.check.ok` is no tag,
-`a ? b : c` no mapping, and `["de"].includes(x)` no list. It may continue in indented lines. Rules, a text in quotes and the values
-of cases are YAML.
+The body is YAML, except that a condition in the line of its branch is JavaScript as it stands, because YAML would take
+`!steps.check.ok` for a tag, `["de"].includes(x)` for a list, and refuse `a ? b : c`. It may continue in indented lines. Rules, a
+text in quotes and the values of cases are YAML.
 """
 
 from __future__ import annotations

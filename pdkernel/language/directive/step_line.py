@@ -176,7 +176,6 @@ class StepOption:
 
 INSIDE_OPTION = StepOption("--in", "BLOCK.BRANCH", "The branch that the cell is part of.")
 STEP_OPTIONS: tuple[StepOption, ...] = (
-    INSIDE_OPTION,
     StepOption("--lang", "LANGUAGE", "The language of the code (default: python).", choices=LANGUAGES),
     StepOption(
         "--app",
@@ -192,6 +191,7 @@ STEP_OPTIONS: tuple[StepOption, ...] = (
         is_repeatable=True,
     ),
     StepOption("--uses", "KEY@VERSION", "Run a pre-built action; the cell's body is its props as YAML."),
+    INSIDE_OPTION,
     StepOption("--timeout", "SECONDS", "The step's own time limit (default: the workflow's)."),
     StepOption("--disabled", None, "Keep the step, do not run it."),
     StepOption("--debug", None, "Run a Python step in the kernel, for the debugger."),

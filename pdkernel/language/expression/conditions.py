@@ -1,8 +1,8 @@
 """
 The conditions of branches: what to evaluate, what the results decide, and why a condition cannot be evaluated.
 
-A condition is JavaScript without braces, rules of the rule builder, or the value of a case. Whoever runs a block evaluates the
-`{{ }}` of `get_switch_template` once, and of `get_condition_template` for one branch after the other, and gives the results to
+A condition is JavaScript without braces, rules of the rule builder, or the value of a case. To run a block, evaluate the `{{ }}`
+of `get_switch_template` once, and of `get_condition_template` for one branch after the other, and give the results to
 `judge_branch`.
 """
 

@@ -159,7 +159,6 @@ SIDECAR = Sidecar(
     actions=("npm",),
     test_users=("ada",),
     test_events=("e.json",),
-    control_flow=("b",),
     path=Path("p"),
     naming_callers=("Caller",),
 )
@@ -241,7 +240,6 @@ def test_entries_of_the_files_only() -> None:
         ({"actions": ("builtin",)}, ["pdkernel.yaml.actions[0]"]),
         ({"test_users": ("bob",)}, ["pdkernel.yaml.test_users[0]"]),
         ({"test_events": ()}, ["pdkernel.yaml.test_events"]),
-        ({"control_flow": ("b", "c")}, ["pdkernel.yaml.control_flow[1]"]),
         ({"naming_callers": ("Other",)}, ['pdkernel.yaml["child_runs.may_name_external_user"][0]']),
         ({"path": Path("q")}, []),
     ],

@@ -166,7 +166,17 @@ COMPLETE: dict[str, JSON] = {
             "accounts": {"slack": "external_user", "gh": {"account": "apn_1", "app": "github", "synced": "apn_2"}}
         },
     },
-    "control_flow": [{"type": "branch"}],
+    "control_flow": [
+        {
+            "name": "triage",
+            "type": "switch",
+            "expression": "steps.read.x",
+            "after": "read",
+            "notes": "Why",
+            "extra": {"id": 1},
+            "branches": [{"name": "a", "condition": [1], "steps": ["post"]}, {"name": "default", "runs": "always"}],
+        }
+    ],
     "limits": {
         "memory": 512,
         "concurrency": 1,
@@ -190,7 +200,6 @@ SIDECAR = Sidecar(
     test_events=("new",),
     actions=("npm",),
     naming_callers=("p_1",),
-    control_flow=({"type": "branch"},),
 )
 WRONG = st.one_of(
     st.none(),
@@ -235,7 +244,7 @@ def test_complete_file_needs_no_jsonschema() -> None:
 
 def test_every_field_is_kept_or_belongs_to_the_workflow() -> None:
     """A field that the workflow itself does not hold is one of those that imports, exports and proofs take along."""
-    of_the_workflow = {"workflow", "triggers", "steps", "limits", "variables", "path"}
+    of_the_workflow = {"workflow", "triggers", "steps", "limits", "variables", "control_flow", "path"}
 
     assert {each.name for each in fields(Sidecar)} - of_the_workflow == set(FILE_FIELDS)
 
@@ -388,7 +397,6 @@ def test_a_folders_own_values_are_kept() -> None:
 
     assert (merged.workflow, merged.endpoint, merged.test_users) == ("W", "eo-new", ("ada",))
     assert (merged.test_events, merged.actions) == (SIDECAR.test_events, SIDECAR.actions)
-    assert merged.control_flow == SIDECAR.control_flow
     assert merge_sidecars(Sidecar(), theirs).endpoint == SIDECAR.endpoint
     assert merge_sidecars(ours, None) is ours
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,7 +43,7 @@ WORDS = Vocabulary(
 )
 
 REPEATABLE = ["--app", "--data-store", "--prop"]
-REST = ["--uses", "--timeout", "--disabled", "--debug", "--no-run"]
+REST = ["--uses", "--in", "--timeout", "--disabled", "--debug", "--no-run"]
 
 NODE = "%%pdstep new --lang node\n"
 PYTHON = "%%pdstep new\n"
@@ -347,3 +349,32 @@ def test_the_words_of_a_notebook(shell: Any, tmp_path: Path, monkeypatch: pytest
         [f"%%pdstep a --app slack={own.id}"],
         ["%%pdstep a --data-store seen=seen"],
     ]
+
+
+SCOPES: Mapping[str, tuple[str, ...]] = {"page": ("shape",), "triage": ("shape", "build")}
+"""What two cells see: `page` is in a branch, so a step of another branch above it is left out."""
+
+
+@pytest.mark.parametrize(
+    ("cell", "fragment", "texts"),
+    [
+        ("%%pdstep page --in triage.urgent --lang node\nsteps.|", "", ["trigger", "shape"]),
+        ("%%pdif triage\nurgent: steps.|", "", ["trigger", "shape", "build"]),
+        ("%%pdif triage\nurgent: steps.trigger.event.body.a|", "a", ["action"]),
+        ("%%pdif triage\nurgent: ste|", "ste", ["steps"]),
+        ("%%pdif triage\nurgent: process.|", "", []),
+        ("%%pdswitch new\nexpression: steps.|", "", ["trigger", "shape", "build"]),
+        ("%%pdparallel triage --|", "--", ["--in"]),
+        ("%%pdparallel triage --in tr|", "tr", ["triage.urgent", "triage.else"]),
+        ("%%pdstep page --in triage.u|", "triage.u", ["triage.urgent"]),
+    ],
+)
+def test_scope_of_branches(cell: str, fragment: str, texts: list[str]) -> None:
+    """A step or condition is offered the exports that it sees, and the branches of the notebook after `--in`."""
+    cursor = cell.index("|")
+    words = replace(WORDS, branches=("triage.urgent", "triage.else"))
+
+    found = complete_cell(cell.replace("|", ""), cursor, STEPS, words, SCOPES.get)
+
+    assert found is not None
+    assert (found.fragment, [item.text for item in found.items]) == (fragment, texts)

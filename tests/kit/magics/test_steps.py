@@ -81,7 +81,7 @@ def test_a_bad_header_does_not_stop_the_other_steps(notebook: Notebook, run: Run
 
     shown = run("%pdrun")
 
-    assert "there is no option --lng.\nDid you mean --lang?" in refused
+    assert "there is no option --lng.\nDid you mean --lang" in refused
     assert "checking" not in shown
     assert "DirectiveError at line 1 of cell [3]:" in shown
     assert "the other" in shown
@@ -398,3 +398,58 @@ def test_options_are_searched_and_paged(notebook: Notebook, run: Run, tmp_path: 
     assert "all from 0" in run("%pdactions --options pages at")
     assert "all from 20" in run("%pdactions --options pages at --page 2")
     assert "odd from 0" in run("%pdactions --options pages at --query odd")
+
+
+TRIAGE = "%%pdif triage\nurgent: steps.check.$return_value.amount > 5\nelse:"
+
+
+def test_a_block_shows_the_outline(notebook: Notebook, run: Run) -> None:
+    """A block's cell registers the block and shows where it is in the workflow, with the steps of its branches as they come."""
+    run(CHECK)
+    first = run(TRIAGE)
+    run("%%pdstep page --in triage.urgent --lang node --no-run\nexport default {}")
+
+    again = run(TRIAGE)
+
+    assert notebook.error is None, again
+    assert "▸ triage     if" in first
+    assert "urgent:  steps.check.$return_value.amount > 5 (no steps)" in first
+    assert re.search(r"urgent: +steps\.check\.\$return_value\.amount > 5\n +page +Node\.js\n", again)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("%%pdif triage\nurgent", "The body of the block triage is not its branches. Write BRANCH: CONDITION"),
+        ("%%pdif triage --in other.x\nurgent: 1", "Block triage is in other.x, and the workflow has no block 'other'."),
+        ("%%pdif triage\nurgent: 1 +", "Block triage (cell [2], line 2): urgent: {{1 +}} does not contain exactly one"),
+        (
+            "%%pdif triage\nurgent: steps.chek.x",
+            "Block triage (cell [2], line 2) reads steps.chek, and the workflow has no such",
+        ),
+        ("%%pdswitch triage\nurgent: 1", "The block triage has no expression to compare with its cases."),
+        ("%%pdparallel triage --on x\nurgent: 1", "%%pdparallel: there is no option --on."),
+    ],
+)
+def test_a_block_with_an_error(notebook: Notebook, run: Run, cell: str, message: str) -> None:
+    """The error of a block's cell names what is wrong and where; other cells of the notebook stay usable."""
+    run(CHECK)
+
+    shown = run(cell)
+
+    assert notebook.error is not None
+    assert message in " ".join(shown.split())
+    assert "Step other is step 2 of 2." in run("%%pdstep other --no-run\ndef handler(pd): pass")
+
+
+def test_a_renamed_block_leaves_the_workflow(notebook: Notebook, run: Run) -> None:
+    """A block whose cell has another name is another block, and the steps of the old one say that it is gone."""
+    page = "%%pdstep page --in triage.urgent\ndef handler(pd): pass"
+    notebook.show(TRIAGE, page)
+    before = [entry.name for entry in notebook.session.workflow.all_entries]
+
+    notebook.show(TRIAGE.replace("triage", "sort"), page)
+
+    workflow = notebook.session.workflow
+    assert (before, [block.name for block in workflow.blocks]) == (["triage", "page"], ["sort"])
+    assert "no block 'triage'" in str(workflow.step("page").problem)

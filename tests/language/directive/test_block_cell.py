@@ -144,7 +144,7 @@ def test_a_condition(line: str, condition: JSON) -> None:
     ],
 )  # fmt: skip
 def test_branches_without_a_condition(cell: str, branches: tuple[Branch, ...]) -> None:
-    """Nothing, `always` and `never` are no conditions, but values of cases; a case may be null."""
+    """Nothing, `always` and `never` stand in the place of a condition; in a switch they are values, and a case may be null."""
     assert parse_block_cell(cell).branches == branches
 
 

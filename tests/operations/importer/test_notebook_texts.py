@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,24 @@ def sidecar_of(tmp_path: Path, earlier: Sidecar | None, *, place: str = "deep/er
     return parse_sidecar(texts.sidecar)
 
 
+def test_blocks_become_cells(tmp_path: Path) -> None:
+    """The blocks of the folder's file are cells of the notebook, and its own file has none."""
+    flow = "control_flow: [{name: triage, type: if, branches: [{name: new, condition: x, steps: [send]}]}]\n"
+    folder = synced(tmp_path / "w", f"{HEAD}{SEND}", send__entry_DOT_js=NODE, pdkernel_DOT_yaml=flow)
+
+    texts, _ = build_notebook_texts(
+        read_for_import(folder),
+        {},
+        notebook_folder=tmp_path,
+        build_report=lambda workflow, _: ImportReport(workflow.name),
+    )
+
+    sources = ["".join(cell["source"]) for cell in json.loads(texts.notebook)["cells"]]
+    assert sources[-2] == "%%pdif triage\nnew: x"
+    assert sources[-1].startswith("%%pdstep send --in triage.new --lang node\n")
+    assert "control_flow" not in texts.sidecar
+
+
 def test_a_trigger_of_another_type_has_no_earlier_settings(tmp_path: Path) -> None:
     """If the trigger at a place has changed its type at Pipedream, the settings of the earlier import do not apply."""
     folder = synced(tmp_path / "w", HEAD.removesuffix("\n") + " []\n")
@@ -199,7 +218,7 @@ def test_a_trigger_of_another_type_has_no_earlier_settings(tmp_path: Path) -> No
 def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
     """Values that only pdkernel.yaml has are those of the earlier import; else those of the folder's file are taken."""
     own = (
-        "endpoint: eofolder\ntest_users: [bob]\ntest_events: [new]\nactions: npm\ncontrol_flow: [{type: branch}]\n"
+        "endpoint: eofolder\ntest_users: [bob]\ntest_events: [new]\nactions: npm\n"
         "child_runs: {may_name_external_user: [Caller]}\n"
     )
     earlier = Sidecar(
@@ -207,7 +226,6 @@ def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
         test_users=("ada",),
         test_events=("old",),
         actions=("connect",),
-        control_flow=({"type": "delay"},),
         naming_callers=("Other",),
     )
 
@@ -215,10 +233,10 @@ def test_an_earlier_import_beats_the_folders_file(tmp_path: Path) -> None:
     kept = sidecar_of(tmp_path, earlier, pdkernel_DOT_yaml=own)
 
     assert (taken.endpoint, taken.test_users, taken.test_events) == ("eofolder", ("bob",), ("new",))
-    assert (taken.actions, taken.control_flow) == (("npm",), ({"type": "branch"},))
+    assert taken.actions == ("npm",)
     assert (taken.naming_callers, kept.naming_callers) == (("Caller",), ("Other",))
     assert (kept.endpoint, kept.test_users, kept.test_events) == ("eoearlier", ("ada",), ("old",))
-    assert (kept.actions, kept.control_flow) == (("connect",), ({"type": "delay"},))
+    assert kept.actions == ("connect",)
 
 
 @pytest.mark.parametrize(

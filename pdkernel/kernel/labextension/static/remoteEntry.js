@@ -14,7 +14,7 @@
   // ---- Highlighting of step cells ---------------------------------------------------------------------------------
 
   const MIME_TYPES = { node: 'text/javascript', bash: 'text/x-sh', go: 'text/x-go' };
-  const DIRECTIVE = /^(?:[ \t]*(?:(?:#|\/\/)[^\n]*)?\n)*[ \t]*%%(pdstep|pdworkflow)(?:[ \t]+([^\n]*))?(?:\n|$)/;
+  const DIRECTIVE = /^(?:[ \t]*(?:(?:#|\/\/)[^\n]*)?\n)*[ \t]*%%(pdstep|pdworkflow|pdif|pdswitch|pdparallel)(?:[ \t]+([^\n]*))?(?:\n|$)/;
 
   /** The MIME type of a cell by its directive; null for a cell without one, or in Python. */
   function mimeTypeOf(source) {
@@ -23,7 +23,7 @@
       return null;
     }
     const line = found[2] || '';
-    if (found[1] === 'pdworkflow' || /(?:^|\s)--uses[ =]/.test(line)) {
+    if (found[1] !== 'pdstep' || /(?:^|\s)--uses[ =]/.test(line)) {
       return 'text/x-yaml';
     }
     const language = /(?:^|\s)--lang[ =]+(\w+)/.exec(line);

@@ -1,0 +1,89 @@
+"""The outline of a workflow with blocks: its steps and branches in order, as text and as HTML, with one block marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pdkernel.language.expression import describe_condition
+from pdkernel.model import LANGUAGE_NAMES, Block, Branch, Entry, Step, Workflow
+from pdkernel.render.markup import CONTAINER_STYLE, Html, RichOutput, inline_code, join, muted, pill, tag
+
+_INDENT = 2
+_MAX_DETAIL_CHARS = 100
+_MARK = "▸"
+
+
+class _Line(NamedTuple):
+    """
+    A line of the outline.
+
+    Attributes:
+        depth: The number of blocks and branches around it.
+        name: The step, block or branch.
+        detail: A step's language or action, a block's type, or when a branch runs.
+        is_branch: Whether the line is a branch, whose name is followed by a colon.
+        problem: A word about why the step or block does not run, or empty text.
+    """
+
+    depth: int
+    name: str
+    detail: str
+    is_branch: bool = False
+    problem: str = ""
+
+
+def render_outline(workflow: Workflow, block: str | None = None) -> RichOutput:
+    """Render the outline of *workflow*; *block* is the name of the block to mark, or None."""
+    lines = list(_iter_lines(workflow))
+    return RichOutput(text=_render_text(lines, block), html=_render_html(lines, block))
+
+
+def _iter_lines(workflow: Workflow) -> Iterator[_Line]:
+    waiting: list[tuple[int, Entry | tuple[Block, Branch]]] = [(0, entry) for entry in reversed(workflow.entries())]
+    while waiting:
+        depth, item = waiting.pop()
+        if isinstance(item, tuple):
+            block, branch = item
+            inner = workflow.entries(f"{block.name}.{branch.name}")
+            detail = describe_condition(block, branch)
+            yield _Line(depth, branch.name, _shorten(detail) + ("" if inner else " (no steps)"), is_branch=True)
+            waiting += [(depth + 1, entry) for entry in reversed(inner)]
+        elif isinstance(item, Step):
+            problem = "cannot be read" if item.problem else "disabled" if item.disabled else ""
+            yield _Line(depth, item.name, item.uses or LANGUAGE_NAMES[item.language], problem=problem)
+        else:
+            detail = f"{item.type} {item.expression}" if item.type == "switch" else item.type
+            problem = "cannot be read" if item.problem else ""
+            yield _Line(depth, item.name, _shorten(" ".join(detail.split())), problem=problem)
+            waiting += [(depth + 1, (item, branch)) for branch in reversed(item.branches)]
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_DETAIL_CHARS else f"{text[: _MAX_DETAIL_CHARS - 3]}..."
+
+
+def _render_text(lines: list[_Line], block: str | None) -> str:
+    width = max((line.depth * _INDENT + len(line.name) + line.is_branch for line in lines), default=0)
+    written = []
+    for line in lines:
+        is_marked = line.name == block and not line.is_branch
+        label = " " * (line.depth * _INDENT) + line.name + (":" if line.is_branch else "")
+        detail = line.detail + (f" ({line.problem})" if line.problem else "")
+        written.append(f"{_MARK if is_marked else ' '} {label:<{width}}  {detail}".rstrip())
+    return "".join(f"{line}\n" for line in written)
+
+
+def _render_html(lines: list[_Line], block: str | None) -> Html:
+    rows = []
+    for line in lines:
+        is_marked = line.name == block and not line.is_branch
+        name = muted(f"{line.name}:") if line.is_branch else inline_code(line.name)
+        parts = [tag("strong", name) if is_marked else name, " ", muted(line.detail)]
+        parts += [" ", pill(line.problem, "warn")] if line.problem else []
+        style = f"margin-left:{line.depth * 18}px;padding:1px 6px"
+        if is_marked:
+            style += ";border-left:3px solid #0969da;background-color:rgba(9,105,218,0.1)"
+        current = {"aria_current": "true"} if is_marked else {}
+        rows.append(tag("div", *parts, style=style, **current))
+    return tag("div", join(rows), style=CONTAINER_STYLE, role="group", aria_label="Outline of the workflow")
