@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
 
@@ -727,6 +727,15 @@ class Workflow:
             block.type != "parallel" or block.branch(branch).runs != "always"
             for block, branch in self.branches_around(name)
         )
+
+    def without_steps(self, names: Collection[str]) -> Workflow:
+        """Return the workflow without the steps called *names*; blocks stay, also those that have no step any more."""
+        steps = tuple(step for step in self.steps if step.name not in names)
+        kept = [0]
+        for step in self.steps:
+            kept.append(kept[-1] + (step.name not in names))
+        blocks = tuple(replace(block, place=kept[block.place]) for block in self.blocks)
+        return replace(self, steps=steps, blocks=blocks)
 
     def timeout_s(self, step: Step) -> float:
         """Return the time limit of *step* in seconds: its own, the workflow's, or the default of the trigger type."""

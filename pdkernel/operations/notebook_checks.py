@@ -29,7 +29,7 @@ from pdkernel.files.notebook import (
     read_output_hash,
 )
 from pdkernel.files.source import EVENTS_FOLDER, WorkflowSource, load_source, with_files_beside
-from pdkernel.language.analysis import check_readable, find_unread_answers
+from pdkernel.language.analysis import check_readable, check_step_order, find_unread_answers
 from pdkernel.language.analysis.contract import derive_contract
 from pdkernel.language.directive import is_step_cell, parse_step_cell
 from pdkernel.model import Step, Workflow
@@ -64,7 +64,7 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
     return NotebookCheck(
         notebook=str(path),
         workflow=workflow.name,
-        error=_describe_unreadable_cells(workflow),
+        error=_describe_errors(workflow),
         outdated_outputs=tuple(outdated),
         unmarked_outputs=tuple(unmarked),
         base=base,
@@ -80,9 +80,12 @@ def check_notebook(path: Path, *, catalog: Catalog, base: str | None = None) -> 
     )
 
 
-def _describe_unreadable_cells(workflow: Workflow) -> str | None:
+def _describe_errors(workflow: Workflow) -> str | None:
+    """Return why cells cannot be read, else which conditions and reads of other branches are wrong; None if nothing is."""
     try:
         check_readable(workflow)
+        if workflow.blocks:
+            check_step_order(workflow)
     except DefinitionError as error:
         return str(error)
     return None
@@ -112,7 +115,7 @@ def _sort_outputs(cells: Sequence[NotebookCell]) -> tuple[list[OutputOfCell], li
 
 def _list_changes(workflow: Workflow, base: Workflow | None) -> Iterator[StepChange]:
     if base is None:
-        yield from (StepChange(step.name, "new") for step in workflow.steps)
+        yield from (StepChange(entry.name, "new") for entry in workflow.all_entries)
         return
     matches = match_steps(workflow.steps, base.steps)
     for step in workflow.steps:
@@ -129,8 +132,19 @@ def _list_changes(workflow: Workflow, base: Workflow | None) -> Iterator[StepCha
     kept_order = [matches[step.name].name for step in workflow.steps if step.name in matches]
     if kept_order != [step.name for step in base.steps if step.name in kept]:
         yield StepChange("", "order")
+    yield from _list_block_changes(workflow, base)
     if (workflow.triggers, workflow.settings) != (base.triggers, base.settings):
         yield StepChange("", "trigger or settings")
+
+
+def _list_block_changes(workflow: Workflow, base: Workflow) -> Iterator[StepChange]:
+    """Yield the blocks that are new, removed, or have other conditions or another branch around them."""
+    old = {block.name: replace(block, cell_index=None, line_offset=0, place=0) for block in base.blocks}
+    new = {block.name: replace(block, cell_index=None, line_offset=0, place=0) for block in workflow.blocks}
+    for name, block in new.items():
+        if block != old.get(name):
+            yield StepChange(name, "changed" if name in old else "new")
+    yield from (StepChange(name, "removed") for name in old if name not in new)
 
 
 def _content(step: Step) -> Step:
@@ -206,7 +220,7 @@ class OutputOfCell(JsonStruct, frozen=True):
 
 
 class StepChange(JsonStruct, frozen=True):
-    """A change since the base; *step* is empty for a change of the whole workflow, *was* is the name before."""
+    """A change of a step or block since the base; *step* is empty for a change of the whole workflow, *was* is the name before."""
 
     step: str
     change: Change
@@ -220,7 +234,7 @@ class NotebookCheck(JsonStruct, frozen=True):
     Attributes:
         notebook: The path of the notebook.
         workflow: The name of its workflow.
-        error: Why the notebook, or some of its cells, cannot be read or proved, or None. Without a notebook the other fields are empty.
+        error: Why the notebook, or some of its cells, cannot be read or proved, or which branches are wrong, or None. Without a notebook the other fields are empty.
         outdated_outputs: Step cells whose saved outputs belong to another text of the cell.
         unmarked_outputs: Step cells whose saved outputs have no hash of the text to which they belong.
         base: The Git revision with which the steps were compared, or None.

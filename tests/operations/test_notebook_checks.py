@@ -112,6 +112,23 @@ def test_a_notebook_that_cannot_be_read(check: Check) -> None:
     assert "both called 'one'" in found.error
 
 
+IF = "%%pdif triage\nnew: steps.one.$return_value == 1\nelse:"
+
+
+def test_a_read_of_another_branch(check: Check) -> None:
+    """A notebook with branches fails if a step reads what it does not see, or a condition cannot be evaluated."""
+    reader = new_code_cell("%%pdstep end\ndef handler(pd):\n    return pd.steps['two']")
+
+    found = check(cell(ONE), new_code_cell(IF), cell(TWO.replace("two ", "two --in triage.new ")), reader)
+    wrong = check(cell(ONE), new_code_cell(IF.replace("==", "= =")))
+
+    assert check(cell(ONE), new_code_cell(IF), cell(TWO.replace("two ", "two --in triage.new "))).is_passed
+    assert found.error is not None
+    assert "Step end (cell 4, line 3) reads steps.two, a step of the branch new of triage" in found.error
+    assert wrong.error is not None
+    assert "Block triage (cell 2, line 2): new: {{steps.one.$return_value = = 1}}" in wrong.error
+
+
 def test_accounts_reads_and_calls(check: Check, tmp_path: Path) -> None:
     """A reviewer sees the apps, the fields of the event, and the calls of outputs and recordings without query and password."""
     (tmp_path / "events").mkdir()

@@ -13,7 +13,7 @@ import re
 import secrets
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from importlib import resources
 from pathlib import Path
@@ -397,7 +397,7 @@ def _find_accounts(workflow: Workflow) -> dict[str, tuple[str, str]]:
 
 
 def _version_without(workflow: Workflow, names: set[str]) -> str:
-    return replace(workflow, steps=tuple(step for step in workflow.steps if step.name not in names)).version
+    return workflow.without_steps(names).version
 
 
 def _find_notes(workflow: Workflow, settings: RecordSettings) -> Iterator[str]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -99,8 +99,8 @@ class RecordTarget:
     @property
     def moved_workflow(self) -> Workflow:
         """The workflow without recording steps."""
-        own = tuple(step for step in self.workflow.steps if not step.name.startswith(_RECORDING_PREFIX))
-        return replace(self.workflow, steps=own)
+        names = {step.name for step in self.workflow.steps if step.name.startswith(_RECORDING_PREFIX)}
+        return self.workflow.without_steps(names)
 
 
 def find_recorded_id(workflow: Workflow, *paths: Path) -> str | None:

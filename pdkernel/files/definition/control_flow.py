@@ -22,17 +22,19 @@ from typing import Any
 
 from pdkernel.errors import DefinitionError, NotebookError, did_you_mean
 from pdkernel.language.analysis import with_message
-from pdkernel.model import JSON, Block, Branch, Step, Workflow, require_object, split_inside
+from pdkernel.model import JSON, Block, Branch, Workflow, require_object, split_inside
 
 
 def build_control_flow(workflow: Workflow) -> tuple[JSON, ...]:
     """Return the blocks of *workflow* as `apply_control_flow` reads them."""
-    return tuple(_build_entry(workflow, block) for block in workflow.blocks)
+    if not workflow.blocks:
+        return ()
+    filled = {block.name for step in workflow.steps for block, _ in workflow.branches_around(step.name)}
+    return tuple(_build_entry(workflow, block, has_steps=block.name in filled) for block in workflow.blocks)
 
 
-def _build_entry(workflow: Workflow, block: Block) -> JSON:
+def _build_entry(workflow: Workflow, block: Block, *, has_steps: bool) -> JSON:
     above = workflow.steps[block.place - 1].name if block.place else None
-    has_steps = any(block in (around for around, _ in workflow.branches_around(step.name)) for step in workflow.steps)
     fields: dict[str, JSON] = {
         "name": block.name,
         "type": block.type,
@@ -67,8 +69,16 @@ def apply_control_flow(workflow: Workflow, control_flow: Sequence[JSON], *, file
     entries = [require_object(entry) for entry in control_flow]
     inside = _find_branches(entries, {step.name for step in workflow.steps}, file)
     steps = [replace(step, inside=inside.get(step.name)) for step in workflow.steps]
+    places: dict[str, int] = {}  # of the first step in each block
+    for place, step in enumerate(steps):
+        for block in _iter_blocks_around(step.name, inside):
+            places.setdefault(block, place)
+    below = {step.name: place for place, step in enumerate(steps, 1)}
     try:
-        blocks = tuple(_build_block(entry, inside, steps) for entry in entries)
+        blocks = tuple(
+            _build_block(entry, inside, places.get(entry["name"], below.get(entry.get("after", ""), 0)))
+            for entry in entries
+        )
         return replace(workflow, steps=tuple(steps), blocks=blocks)
     except DefinitionError as error:
         message = f"{file}: control_flow: {error.message}"
@@ -98,9 +108,7 @@ def _find_branches(entries: Sequence[Mapping[str, Any]], steps: set[str], file: 
     return found
 
 
-def _build_block(entry: Mapping[str, Any], inside: Mapping[str, str], steps: Sequence[Step]) -> Block:
-    places = (place for place, step in enumerate(steps) if entry["name"] in _iter_blocks_around(step.name, inside))
-    above = next((place for place, step in enumerate(steps, 1) if step.name == entry.get("after")), 0)
+def _build_block(entry: Mapping[str, Any], inside: Mapping[str, str], place: int) -> Block:
     branches = tuple(
         Branch(branch["name"], branch.get("condition"), branch.get("runs", "when"))
         for branch in entry.get("branches", ())
@@ -111,7 +119,7 @@ def _build_block(entry: Mapping[str, Any], inside: Mapping[str, str], steps: Seq
         branches=branches,
         expression=entry.get("expression"),
         inside=inside.get(entry["name"]),
-        place=next(places, above),
+        place=place,
         notes=entry.get("notes"),
         extra=entry.get("extra", {}),
     )

@@ -227,14 +227,20 @@ def check_packages(workflow: Workflow) -> None:
 
 def check_step_order(workflow: Workflow) -> None:
     """
-    Check that every step and condition reads steps and blocks only whose exports it sees.
+    Check that every step and condition reads steps and blocks only whose exports it sees, and that conditions can be evaluated.
 
     Raises:
         StepOrderError: A step reads itself, a later step, or a step of another branch.
         UnknownStepError: A step reads a step that does not exist.
-        ExpressionError: An expression of a prop is invalid.
+        ExpressionError: An expression of a prop or a condition is invalid.
     """
-    raise_combined([problem for entry in _readers(workflow) for problem in _order_problems(workflow, entry)])
+    problems: list[DefinitionError] = []
+    for entry in _readers(workflow):
+        if isinstance(entry, Block):
+            problems += _condition_problems(workflow, entry)
+        else:
+            problems += _order_problems(workflow, entry)
+    raise_combined(problems)
 
 
 def find_reference_errors(workflow: Workflow) -> tuple[tuple[DefinitionError, str | None], ...]:

@@ -170,7 +170,7 @@ def describe_condition(block: Block, branch: Branch) -> str:
             check_rules(branch.condition)
         except RuleError as fault:
             return str(fault)
-        return describe_rules(branch.condition)
+        return describe_rules(branch.condition, is_evaluated=False)
     if block.type != "switch" and isinstance(branch.condition, str):
         return " ".join(branch.condition.split())
     return f"= {json.dumps(branch.condition, ensure_ascii=False)}"

@@ -163,14 +163,32 @@ def evaluate_rules(rules: Mapping[str, Any], *, value: Any = UNDEFINED) -> dict[
     }
 
 
-def describe_rules(rules: Mapping[str, Any]) -> str:
-    """Return *rules*, which `check_rules` accepts, as text with their operands: `"a@b.c" contains "@" and 5 is greater than 3`."""
+def describe_rules(rules: Mapping[str, Any], *, is_evaluated: bool = True) -> str:
+    """
+    Return *rules*, which `check_rules` accepts, as text with their operands: `"a@b.c" contains "@" and 5 is greater than 3`.
+
+    With *is_evaluated* false, an operand `{{x}}` is `x`, and a missing one is left out.
+    """
     if "r" not in rules:
         operator = RULE_OPERATORS[_get_code(rules)]
-        operands = [_shorten(rules.get("a", UNDEFINED)), operator.words]
-        return " ".join([*operands, _shorten(rules.get("b", UNDEFINED))] if operator.has_second else operands)
-    texts = [f"({describe_rules(rule)})" if len(rule.get("r", ())) > 1 else describe_rules(rule) for rule in rules["r"]]
+        first, second = (
+            _shorten(rules.get(key, UNDEFINED)) if is_evaluated else _describe_template(rules.get(key, UNDEFINED))
+            for key in ("a", "b")
+        )
+        return " ".join(filter(None, (first, operator.words, second if operator.has_second else "")))
+    texts = [
+        f"({text})" if len(rule.get("r", ())) > 1 else text
+        for rule in rules["r"]
+        for text in (describe_rules(rule, is_evaluated=is_evaluated),)
+    ]
     return f" {rules['t']} ".join(texts)
+
+
+def _describe_template(operand: Any) -> str:
+    if operand is UNDEFINED:
+        return ""
+    found = re.fullmatch(r"\{\{\s*((?:(?!\}\}|\{\{).)*?)\s*\}\}", operand) if isinstance(operand, str) else None
+    return found[1] if found else _shorten(operand)
 
 
 @dataclass(frozen=True, slots=True)

@@ -370,7 +370,7 @@ def _is_old(step: Step) -> bool:
 
 def _lacks_entry_point(step: Step) -> bool:
     try:
-        check_workflow(Workflow(step.name, steps=(replace(step, props={}),), extra={"schema": None}))
+        check_workflow(Workflow(step.name, steps=(replace(step, props={}, inside=None),), extra={"schema": None}))
     except EntryPointError:
         return True
     return False

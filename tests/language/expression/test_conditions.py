@@ -146,10 +146,20 @@ def test_operands_of_javascript() -> None:
     ("block", "branch", "text"),
     [
         (TRIAGE, "urgent", "steps.check.ok"),
-        (TRIAGE, "large", '"{{steps.check.amount}}" is at least 1000'),
+        (TRIAGE, "large", "steps.check.amount is at least 1000"),
         (TRIAGE, "else", "otherwise"),
         (ROUTE, "free", '= "free"'),
         (ROUTE, "default", "otherwise"),
+        (
+            Block(
+                "s",
+                "switch",
+                (Branch("a", {"t": "or", "r": [{"op": "str^", "b": "{{x}} {{y}}"}, {"op": "!null"}]}),),
+                "x",
+            ),
+            "a",
+            'starts with "{{x}} {{y}}" or is not null',
+        ),
         (Block("p", "parallel", (Branch("a", runs="always"),)), "a", "always"),
         (Block("p", "parallel", (Branch("a", runs="never"),)), "a", "never"),
         (Block("p", "parallel", (Branch("a", {"t": "and", "r": []}),)), "a", "has no rules"),

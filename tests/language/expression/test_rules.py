@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +122,16 @@ def test_the_evaluated_operands() -> None:
 def test_every_operator_is_tried() -> None:
     """Each operator has values for which it holds, and others for which its opposite or the table says that it does not."""
     assert {op for op, *_ in HOLDS} == RULE_OPERATORS.keys()
+
+
+def test_the_documentation_has_every_operator() -> None:
+    """The table of operators in the documentation has each code with its words."""
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "branches.md"
+    rows = re.findall(r"^\| (`.*`) \| (.*) \|$", page.read_text().partition("## Operators of rules")[2], re.MULTILINE)
+    described = {code: meaning for codes, meaning in rows for code in re.findall("`([^`]+)`", codes)}
+
+    assert described.keys() == RULE_OPERATORS.keys()
+    assert [code for code, operator in RULE_OPERATORS.items() if operator.words not in described[code]] == []
 
 
 @pytest.mark.parametrize(
