@@ -29,6 +29,8 @@ default_role = "code"  # docstrings and help texts mark code with one backtick
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+suppress_warnings = ["ref.python"]  # the word `type` could be the attribute of several classes
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}

@@ -31,7 +31,7 @@ from sphinx.util.docutils import SphinxDirective
 from pdkernel import errors, load_ipython_extension, unload_ipython_extension
 from pdkernel.cli import pdkernel
 from pdkernel.cli.app import Command
-from pdkernel.language.directive import STEP_OPTIONS
+from pdkernel.language.directive import BLOCK_MAGICS, STEP_OPTIONS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pdkernel"
@@ -384,7 +384,7 @@ class CellLexer(Lexer):
 
 
 def _language(line: str) -> str:
-    if line.startswith("%%pdworkflow") or "--uses" in line:
+    if line.startswith(("%%pdworkflow", *BLOCK_MAGICS.values())) or "--uses" in line:
         return "yaml"
     lang = re.search(r"--lang(?:=| +)(\w+)", line)
     return {"node": "javascript"}.get(lang[1], lang[1]) if lang else "python"
