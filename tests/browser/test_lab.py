@@ -43,10 +43,10 @@ def test_launcher_has_the_tile(page: LabPage) -> None:
 
 def test_cells_have_their_language(page: LabPage) -> None:
     """Each step's cell is highlighted in its language, with or without comments above the directive; only an edit changes the file."""
-    cells = [HEADER, *LANGUAGE_CELLS.values(), "x = 1"]
+    cells = [HEADER, *LANGUAGE_CELLS.values(), "x = 1", "%%pdif triage\nurgent: !steps.check.title\nelse:"]
     page.new_notebook(cells, name="colours.ipynb")
 
-    for index, language in enumerate(["yaml", *LANGUAGE_CELLS, "python"]):
+    for index, language in enumerate(["yaml", *LANGUAGE_CELLS, "python", "yaml"]):
         expect(page.editor(index)).to_have_attribute("data-language", language)
     expect(page.editor(2).locator(".cm-line", has_text="export default").locator("span").first).to_be_visible()
     page.screenshot("colours")

@@ -197,6 +197,26 @@ def test_a_changed_setting(check: Check, tmp_path: Path) -> None:
     assert found.changes == (StepChange("", "trigger or settings"),)
 
 
+def test_changed_blocks(check: Check, tmp_path: Path) -> None:
+    """New, removed and changed blocks are named, and so is a step that moved to another branch; the place of a cell alone does not count."""
+    old, other = "%%pdif old\nelse:", "%%pdparallel same\na: always"
+    inside = TWO.replace("two ", "two --in triage.new ")
+    git(tmp_path, "init", "-q")
+    check(*map(new_code_cell, (ONE, old, IF, inside, other)))
+    git(tmp_path, "add", "flow.ipynb")
+    git(tmp_path, "commit", "-qm", "first")
+
+    cells = (ONE, other, IF.replace("== 1", "== 2"), inside.replace(".new", ".else"), "%%pdif fresh\nelse:")
+    found = check(*map(new_code_cell, cells), base="HEAD")
+
+    assert found.changes == (
+        StepChange("two", "changed"),
+        StepChange("triage", "changed"),
+        StepChange("fresh", "new"),
+        StepChange("old", "removed"),
+    )
+
+
 def test_changed_order(check: Check, tmp_path: Path) -> None:
     """Steps that only changed places are not changed steps: the check names the order."""
     git(tmp_path, "init", "-q")

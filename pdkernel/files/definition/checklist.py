@@ -228,7 +228,7 @@ def _lines(workflow: Workflow, checklist: Sequence[str]) -> Iterator[str]:
         yield "- other workflows, by `$.flow.trigger`"
     if workflow.steps:
         yield from ("", "| step | runs | accounts | notes |", "|---|---|---|---|")
-        yield from (_row(step) for step in workflow.steps)
+        yield from (_row(step, workflow.path(step.name)) for step in workflow.steps)
     if variables := find_workflow_variables(workflow):
         yield from ("", "Environment variables:", "")
         yield from (f"- `{name}`, read by {', '.join(readers)}" for name, readers in variables.items())
@@ -256,11 +256,11 @@ def _readme_line(trigger: Trigger) -> str:
     return _text(f"{kind[trigger.type]} ({settings})" if settings else kind[trigger.type])
 
 
-def _row(step: Step) -> str:
+def _row(step: Step, path: str) -> str:
     runs = f"`{step.uses}`" if step.uses else LANGUAGE_NAMES[step.language]
     accounts = ", ".join(f"{app.app}: {app.account or 'of the external user'}" for app in find_app_bindings(step))
     state = ", disabled" if step.disabled else ""
-    return f"| `{step.name}` | {runs}{state} | {_text(accounts)} | {_text(step.notes or '')} |"
+    return f"| `{path}` | {runs}{state} | {_text(accounts)} | {_text(step.notes or '')} |"
 
 
 def _text(text: str) -> str:

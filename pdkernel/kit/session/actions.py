@@ -102,7 +102,7 @@ def list_apps(session: Session) -> tuple[str, ...]:
 
 def suggest_step_name(session: Session, key: str) -> str:
     """Return a free step name for the action *key*: the name of Pipedream's builder, numbered if taken."""
-    taken = {step.name for step in session.workflow.steps}
+    taken = {entry.name for entry in session.workflow.all_entries}
     base = name = suggest_builder_name(key)
     number = 1
     while name in taken:

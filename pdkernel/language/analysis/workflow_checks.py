@@ -302,8 +302,10 @@ def _order_problems(workflow: Workflow, entry: Entry, *, lenient: bool = False) 
         misplaced = list(_iter_reference_errors(workflow, entry))
     except ExpressionError as error:
         return [] if lenient else [error]
-    inner = {each.name for each in workflow.all_entries if each.inside is not None} if workflow.blocks else ()
-    return [error for error, name in misplaced if not is_synced(workflow) or name in inner]
+    if is_synced(workflow) and misplaced:
+        inner = {each.name for each in workflow.all_entries if each.inside is not None}
+        return [error for error, name in misplaced if name in inner]
+    return [error for error, _ in misplaced]
 
 
 def _iter_reference_errors(workflow: Workflow, entry: Entry) -> Iterator[tuple[DefinitionError, str]]:

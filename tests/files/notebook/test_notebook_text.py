@@ -9,12 +9,14 @@ from typing import Any
 
 import nbformat
 import pytest
+from hypothesis import given
 
-from pdkernel.files.notebook import read_notebook
+from pdkernel.files.notebook import NotebookCell, read_notebook, workflow_from_cells
 from pdkernel.files.notebook.notebook_text import build_workflow_cell, format_notebook
-from pdkernel.model import JSON, ROUND_TRIP_KEY, Block, Branch, Step, Trigger, UnsupportedEntry, Workflow
+from pdkernel.model import JSON, ROUND_TRIP_KEY, Block, Branch, Entry, Step, Trigger, UnsupportedEntry, Workflow
 from tests.branch_workflows import WORKFLOWS
 from tests.notebook_files import notebook_of
+from tests.test_model import nested_workflows
 
 HTTP = "trigger:\n  type: http\n  auth: none\n  response: default"
 ONE = (Trigger(),)
@@ -147,6 +149,19 @@ def test_a_notebook_with_blocks_reads_back_as_the_workflow(tmp_path: Path, name:
     assert replace(read, name=workflow.name, origin=workflow.origin).versioned_content() == workflow.versioned_content()
     assert format_notebook(read) == text
     assert [cell["metadata"]["vscode"] for cell in cells_of(workflow) if cell["id"].startswith("block-")]
+
+
+@given(nested_workflows())
+def test_nested_blocks_in_cells(drawn: tuple[Workflow, list[Entry]]) -> None:
+    """The cells of any nested blocks read back as the same blocks and branches, in the same order."""
+    workflow, entries = drawn
+    written = [NotebookCell("".join(cell["source"]), type=cell["cell_type"]) for cell in cells_of(workflow)]
+
+    read = workflow_from_cells(written, name="W")
+
+    assert [entry.name for entry in read.all_entries] == [entry.name for entry in entries]
+    assert [replace(block, line_offset=0, cell_index=None) for block in read.blocks] == list(workflow.blocks)
+    assert [step.inside for step in read.steps] == [step.inside for step in workflow.steps]
 
 
 def test_the_note_and_fields_of_a_block(tmp_path: Path) -> None:
