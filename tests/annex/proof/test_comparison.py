@@ -35,13 +35,14 @@ from pdkernel.model import (
     LANGUAGES,
     ROUND_TRIP_KEY,
     AppBinding,
+    Branch,
     Step,
     StoreBinding,
     Trigger,
     UnsupportedEntry,
     Workflow,
 )
-from tests.builders import with_step
+from tests.builders import a_block, a_workflow, with_step
 from tests.render.builders import a_call, an_execution
 from tests.render.builders import with_step as with_result
 
@@ -200,6 +201,18 @@ def test_every_field_is_compared(files: Workflow, differences: dict[str, tuple[A
     found = {each.path: (each.notebook, each.files) for each in compare_workflows(WHOLE, files)}
 
     assert found == differences
+
+
+def test_blocks_are_compared() -> None:
+    """A changed condition is a difference, and so is a step that moved to another branch."""
+    block = a_block("%%pdif t\nx: a > 1\nelse:")
+    inside = a_workflow(block, Step("a", inside="t.x"), error_notification=True)
+    condition = replace(inside, blocks=(replace(block, branches=(Branch("x", "a > 2"), block.branches[1])),))
+    moved = a_workflow(block, Step("a", inside="t.else"), error_notification=True)
+
+    assert not list(compare_workflows(inside, inside))
+    assert [each.path for each in compare_workflows(inside, condition)] == ["blocks[0].branches[0].condition"]
+    assert "steps[0]" in [each.path for each in compare_workflows(inside, moved)]
 
 
 @pytest.mark.parametrize("patched", [False, True])
