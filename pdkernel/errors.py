@@ -105,6 +105,12 @@ class NotebookError(DefinitionError):
     code = "not_a_workflow"
 
 
+class ArchiveError(NotebookError):
+    """The archive of exported workflows cannot be read: it is damaged, too large, or not one that Pipedream makes."""
+
+    code = "archive"
+
+
 class DirectiveError(DefinitionError):
     """A `%%pdstep` line or a `%%pdworkflow` cell cannot be read."""
 

@@ -272,6 +272,13 @@ class Step:
         return isinstance(kept, dict) and kept.get("missing") is True and not self.source
 
     @property
+    def unknown_condition(self) -> str | None:
+        """The JSON path of the part of Pipedream's archive that may say when the step runs, or None; the import has disabled such a step."""
+        kept = self.extra.get(ROUND_TRIP_KEY)
+        found = kept.get("condition") if isinstance(kept, dict) else None
+        return found if isinstance(found, str) else None
+
+    @property
     def picked_options(self) -> dict[str, JSON]:
         """The values, with labels, of options that were picked in the builder, by prop. A value that was changed is left out."""
         kept = self.extra.get(ROUND_TRIP_KEY)
@@ -518,25 +525,32 @@ class _Levels:
 @dataclass(frozen=True, slots=True)
 class UnsupportedEntry:
     """
-    An entry of a definition's `steps` that is not a supported step (control flow): written back, never run.
+    A part of a definition that is not a supported step (control flow): kept, never run.
 
     Attributes:
         after_step: The step above the entry, or None at the top.
-        entry: The entry as read.
+        entry: The entry as read; a list or a text of an archive under the key `value`.
+        path: For a part of Pipedream's JSON, its JSON path (`$.steps[3]`); None for an entry of `steps` in `workflow.yaml`, to which
+            an export writes the entry back.
+        why: Why the entry is not supported, as the rest of a sentence, or empty text for a reason that the entry itself shows.
     """
 
     after_step: str | None
     entry: Mapping[str, JSON]
+    path: str | None = None
+    why: str = ""
 
     @property
     def name(self) -> str:
         """The entry's name in messages."""
         name = self.entry.get("namespace")
-        return name if isinstance(name, str) and name else "an entry without a name"
+        return name if isinstance(name, str) and name else self.path or "an entry without a name"
 
     @property
     def unsupported_reason(self) -> str:
         """Why the entry is not supported, as the rest of a sentence that begins with its name."""
+        if self.why:
+            return self.why
         uses = self.entry.get("uses")
         if not uses:
             return "has no uses: it is control flow, or another kind of step that this version does not run"
@@ -751,14 +765,23 @@ class Workflow:
         """Entries of the definition that are not supported steps, in order."""
         bookkeeping = self.extra.get(ROUND_TRIP_KEY)
         kept = bookkeeping.get("kept", []) if isinstance(bookkeeping, dict) else []
-        return tuple(UnsupportedEntry(item["after"], item["entry"]) for item in kept)
+        return tuple(
+            UnsupportedEntry(item["after"], item["entry"], item.get("path"), item.get("why", "")) for item in kept
+        )
 
     def with_unsupported_entries(self, entries: Sequence[UnsupportedEntry]) -> Workflow:
         """Return the workflow with *entries* as its unsupported entries."""
         if not entries:
             return self
         known = self.extra.get(ROUND_TRIP_KEY)
-        written = [{"after": item.after_step, "entry": dict(item.entry)} for item in entries]
+        written = [
+            {
+                "after": item.after_step,
+                "entry": dict(item.entry),
+                **({"path": item.path, "why": item.why} if item.path is not None else {}),
+            }
+            for item in entries
+        ]
         bookkeeping = {**(known if isinstance(known, dict) else {}), "kept": written}
         return replace(self, extra={**self.extra, ROUND_TRIP_KEY: bookkeeping})
 

@@ -13,6 +13,7 @@ CODES = {
     "not_a_workflow": 2,
     "directive": 2,
     "expression": 2,
+    "archive": 2,
     "step_name": 2,
     "duplicate_step": 2,
     "unknown_step": 2,

@@ -1,5 +1,5 @@
 """
-`pdkernel import`: notebooks from synced folders.
+`pdkernel import`: notebooks from synced folders, and from Pipedream's archive of a project.
 
 Options, questions and output of the command; it asks questions only on a terminal. `importer` writes the notebooks.
 """
@@ -12,21 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
 
 from pdkernel.cli.app import EXIT_STATUSES, MIGRATE, CliContext, command, json_option
 from pdkernel.cli.terminal import is_interactive, print_json, print_text
-from pdkernel.errors import PdkernelError
+from pdkernel.errors import PdkernelError, RequestError, format_count
 
 if TYPE_CHECKING:
     from pdkernel.actions import Catalog
     from pdkernel.common.identity import Directory
     from pdkernel.files.definition import Sidecar
     from pdkernel.model import HttpAuth, ResponseMode, Trigger, Workflow
-    from pdkernel.operations.importer import AccountQuestion, ImportResult
+    from pdkernel.operations.importer import AccountQuestion, ImportOptions, ImportResult
     from pdkernel.operations.importer.import_report import ImportReport
 
 PROGRESS_MIN_WORKFLOWS = 20
@@ -42,13 +42,13 @@ _SHOWN_LOCATIONS = 5
     examples=(
         "pdkernel import ../project/greet --to greet.ipynb",
         "pdkernel import ../project --to notebooks/ --accounts external-user",
+        "pdkernel import project_export-proj_1a2b3c.zip --to notebooks/",
+        "pdkernel import project_export-proj_1a2b3c.zip --explain",
     ),
     exit_statuses={**EXIT_STATUSES, 2: "refused, or a workflow could not be imported"},
 )
-@cloup.argument("folder", type=click.Path(path_type=Path))
-@cloup.option(
-    "--to", metavar="NOTEBOOK|FOLDER", required=True, help="The notebook, or the folder of notebooks, to write."
-)
+@cloup.argument("source", metavar="FOLDER|ZIP", type=click.Path(path_type=Path))
+@cloup.option("--to", metavar="NOTEBOOK|FOLDER", help="The notebook, or the folder of notebooks, to write.")
 @cloup.option(
     "--accounts",
     type=click.Choice(["ask", "own", "external-user"]),
@@ -62,47 +62,57 @@ _SHOWN_LOCATIONS = 5
     is_flag=True,
     help="Rewrite steps of the first version of Pipedream's workflows in the notebook, and show the difference.",
 )
+@cloup.option(
+    "--ignore",
+    "ignored",
+    metavar="KEY",
+    multiple=True,
+    help="A key of the archive of which you know that it does not decide when steps run: it disables no step.",
+)
+@cloup.option(
+    "--explain",
+    is_flag=True,
+    help="Write nothing: print the keys and types, without values, of what is not understood in the archive.",
+)
 @json_option
 def import_(
-    state: CliContext, folder: Path, to: str, accounts: str, force: bool, modernize: bool, as_json: bool
+    state: CliContext, source: Path, to: str | None, explain: bool, ignored: tuple[str, ...], **given: Any
 ) -> int:
     """
-    Write workflows of Pipedream's Git sync as notebooks.
+    Write workflows of Pipedream as notebooks.
 
-    FOLDER is the folder of a workflow, or a folder of them: each workflow becomes a notebook.
+    FOLDER is the folder of a workflow of Pipedream's Git sync, or a folder of them. ZIP is the archive that Export Workflows in a
+    project's settings makes. Each workflow becomes a notebook.
     """
-    from pdkernel.operations.importer import answer_questions, find_workflow_folders, import_folder, plan_notebook_paths
+    from pdkernel.files.definition.archive import is_archive
 
-    found = plan_notebook_paths(folder, find_workflow_folders(folder), Path(to))
-    is_asking = accounts == "ask" and is_interactive(sys.stdin)
-    prompts = ImportPrompts(state, root=folder, workflows=len(found)) if is_asking else None
-
-    def answer(account_questions: Sequence[AccountQuestion]) -> Mapping[tuple[str, str], str]:
-        if prompts is not None:
-            return prompts.ask_accounts(account_questions)
-        if accounts == "ask":
-            return {}
-        return answer_questions(
-            "own" if accounts == "own" else "external-user",
-            account_questions,
-            find_own_accounts=partial(_find_own_accounts, state),
+    as_json: bool = given["as_json"]
+    found_archive = is_archive(source)
+    if not found_archive and (explain or ignored):
+        raise RequestError(
+            f"{source} is not an archive; --explain and --ignore are about archives.",
+            fix="Name the file project_export-....zip.",
         )
+    if explain:
+        return _explain(source, ignored, as_json=as_json)
+    if to is None:
+        raise click.UsageError("Missing option '--to'.")
+    if found_archive:
+        return _import_archive(state, source, Path(to), ignored, **given)
+    return _import_folders(state, source, Path(to), **given)
 
+
+def _import_folders(
+    state: CliContext, folder: Path, to: Path, *, accounts: str, force: bool, modernize: bool, as_json: bool
+) -> int:
+    from pdkernel.operations.importer import find_workflow_folders, import_folder, plan_notebook_paths
+
+    found = plan_notebook_paths(folder, find_workflow_folders(folder), to)
+    build_options = _OptionsBuilder(state, folder, len(found), accounts, force, modernize)
     done = []
     for number, (source, notebook) in enumerate(found, start=1):
-        _progress(number, len(found), source)
-        done.append(
-            import_folder(
-                source,
-                notebook,
-                build_catalog=partial(_catalog, state, source),
-                ask_accounts=answer,
-                ask_trigger=prompts.ask_trigger if prompts is not None else None,
-                force=force,
-                asks_undefined_props=accounts == "own",
-                modernizes=modernize,
-            )
-        )
+        _progress(number, len(found), source.name)
+        done.append(import_folder(source, notebook, build_options(source)))
     if len(done) == 1 and done[0].error is not None:
         raise done[0].error
     if as_json:
@@ -110,6 +120,102 @@ def import_(
     else:
         _print(done)
     return max((one.error.exit_status for one in done if one.error is not None), default=0)
+
+
+def _import_archive(
+    state: CliContext,
+    archive: Path,
+    to: Path,
+    ignored: Sequence[str],
+    *,
+    accounts: str,
+    force: bool,
+    modernize: bool,
+    as_json: bool,
+) -> int:
+    from pdkernel.operations.importer import import_archive
+
+    # how many workflows there are is known only when the archive is open: triggers are asked for after one question
+    build_options = _OptionsBuilder(state, archive, 2, accounts, force, modernize)
+    result = import_archive(archive, to, build_options(archive.parent), ignored=ignored, on_progress=_progress)
+    if as_json:
+        print_json(result.to_json())
+        return result.exit_status
+    _print(result.workflows)
+    if result.lines:
+        click.echo("The manifest, line by line:")
+    for line in result.lines:
+        print_text(f"  {line.name}: {line.result}")
+        for warning in line.warnings:
+            print_text(f"    {warning}")
+    for note in result.notes:
+        print_text(f"Note: {note}")
+    if any(one.report is not None and one.report.conditions for one in result.workflows):
+        click.echo(
+            f"Steps whose condition is unknown are disabled. To show what was not understood: pdkernel import --explain {archive}"
+        )
+    return result.exit_status
+
+
+def _explain(archive: Path, ignored: Sequence[str], *, as_json: bool) -> int:
+    """Print the shapes of what is not understood in *archive*."""
+    from pdkernel.operations.importer import explain_archive
+
+    shapes = explain_archive(archive, ignored=ignored)
+    if as_json:
+        print_json([each.to_json() for each in shapes])
+        return 0
+    click.echo("Keys and types of what pdkernel does not understand, without values. Read them before you send them.")
+    for each in shapes:
+        where = (
+            f": {format_count(each.parts, 'part')} in {format_count(each.workflows, 'workflow')}"
+            if each.workflows
+            else ""
+        )
+        print_text(f"{each.path}{where}")
+        for path, types in each.fields.items():
+            print_text(f"  {path}: {types}")
+    return 0
+
+
+class _OptionsBuilder:
+    """The options of an import by what the command line says; questions are asked only on a terminal."""
+
+    def __init__(
+        self, state: CliContext, root: Path, workflows: int, accounts: str, force: bool, modernize: bool
+    ) -> None:
+        self._state = state
+        self._accounts = accounts
+        self._force = force
+        self._modernize = modernize
+        is_asking = accounts == "ask" and is_interactive(sys.stdin)
+        self._prompts = ImportPrompts(state, root=root, workflows=workflows) if is_asking else None
+
+    def __call__(self, base: Path) -> ImportOptions:
+        """Return the options for workflows whose relative sources of actions start at *base*."""
+        from pdkernel.operations.importer import ImportOptions
+
+        return ImportOptions(
+            build_catalog=partial(_catalog, self._state, base),
+            ask_accounts=self._answer,
+            ask_trigger=self._prompts.ask_trigger if self._prompts is not None else None,
+            force=self._force,
+            asks_undefined_props=self._accounts == "own",
+            modernizes=self._modernize,
+        )
+
+    def _answer(self, account_questions: Sequence[AccountQuestion]) -> Mapping[tuple[str, str], str]:
+        from pdkernel.operations.importer import answer_questions
+
+        if self._prompts is not None:
+            return self._prompts.ask_accounts(account_questions)
+        if self._accounts == "ask":
+            return {}
+        return answer_questions(
+            "own" if self._accounts == "own" else "external-user",
+            account_questions,
+            find_own_accounts=partial(_find_own_accounts, self._state),
+        )
 
 
 def _find_own_accounts(state: CliContext, app: str) -> list[str]:
@@ -135,15 +241,14 @@ def _catalog(state: CliContext, base: Path, sidecar: Sidecar, workflow: Workflow
     return catalog.with_sources(sidecar.actions, base=(sidecar.path.parent if sidecar.path else base).resolve())
 
 
-def _progress(number: int, count: int, source: Path) -> None:
+def _progress(number: int, count: int, name: str) -> None:
     if count >= PROGRESS_MIN_WORKFLOWS and is_interactive(sys.stderr):
-        sys.stderr.write(f"\r\x1b[Kimporting {number} of {count}: {source.name}")
+        sys.stderr.write(f"\r\x1b[Kimporting {number} of {count}: {name}")
         sys.stderr.write("\r\x1b[K" if number == count else "")
         sys.stderr.flush()
 
 
 def _print(done: Sequence[ImportResult]) -> None:
-
     for one in done:
         if one.error is not None:
             print_text(f"Not imported: {one.folder}: {one.error}", err=True)
@@ -173,6 +278,7 @@ def _print(done: Sequence[ImportResult]) -> None:
 def _summarize_report(report: ImportReport) -> list[str]:
     """Return the lines of a report in the list of a repository; the notebook contains the whole report."""
     lines = [f"cannot run: {item.name} {item.why}" for item in report.cannot]
+    lines += [f"disabled, because its condition is unknown: {each.step} ({each.path})" for each in report.conditions]
     lines += [f"secret prop without a value: {use.step}.{use.prop}" for use in report.secrets]
     return [*lines, *(f"reference: {sentence}" for sentence in report.gone)]
 
@@ -284,7 +390,11 @@ class ImportPrompts:
     def _asks_triggers(self) -> bool:
         if self._workflows == 1:
             return True
-        return bool(click.confirm("Git does not hold the triggers' settings. Enter them now", default=False, err=True))
+        return bool(
+            click.confirm(
+                "Pipedream's files do not hold all settings of the triggers. Enter them now", default=False, err=True
+            )
+        )
 
     def ask_trigger(self, trigger: Trigger) -> Trigger | None:
         """Ask for the settings of *trigger* that Git does not hold; None keeps assumed settings."""

@@ -51,6 +51,7 @@ def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
     examples=(
         "pdkernel migrate report workflows/",
         "pdkernel migrate report workflows/ p_5xHmDqK p_m2CzQ8e --html report.html",
+        "pdkernel migrate report project_export-proj_1a2b3c.zip",
         "pdkernel migrate report workflows/ --records --html report.html",
         "pdkernel migrate report workflows/ --json",
     ),
@@ -91,8 +92,8 @@ def report(
     """
     Report what a move needs, workflow by workflow.
 
-    SOURCE is a notebook, a workflow's folder, a repository, or the id of a workflow at Pipedream (p_...), which the
-    command reads over the API after `pdkernel login`. The API does not list workflows. An id of a workflow in a folder
+    SOURCE is a notebook, a workflow's folder, a repository, the archive of a project (project_export-....zip), or the id of a
+    workflow at Pipedream (p_...), which the command reads over the API after `pdkernel login`. The API does not list workflows. An id of a workflow in a folder
     adds the triggers' settings. The report names what runs here as it is, what needs an answer, what Pipedream deletes
     and how to save it, and the order of the move. It reads at Pipedream and changes nothing there.
     """

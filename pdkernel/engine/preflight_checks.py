@@ -39,7 +39,7 @@ class VariableMissingError(RequestError):
 
 
 class SecretMissingError(RequestError):
-    """A secret prop, of which Git holds only an encrypted value, has no value."""
+    """A secret prop, whose value only Pipedream has, has no value here."""
 
     code = "secret_missing"
 
@@ -175,8 +175,8 @@ def check_secrets(props: Sequence[SecretProp], variables: Mapping[str, str], *, 
         return
     names = "; ".join(f"{prop.prop} of step {prop.step}" for prop in missing)
     raise SecretMissingError(
-        f"{'These secret props have' if len(missing) > 1 else 'A secret prop has'} no value: {names}. Git holds only an "
-        "encrypted value, which only Pipedream can read.",
+        f"{'These secret props have' if len(missing) > 1 else 'A secret prop has'} no value: {names}. "
+        "Pipedream's files hold secrets only encrypted or redacted.",
         fix="\n".join(
             f"Give the value: {format_secret_command(prop, source) if source else format_secret_magic(prop)}"
             for prop in missing

@@ -21,7 +21,7 @@ from pdkernel.actions import Catalog
 from pdkernel.files.definition import export_to_folder, export_to_synced_folder, read_folder_workflow
 from pdkernel.files.source import load_source
 from pdkernel.model import Step, Workflow
-from pdkernel.operations.importer import AccountQuestion, import_folder
+from pdkernel.operations.importer import AccountQuestion, ImportOptions, import_folder
 from tests.builders import with_step
 
 WORKFLOWS = 100
@@ -95,14 +95,13 @@ def import_all(folders: list[Path], notebooks: list[Path]) -> float:
     began = time.perf_counter()
     for folder, notebook in zip(folders, notebooks, strict=True):
         catalog = Catalog.without_project(folder, environ={})
-        made = import_folder(
-            folder,
-            notebook,
+        options = ImportOptions(
             build_catalog=lambda _, __, found=catalog: found,  # type: ignore[misc]
             ask_accounts=no_answers,
             ask_trigger=None,
             force=False,
         )
+        made = import_folder(folder, notebook, options)
         assert made.state == "new", made.error
     return time.perf_counter() - began
 

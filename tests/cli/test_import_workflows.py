@@ -22,6 +22,8 @@ from pdkernel.storage import Project
 from tests.cli.conftest import Shell
 from tests.cli.kiosk import Kiosk, open_kiosk
 from tests.durability.faults import KILL_AT_RENAME
+from tests.files.definition.archives import manifest, pack, step
+from tests.files.definition.archives import workflow as workflow_json
 from tests.files.definition.builders import synced
 from tests.operations.importer.import_helpers import HEAD, PROJECTS, as_written
 
@@ -31,6 +33,7 @@ SEND = """export default defineComponent({
 })
 """
 COUNT = 'def handler(pd):\n    pd.export("kind", pd.steps["trigger"]["event"]["body"]["kind"])\n    print("counted")\n    return {"n": 3}\n'
+RAISE = 'def handler(pd):\n    raise RuntimeError("it ran")\n'
 STEPS = (
     '- namespace: count\n  runtime: python3.12\n  uses: "./count/entry.py"\n'
     "- namespace: only_if\n  runtime: nodejs20.x\n  uses: filter-continue-based-on-condition@0.0.2\n  props:\n"
@@ -838,3 +841,121 @@ def test_modernize_shows_the_difference(pdkernel: Shell) -> None:
     assert '-  $end("x");' in done.stdout
     assert '+  return $.flow.exit("x");' in done.stdout
     assert "return $.flow.exit" in (pdkernel.folder / "n.ipynb").read_text()
+
+
+ARCHIVED = workflow_json(
+    "Greet",
+    [
+        step("count", 'def handler(pd):\n    return {"n": 3}\n', lang="python3.12"),
+        {"namespace": "triage", "type": "IfElse", "branches": [{"steps": [step("page", RAISE, lang="python3.12")]}]},
+    ],
+    workflow_id="p_Ab12Cd3",
+)
+
+
+def test_an_archive_becomes_notebooks(pdkernel: Shell) -> None:
+    """Each workflow and each line of the manifest is printed, and what was not understood has a command that shows it."""
+    listed = manifest(
+        {"id": "p_Ab12Cd3", "name": "Greet", "status": "exported"},
+        {"name": "Draft", "status": "skipped_never_deployed"},
+    )
+    pack(pdkernel.folder / "export.zip", {"Sales/greet.json": ARCHIVED}, listed=listed)
+
+    ended = pdkernel("import", "export.zip", "--to", "notebooks")
+    again = pdkernel("import", "export.zip", "--to", "notebooks", "--json")
+
+    assert ended.status == 0, ended.stderr
+    assert "Imported export.zip/Sales/greet.json as notebooks/Sales/greet-p_Ab12Cd3.ipynb" in ended.stdout
+    assert "  Draft: skipped: it was never deployed." in ended.stdout
+    assert "pdkernel import --explain export.zip" in ended.stdout
+    assert [line["name"] for line in again.json["lines"]] == ["Greet", "Draft"]
+    assert again.json["workflows"][0]["state"] == "unchanged"
+    assert again.json["workflows"][0]["report"]["conditions"] == [
+        {"step": "page", "path": "$.steps[1].branches[0].steps[0]"}
+    ]
+
+
+def test_a_step_of_an_unknown_branch_never_runs_unasked(pdkernel: Shell) -> None:
+    """A run is refused while the unknown part is in the notebook; without it, the step is skipped until it is enabled."""
+    pack(pdkernel.folder / "export.zip", {"greet.json": ARCHIVED})
+    pdkernel("import", "export.zip", "--to", "notebooks")
+    notebook = pdkernel.folder / "notebooks" / "greet-p_Ab12Cd3.ipynb"
+
+    refused = pdkernel("run", str(notebook), "--body", "{}")
+    text = json.loads(notebook.read_text())
+    text["cells"] = [cell for cell in text["cells"] if not cell["id"].startswith("kept-")]
+    notebook.write_text(json.dumps(text))
+    ran = pdkernel("run", str(notebook), "--body", "{}", "--json")
+
+    assert refused.status == 2
+    assert "triage is unknown ($.steps[1]" in refused.stderr
+    assert ran.status == 0, ran.stderr
+    assert [(each["name"], each["status"]) for each in ran.json["steps"]] == [
+        ("count", "success"),
+        ("page", "disabled"),
+    ]
+
+
+def test_an_archive_with_a_secret_needs_its_value(pdkernel: Shell) -> None:
+    """A redacted prop stops a run until its value is given, and the step gets it then."""
+    code = 'def handler(pd):\n    return pd.inputs["key"]\n'
+    item = workflow_json(
+        "W", [step("a", code, lang="python3.12", props={"key": "<redacted>"})], workflow_id="p_Ab12Cd3"
+    )
+    pack(pdkernel.folder / "export.zip", {"w.json": item})
+    pdkernel("import", "export.zip", "--to", "w.ipynb")
+
+    refused = pdkernel("run", "w.ipynb", "--body", "{}")
+    pdkernel("secrets", "set", "w.ipynb", "a", "key", stdin="the-real-value")
+    ran = pdkernel("run", "w.ipynb", "--body", "{}", "--json")
+
+    assert refused.status == 2
+    assert "key of step a" in refused.stderr
+    assert ran.status == 0, ran.stderr
+
+
+@pytest.mark.parametrize(("choice", "account"), [("own", "apn_Git1"), ("external-user", "external_user")])
+def test_the_accounts_of_an_archive(pdkernel: Shell, choice: str, account: str) -> None:
+    """The option answers for the ids of an archive as for those of Git."""
+    item = workflow_json("W", [step("a", SEND, props={"slack": {"authProvisionId": "apn_Git1"}})])
+    pack(pdkernel.folder / "export.zip", {"w.json": item})
+
+    ended = pdkernel("import", "export.zip", "--to", "n", "--accounts", choice)
+
+    assert ended.status == 0, ended.stderr
+    assert as_written(pdkernel.folder / "n" / "w.ipynb")[1].steps["a"].accounts["slack"].account == account
+
+
+def test_explain_prints_no_values(pdkernel: Shell) -> None:
+    """The shapes of what is not understood are printed, and nothing is written."""
+    pack(pdkernel.folder / "export.zip", {"w.json": {**ARCHIVED, "owner": {"email": "ada@example.com"}}})
+
+    text = pdkernel("import", "export.zip", "--explain")
+    data = pdkernel("import", "--explain", "export.zip", "--json")
+
+    assert text.status == 0, text.stderr
+    assert "$.owner: 1 part in 1 workflow\n  (itself): object\n  .email: text\n" in text.stdout
+    assert "  .branches[].steps[]: step\n" in text.stdout
+    assert "ada@example.com" not in text.stdout + data.stdout
+    assert [each["path"] for each in data.json] == ["$.steps[]", "$.owner"]
+    assert [path.name for path in pdkernel.folder.iterdir() if path.suffix != ".zip"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["export.zip"], "Missing option '--to'"),
+        (["export.zip", "--to", "n"], "damaged or not whole"),
+        ([".", "--explain"], "is not an archive"),
+        ([".", "--to", "n", "--ignore", "meta"], "is not an archive"),
+    ],
+)
+def test_wrong_uses_of_archives_are_refused(pdkernel: Shell, words: list[str], what: str) -> None:
+    """A missing target, a damaged archive, and options of archives for a folder end with status 2, and nothing is written."""
+    (pdkernel.folder / "export.zip").write_bytes(b"PK\x03\x04")
+
+    ended = pdkernel("import", *words)
+
+    assert ended.status == 2
+    assert what in ended.stderr
+    assert [path.name for path in pdkernel.folder.iterdir()] == ["export.zip"]

@@ -12,6 +12,7 @@ import pytest
 from tests.accounts.upstream import Upstream
 from tests.annex.migration.omissions import API_WORKFLOW, OMISSIONS, Omission, action, write_workflow
 from tests.cli.conftest import Shell
+from tests.files.definition.archives import pack, step, workflow
 from tests.http_servers import Answer, AnsweringServer, SentRequest, serve
 from tests.serve_process import serving
 
@@ -27,6 +28,22 @@ def test_a_report_as_text_json_and_page(pdkernel: Shell) -> None:
     assert "pdkernel env set NODE_TOKEN" in text.stdout
     assert [row["name"] for row in written.json["workflows"]] == ["Orders"]
     assert "pdkernel env set NODE_TOKEN" in (pdkernel.folder / "report.html").read_text()
+
+
+def test_a_report_on_an_archive(pdkernel: Shell) -> None:
+    """An archive is a source of a report and of a plan: unknown parts, disabled steps and events by the workflow's id."""
+    block = {"namespace": "triage", "type": "IfElse", "branches": [{"steps": [step("page")]}]}
+    pack(pdkernel.folder / "x.zip", {"w.json": workflow("W", [step("a"), block], workflow_id="p_Ab12Cd3")})
+
+    text = pdkernel("migrate", "report", "x.zip")
+    data = pdkernel("migrate", "report", "x.zip", "--json")
+    planned = pdkernel("migrate", "plan", "x.zip", "--json")
+
+    (row,) = data.json["workflows"]
+    assert (text.status, planned.status) == (0, 0), text.stderr + planned.stderr
+    assert (row["id"], row["state"], row["ready"]) == ("p_Ab12Cd3", "needs_answers", ["a"])
+    assert [item["name"] for item in row["items"] if item["kind"] == "control_flow"] == ["triage"]
+    assert "pdkernel migrate events p_Ab12Cd3 --to FOLDER" in text.stdout
 
 
 def test_a_report_over_the_api(pdkernel: Shell, upstream: Upstream) -> None:

@@ -11,7 +11,7 @@ may stay longer. With this package, delete its doors:
     templates/record_step.mjs, dump_step.mjs     the steps for Pipedream
     tests, pages                                 tests/annex/migration, tests/cli/test_migrate*.py, docs/how-to/record.md, move-away.md
 
-    sources           workflows in Git folders and behind the REST API, for the report
+    sources           workflows in Git folders, in archives and behind the REST API, for the report
     items             what a team must act on, workflow by workflow
     report            the whole report: rows, shared resources and the order of the move
     migration_report  the report as data and text

@@ -440,6 +440,14 @@ def _requirement_item(
 def _entry_item(entry: UnsupportedEntry) -> MigrationItem:
     uses = entry.entry.get("uses")
     message = f"{entry.name} {entry.unsupported_reason}."
+    if entry.path is not None:
+        return MigrationItem(
+            "control_flow",
+            entry.name,
+            message,
+            "Look it up in the builder, and write it as a block or as code in the notebook. Steps in it are imported, and disabled.",
+            steps=(entry.name,),
+        )
     if not uses:
         return MigrationItem(
             "control_flow",
@@ -572,5 +580,6 @@ def _history_items(source: MigrationSource) -> Iterator[MigrationItem]:
             source.id,
             "The event history (events, runs, logs) stays at Pipedream.",
             "The command saves the newest events of its sources and of failed runs, as far as the API has them.",
-            f"pdkernel migrate events {shlex.quote(source.source)}" + ("" if source.path else " --to FOLDER"),
+            f"pdkernel migrate events {shlex.quote(source.source if source.path else source.id)}"
+            + ("" if source.path else " --to FOLDER"),
         )

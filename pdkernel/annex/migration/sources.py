@@ -1,9 +1,9 @@
-"""The workflows of a migration report: those of Git folders and notebooks, and those that the platform's REST API has."""
+"""The workflows of a migration report: of Git folders and notebooks, of the platform's REST API, and of archives of its projects."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pdkernel.errors import ConnectSettingsError, PdkernelError, RequestError
 from pdkernel.files.definition import Sidecar, read_folder_workflow, read_sidecar
 from pdkernel.files.definition.api_workflow import ENDPOINT_URL_KEY, read_api_workflow
+from pdkernel.files.definition.archive import Archive, is_archive
 from pdkernel.files.definition.file_plan import WORKFLOW_FILE
 from pdkernel.files.definition.sidecar import SIDECAR_FILE_NAME
 from pdkernel.files.source import find_sources, load_source
@@ -28,13 +29,13 @@ class MigrationSource:
     A workflow of the report.
 
     Attributes:
-        source: The path of the workflow, or its id.
-        given: The argument in which it was found: the path of a folder or a repository, or an id.
-        path: The notebook or the folder, or None for a workflow of the API.
+        source: The path of the workflow, in an archive too, or its id.
+        given: The argument in which it was found: the path of a folder or a repository, or an id. For an archive, the workflow's id.
+        path: The notebook or the folder, or None for a workflow of the API or of an archive.
         workflow: The workflow, or None if the source cannot be read.
         id: Pipedream's id, or None.
         sidecar: The content of `pdkernel.yaml`, or None.
-        has_api_settings: Whether the triggers' settings are those of the API.
+        has_api_settings: Whether the triggers' settings are those of the API or of an archive.
         error: Why the source cannot be read, or None.
     """
 
@@ -65,14 +66,15 @@ def read_sources(
     """
     Read *sources* in order. A workflow that cannot be read is part of the result.
 
-    A workflow in Git whose id is given as well has the triggers' settings of the API.
+    A workflow in Git whose id is given as well, or whose archive, has the triggers' settings of the API or the archive. A
+    workflow that the archive's manifest names and the archive lacks is one that cannot be read.
 
     Args:
-        sources: Paths of notebooks, folders and repositories, and ids of workflows (`p_...`).
+        sources: Paths of notebooks, folders, repositories and archives, and ids of workflows (`p_...`).
         fetch_workflow: Requests a workflow of the API.
 
     Raises:
-        NotebookError: A path does not exist or contains no workflow.
+        NotebookError: A path does not exist or contains no workflow, or an archive cannot be read.
         ConnectSettingsError: An id is given, and the project is not logged in.
     """
     found: dict[str, MigrationSource] = {}
@@ -81,6 +83,14 @@ def read_sources(
             read = _read_api_source(source, fetch_workflow)
             known = found.get(source)
             found[source] = read if known is None else _combine(known, read)
+            continue
+        if is_archive(Path(source)):
+            for read in _read_archive(Path(source)):
+                known = found.get(read.id or "")
+                if known is not None and known.path is not None:
+                    found[read.id or ""] = _combine(known, read)
+                else:
+                    found[read.id if read.id and known is None else read.source] = read
             continue
         for path in find_sources(Path(source)):
             read = _read_path(path, source)
@@ -104,6 +114,27 @@ def _read_api_source(workflow_id: str, fetch_workflow: Callable[[str], Mapping[s
     except RequestError as error:
         return MigrationSource(workflow_id, workflow_id, id=workflow_id, error=error)
     return MigrationSource(workflow_id, workflow_id, workflow=workflow, id=workflow_id, has_api_settings=True)
+
+
+def _read_archive(path: Path) -> Iterator[MigrationSource]:
+    """Yield the workflows of the archive at *path*, and those that its manifest names and that are not in it."""
+    with Archive.open(path) as archive:
+        entries = archive.manifest.entries if archive.manifest is not None else ()
+        for file in archive.files:
+            source = f"{path}/{file}"
+            try:
+                workflow = archive.read_workflow(file).workflow
+            except PdkernelError as error:
+                yield MigrationSource(source, source, error=error)
+                continue
+            kept = workflow.extra.get(ROUND_TRIP_KEY)
+            workflow_id = kept.get("id") if isinstance(kept, dict) else None
+            found_id = workflow_id if isinstance(workflow_id, str) else None
+            yield MigrationSource(source, found_id or source, workflow=workflow, id=found_id, has_api_settings=True)
+        for entry in entries:
+            if entry.file is None:
+                absence = RequestError(f"{entry.name} is not in {path}: {entry.absence}.")
+                yield MigrationSource(f"{path}/{entry.name}", entry.id or entry.name, error=absence)
 
 
 def _combine(git: MigrationSource, api: MigrationSource) -> MigrationSource:

@@ -233,10 +233,12 @@ def _workflow_mapping(workflow: Workflow, base: Sidecar) -> dict[str, JSON]:
 
 
 def _step_entries(workflow: Workflow, base: Sidecar) -> list[JSON]:
-    """Return the steps, each followed by its unsupported entries; entries of removed steps come last."""
+    """Return the steps, each followed by its unsupported entries, without those of an archive; entries of removed steps come last."""
     names = {step.name for step in workflow.steps}
     below: dict[str | None, list[JSON]] = {}
     for kept in workflow.unsupported_entries:
+        if kept.path is not None:
+            continue
         place = kept.after_step if kept.after_step is None or kept.after_step in names else ""
         below.setdefault(place, []).append(dict(kept.entry))
     entries = below.get(None, [])

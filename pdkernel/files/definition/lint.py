@@ -203,7 +203,12 @@ def check_git_forms(workflow: Workflow, sidecar: Sidecar) -> Iterator[Finding]:
         names = ", ".join(block.name for block in workflow.blocks)
         what = f"Branches ({names}) have no known form in Git: on Pipedream, the steps in them run for every event."
         yield Finding("git-form", None, None, None, what, "Build the branches in the builder.")
-    for name in [entry.name for entry in workflow.unsupported_entries]:
+    for entry in workflow.unsupported_entries:
+        if entry.path is not None:
+            what = f"{entry.name} {entry.unsupported_reason}. It has no known form in Git: an export leaves it out."
+            yield Finding("git-form", None, None, None, what, "Create it in the builder.")
+            continue
+        name = entry.name
         what = f"Control flow ({name}) has no known form in Git: an export keeps the entry unchanged, and pdkernel does not run it."
         yield Finding("git-form", None, None, None, what, "Make such changes in the builder.")
 

@@ -8,7 +8,7 @@ Writes a workflow as a notebook that reads back as the same workflow, except for
     file-HASH            a file that steps import, as a raw cell: {"file": its path in the workflow's folder}
     step-STEP            the step: see `cells`
     block-BLOCK          the block: see `cells`
-    kept-N               an unsupported entry, as Markdown: {"kept": the entry}
+    kept-N               an unsupported entry, as Markdown: {"kept": the entry}, of an archive also {"path", "why"}
 """
 
 from __future__ import annotations
@@ -141,6 +141,13 @@ def _step(step: Step) -> Iterator[_Cell]:
             "step's code into the cell below; until then the workflow does not run."
         )
         yield _Cell("markdown", _id("about", step.name), text, {"about": step.name})
+    if step.unknown_condition is not None:
+        text = (
+            f"**Condition unknown:** `{step.name}` depends on `{step.unknown_condition}` of Pipedream's archive, which pdkernel does not "
+            "understand. The step is disabled, so that it does not run unasked. Look up in the builder when it runs, write "
+            "that as a block, and remove `--disabled`."
+        )
+        yield _Cell("markdown", _id("condition", step.name), text, {"about": step.name})
     text, hidden = build_step_cell(step)
     if "props" in hidden:
         yield _Cell("markdown", _id("props", step.name), _hidden_props(step, hidden["props"]), {"about": step.name})
@@ -163,9 +170,17 @@ def _hidden_props(step: Step, kept: object) -> str:
 def _kept(entries: list[tuple[int, UnsupportedEntry]]) -> Iterator[_Cell]:
     for number, kept in entries:
         why = " ".join(f"{kept.name} {kept.unsupported_reason}".split())
-        about = f"**Not run by pdkernel:** {why}. An export writes the entry back unchanged, at the same place."
+        if kept.path is None:
+            about = f"**Not run by pdkernel:** {why}. An export writes the entry back unchanged, at the same place."
+            place = {}
+        else:
+            about = (
+                f"**Not run by pdkernel:** {why}. No step runs while this cell is here. Write what it means as `%%pdif`, "
+                "`%%pdswitch`, `%%pdparallel` or code, enable the steps below that belong to it, and delete this cell."
+            )
+            place = {"path": kept.path, "why": kept.why}
         text = f"{about}\n\n{_fenced(dump_yaml(dict(kept.entry)))}"
-        yield _Cell("markdown", f"kept-{number}", text, {"kept": encode_mapping(kept.entry)})
+        yield _Cell("markdown", f"kept-{number}", text, {"kept": encode_mapping(kept.entry), **place})
 
 
 def _fenced(yaml: str) -> str:

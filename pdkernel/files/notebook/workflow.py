@@ -262,9 +262,14 @@ def _with_files(steps: Sequence[Step], files: Mapping[str, str]) -> tuple[Step, 
 
 def _kept(cell: NotebookCell, entries: Sequence[Entry]) -> list[UnsupportedEntry]:
     """Return the unsupported entry that *cell* shows, if any; it follows the last step of *entries*."""
-    kept = decode_mapping(cell.pdkernel_metadata.get("kept"))
-    above = next((entry.name for entry in reversed(entries) if isinstance(entry, Step)), None)
-    return [] if kept is None else [UnsupportedEntry(above, kept)]
+    hidden = cell.pdkernel_metadata
+    kept = decode_mapping(hidden.get("kept"))
+    if kept is None:
+        return []
+    path, above = hidden.get("path"), next((each.name for each in reversed(entries) if isinstance(each, Step)), None)
+    if not isinstance(path, str):
+        return [UnsupportedEntry(above, kept)]
+    return [UnsupportedEntry(above, kept, path, str(hidden.get("why", "")))]
 
 
 def _in_cell(error: DefinitionError, cell: NotebookCell, index: int, file: str | None) -> DefinitionError:

@@ -222,7 +222,7 @@ class RunSettingsMagics(Magics):
     @line_magic
     @show_errors_as_messages
     def pdsecrets(self, line: str) -> None:
-        """List, set or remove values of secret props, of which Git holds only encrypted values."""
+        """List, set or remove values of secret props, whose values only Pipedream has."""
         from pdkernel.engine.preflight_checks import format_secret_magic
         from pdkernel.language.analysis import find_secret_props
         from pdkernel.operations.environment import find_stored_secret, set_secret_prop

@@ -184,7 +184,9 @@ def check_import_complete(workflow: Workflow) -> None:
     problems += [
         UnsupportedError(
             f"{kept.name} {kept.unsupported_reason}.",
-            fix="The entry is stored for export. Remove it to run the other steps.",
+            fix="The entry is stored for export. Remove it to run the other steps."
+            if kept.path is None
+            else "Write it as a block or as code, and delete its cell. Steps that belong to it are disabled until you enable them.",
         )
         for kept in workflow.unsupported_entries
     ]

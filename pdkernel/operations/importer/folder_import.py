@@ -1,5 +1,5 @@
 """
-Imports a synced repository: finds workflow folders, plans notebook paths, builds and writes one notebook after the other.
+Imports workflows as notebooks. Of a synced repository: finds workflow folders, plans notebook paths, builds and writes one notebook after the other.
 
 A notebook with other content is never overwritten; with *force* it is renamed to a backup. The notebook and its
 `pdkernel.yaml` are written together or not at all. Steps of the platform's first version may be rewritten in the notebook; the
@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,10 +45,6 @@ from pdkernel.operations.importer.notebook_texts import (
 
 NOTEBOOK_SUFFIX = ".ipynb"
 ImportState = Literal["new", "unchanged", "replaced"]
-_NO_STATE_NOTE = (
-    "The folder has no `.workflow.state`, with which Pipedream identifies the workflow: Pipedream does not deploy an "
-    "export into the folder until the file exists."
-)
 
 AskAccounts = Callable[[Sequence[AccountQuestion]], Mapping[tuple[str, str], AccountAnswer]]
 """Returns the answers to a workflow's questions, by app and id; a missing answer means unanswered."""
@@ -151,62 +147,79 @@ def _name(root: Path, folder: Path) -> Path:
     return inside.with_name(f"{inside.name}{NOTEBOOK_SUFFIX}")
 
 
-def import_folder(
-    folder: Path,
-    notebook: Path,
-    *,
-    build_catalog: Callable[[Sidecar, Workflow], Catalog],
-    ask_accounts: AskAccounts,
-    ask_trigger: AskTrigger | None,
-    force: bool,
-    asks_undefined_props: bool = False,
-    modernizes: bool = False,
-) -> ImportResult:
+@dataclass(frozen=True)
+class ImportOptions:
     """
-    Import the workflow in *folder* as *notebook*; an error is part of the result and not raised.
+    How workflows are imported.
 
-    Args:
-        folder: The workflow's folder.
-        notebook: The notebook's path.
+    Attributes:
         build_catalog: Builds the catalog of pre-built actions for the notebook's `pdkernel.yaml` and the workflow.
         ask_accounts: Answers the account questions.
-        ask_trigger: Answers for trigger settings that Git does not store, at the first import; None asks nothing.
+        ask_trigger: Answers for trigger settings that Pipedream's files do not hold, at the first import; None asks nothing.
         force: Replace an existing notebook and keep a backup.
         asks_undefined_props: Ask for accounts of app props that only code declares; else they are the external user's.
         modernizes: Rewrite steps that are written for the platform's first version, as far as that is mechanical.
     """
+
+    build_catalog: Callable[[Sidecar, Workflow], Catalog]
+    ask_accounts: AskAccounts
+    ask_trigger: AskTrigger | None
+    force: bool
+    asks_undefined_props: bool = False
+    modernizes: bool = False
+
+
+def import_folder(folder: Path, notebook: Path, options: ImportOptions) -> ImportResult:
+    """Import the workflow in *folder* as *notebook*; an error is part of the result and not raised."""
+    return import_workflow(
+        folder, notebook, lambda earlier: read_for_import(folder, earlier_sidecar=earlier), options=options
+    )
+
+
+def import_workflow(
+    source: Path,
+    notebook: Path,
+    read: Callable[[Sidecar | None], ImportSource],
+    *,
+    options: ImportOptions,
+    staged: Path | None = None,
+) -> ImportResult:
+    """
+    Import one workflow as *notebook*; an error is part of the result and not raised.
+
+    Args:
+        source: Where the workflow is, for the result.
+        notebook: The notebook's path.
+        read: Reads the workflow, with the `pdkernel.yaml` of an earlier import or None.
+        options: How the workflow is imported.
+        staged: Where the notebook is written until a whole import is complete; None writes it at once.
+    """
     rewrites: tuple[StepRewrite, ...] = ()
     try:
         earlier = read_sidecar(get_notebook_sidecar_path(notebook))
-        read = read_for_import(folder, earlier_sidecar=earlier)
-        if modernizes:
-            read, rewrites = modernize_steps(read)
-        sidecar = (earlier if earlier and earlier.actions else read.synced.sidecar) or Sidecar()
-        catalog = build_catalog(sidecar, read.workflow)
-        read = read.with_declared_apps(catalog.find_app_bindings, include_undefined=asks_undefined_props)
-        if ask_trigger is not None and earlier is None:
-            read = read.with_triggers(ask_trigger)
+        found = read(earlier)
+        if options.modernizes:
+            found, rewrites = modernize_steps(found)
+        sidecar = (earlier if earlier and earlier.actions else found.synced.sidecar) or Sidecar()
+        catalog = options.build_catalog(sidecar, found.workflow)
+        found = found.with_declared_apps(catalog.find_app_bindings, include_undefined=options.asks_undefined_props)
+        if options.ask_trigger is not None and earlier is None:
+            found = found.with_triggers(options.ask_trigger)
 
         def report(workflow: Workflow, choices: Mapping[str, Mapping[str, AccountChoice]]) -> ImportReport:
             return build_import_report(
-                workflow, catalog, choices=choices, assumed_triggers=read.assumed_triggers, notes=_notes(read)
+                workflow, catalog, choices=choices, assumed_triggers=found.assumed_triggers, notes=found.notes
             )
 
-        answers = ask_accounts(read.questions) if read.questions else {}
+        answers = options.ask_accounts(found.questions) if found.questions else {}
         texts, import_report = build_notebook_texts(
-            read, answers, notebook_folder=notebook.parent.resolve(), build_report=report, earlier_sidecar=earlier
+            found, answers, notebook_folder=notebook.parent.resolve(), build_report=report, earlier_sidecar=earlier
         )
         _check_size(texts, notebook)
-        state, backups = write_notebook_files(texts, notebook, force=force)
+        state, backups = write_notebook_files(texts, staged or notebook, force=options.force)
     except PdkernelError as error:
-        return ImportResult(folder, notebook, error=error)
-    return ImportResult(folder, notebook, state, import_report, backups, rewrites=rewrites)
-
-
-def _notes(read: ImportSource) -> tuple[str, ...]:
-    if not read.is_state_missing:
-        return ()
-    return (_NO_STATE_NOTE,)
+        return ImportResult(source, notebook, error=error)
+    return ImportResult(source, notebook, state, import_report, backups, rewrites=rewrites)
 
 
 def _check_size(texts: NotebookTexts, notebook: Path) -> None:

@@ -24,6 +24,7 @@ from pdkernel.errors import (
     RequestError,
 )
 from pdkernel.files.definition import EXTERNAL_USER, UNANSWERED, AccountChoice
+from pdkernel.files.definition.api_workflow import UNREAD_KEY
 from pdkernel.language.analysis import (
     check_workflow,
     find_app_bindings,
@@ -37,7 +38,7 @@ from pdkernel.language.analysis.old_code import OLD_VERSION, find_old_uses
 from pdkernel.language.analysis.step_references import find_step_variables
 from pdkernel.language.directive import describe_emitters
 from pdkernel.language.directive.workflow_header import SETTING_RULES
-from pdkernel.model import LANGUAGE_NAMES, Step, Trigger, Workflow
+from pdkernel.model import JSON, LANGUAGE_NAMES, ROUND_TRIP_KEY, Step, Trigger, Workflow
 from pdkernel.render.markup import escape_control_characters
 
 
@@ -51,7 +52,7 @@ class ActionSource(JsonStruct, frozen=True):
 
 
 class AccountAssignment(JsonStruct, frozen=True):
-    """The account of an app prop: `external_user`, an account's id, or `unanswered`; *synced* is the id in Git, or None."""
+    """The account of an app prop: `external_user`, an account's id, or `unanswered`; *synced* is the id at Pipedream, or None."""
 
     step: str
     prop: str
@@ -69,21 +70,21 @@ class VariableRead(JsonStruct, frozen=True):
 
 
 class SecretUse(JsonStruct, frozen=True):
-    """A secret prop: Git holds only an encrypted value, so that a person must give the value again."""
+    """A secret prop: only Pipedream has its value, so that a person must give the value again."""
 
     step: str
     prop: str
 
 
 class StoreUse(JsonStruct, frozen=True):
-    """A data store and the props that use it; *name* is its local name or its id in Git, None is the project's default store."""
+    """A data store and the props that use it; *name* is its local name or its id at Pipedream, None is the project's default store."""
 
     name: str | None
     props: tuple[str, ...]
 
 
 class TriggerUse(JsonStruct, frozen=True):
-    """A trigger: id, type, settings as text, and whether the settings are assumed because Git does not hold them."""
+    """A trigger: id, type, settings as text, and whether the settings are assumed because Pipedream's files do not hold them."""
 
     id: str | None
     type: str
@@ -98,6 +99,13 @@ class PackageUse(JsonStruct, frozen=True):
     name: str
     version: str
     steps: tuple[str, ...]
+
+
+class UnknownCondition(JsonStruct, frozen=True):
+    """A step that is disabled because it is unknown when it runs, and the JSON path of the part of the archive that may say so."""
+
+    step: str
+    path: str
 
 
 class UnsupportedItem(JsonStruct, frozen=True):
@@ -115,6 +123,7 @@ class ImportReport(JsonStruct, frozen=True):
         workflow: Name of the workflow.
         ready: Steps that run unchanged once the requirements are met.
         disabled: Disabled steps.
+        conditions: Those of them whose condition is unknown.
         actions: Sources of pre-built actions.
         accounts: Accounts of app props.
         variables: Environment variables.
@@ -130,6 +139,7 @@ class ImportReport(JsonStruct, frozen=True):
     workflow: str
     ready: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
+    conditions: tuple[UnknownCondition, ...] = ()
     actions: tuple[ActionSource, ...] = ()
     accounts: tuple[AccountAssignment, ...] = ()
     variables: tuple[VariableRead, ...] = ()
@@ -173,9 +183,13 @@ def _parts(report: ImportReport) -> Iterator[tuple[str, list[str]]]:
         ("Triggers", [_describe_trigger(use) for use in report.triggers]),
         ("Pre-built actions", [f"{_code(use.step)}: {_code(use.uses)}, {_line(use.source)}" for use in report.actions]),
         ("Environment variables", [_variable(use) for use in report.variables]),
-        ("Secret props, of which Git holds only encrypted values", [_secret(use) for use in report.secrets]),
+        ("Secret props, whose values only Pipedream has", [_secret(use) for use in report.secrets]),
         ("Packages, installed at the first run", [_package(use) for use in report.packages]),
         ("References to missing steps", list(map(_line, report.gone))),
+        (
+            "Disabled, because their condition is unknown",
+            [f"{_code(each.step)}: {_code(each.path)} in Pipedream's JSON" for each in report.conditions],
+        ),
         ("Disabled, and not run", [", ".join(map(_code, report.disabled))] if report.disabled else []),
         ("Notes", list(map(_line, report.notes))),
     )
@@ -187,7 +201,7 @@ def _account(use: AccountAssignment) -> str:
         "external_user": "the external user's",
         "unanswered": "**unanswered**: set it in the notebook's `pdkernel.yaml` (`external_user`, or an account's id)",
     }.get(use.account, f"your own, {_code(use.account)}")
-    synced_account = f" (Git has {_code(use.synced)})" if use.synced and use.synced != use.account else ""
+    synced_account = f" (Pipedream has {_code(use.synced)})" if use.synced and use.synced != use.account else ""
     app = "unknown app" if use.app == "unknown" else _code(use.app)
     return f"{_code(f'{use.step}.{use.prop}')}, {app}: {whose}{synced_account}"
 
@@ -195,13 +209,15 @@ def _account(use: AccountAssignment) -> str:
 def _store(use: StoreUse) -> str:
     name = _code(use.name) if use.name else "the project's default store"
     command = _code(f"pdkernel store import {shlex.quote(use.name or 'NAME')} FILE")
-    way = f"; Git has its id, but not its records. Import them: {command}"
+    way = f"; its id is known, but not its records. Import them: {command}"
     return f"{name}: {', '.join(map(_code, use.props))}{way if (use.name or '').startswith('ds_') else ''}"
 
 
 def _describe_trigger(use: TriggerUse) -> str:
     name = f"{_code(use.id)}, {use.type}" if use.id else use.type
-    return f"{name}: {_line(use.settings)}" + (" (assumed, because Git does not store it)" if use.assumed else "")
+    return f"{name}: {_line(use.settings)}" + (
+        " (assumed, because Pipedream's files do not store it)" if use.assumed else ""
+    )
 
 
 def _variable(use: VariableRead) -> str:
@@ -261,6 +277,11 @@ def build_import_report(
         workflow=workflow.name,
         ready=tuple(name for name in enabled if name not in stopped),
         disabled=tuple(step.name for step in workflow.steps if step.disabled),
+        conditions=tuple(
+            UnknownCondition(step.name, step.unknown_condition)
+            for step in workflow.steps
+            if step.disabled and step.unknown_condition is not None
+        ),
         actions=actions,
         accounts=accounts,
         variables=_variables(readable),
@@ -270,7 +291,7 @@ def build_import_report(
         packages=_packages(workflow),
         gone=find_order_warnings(readable),
         cannot=cannot,
-        notes=(*notes, *_describe_settings(workflow)),
+        notes=(*notes, *_describe_settings(workflow), *_describe_unread(workflow)),
     )
 
 
@@ -287,6 +308,22 @@ def _describe_settings(workflow: Workflow) -> Iterator[str]:
     for name in workflow.settings:
         if name not in SETTING_RULES:
             yield f"The setting `{name}` is unknown: it is kept for exports, and has no effect on runs."
+
+
+def _describe_unread(workflow: Workflow) -> Iterator[str]:
+    """Yield the sentences about what Pipedream's JSON has and pdkernel does not read."""
+    for path in _get_unread(workflow.extra):
+        yield f"`{path}` in Pipedream's JSON is not read: it names no step, and is kept in the metadata of the header cell."
+    for step in workflow.steps:
+        if unread := _get_unread(step.extra):
+            keys = ", ".join(f"`{key}`" for key in unread)
+            yield f"The step `{step.name}` has in Pipedream's JSON, not read and kept in its cell's metadata: {keys}."
+
+
+def _get_unread(extra: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    kept = extra.get(ROUND_TRIP_KEY)
+    unread = kept.get(UNREAD_KEY) if isinstance(kept, dict) else None
+    return unread if isinstance(unread, dict) else {}
 
 
 def _drop_unreadable_props(workflow: Workflow) -> tuple[Workflow, list[UnsupportedItem]]:
@@ -361,7 +398,8 @@ def _find_blockers(workflow: Workflow, actions: tuple[ActionSource, ...]) -> Ite
                 step.name, "is a Bash or Go step with a data store, which these languages do not support"
             )
     for kept in workflow.unsupported_entries:
-        yield UnsupportedItem(kept.name, f"{kept.unsupported_reason}; the entry is kept for export")
+        kept_for_export = "; the entry is kept for export" if kept.path is None else ""
+        yield UnsupportedItem(kept.name, f"{kept.unsupported_reason}{kept_for_export}")
 
 
 def _is_old(step: Step) -> bool:

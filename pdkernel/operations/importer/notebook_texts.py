@@ -1,5 +1,5 @@
 """
-Reads one workflow's folder and builds the texts of a notebook and its `pdkernel.yaml`; writes nothing.
+Reads one workflow, of a folder or of Pipedream's archive, and builds the texts of a notebook and its `pdkernel.yaml`; writes nothing.
 
 A synced file holds ids of accounts only. The same id can stand for the external user's account in one workflow and for your own account
 in another, so a person must decide: the ids become questions, which the caller asks.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from pdkernel.errors import DefinitionError
 from pdkernel.files.definition import (
     EXTERNAL_USER,
     UNANSWERED,
@@ -25,9 +26,11 @@ from pdkernel.files.definition import (
     get_explicit_app,
     read_synced_folder,
 )
-from pdkernel.files.definition.sidecar import merge_sidecars
+from pdkernel.files.definition.api_workflow import ENDPOINT_URL_KEY
+from pdkernel.files.definition.archive import ArchivedWorkflow
+from pdkernel.files.definition.sidecar import merge_sidecars, parse_sidecar
 from pdkernel.files.notebook import format_notebook
-from pdkernel.model import AppBinding, Step, Trigger, Workflow
+from pdkernel.model import JSON, ROUND_TRIP_KEY, AppBinding, Step, Trigger, Workflow
 from pdkernel.operations.importer.import_report import ImportReport
 
 AccountAnswer = str
@@ -149,6 +152,11 @@ _CELLS = (
     "which accounts the steps use."
 )
 
+_NO_STATE_NOTE = (
+    "The folder has no `.workflow.state`, with which Pipedream identifies the workflow: Pipedream does not deploy an "
+    "export into the folder until the file exists."
+)
+
 FindApps = Callable[[Step], Sequence[AppBinding]]
 """Returns the app props of a step, those that only its code declares included."""
 AskTrigger = Callable[[Trigger], Trigger | None]
@@ -158,16 +166,17 @@ AskTrigger = Callable[[Trigger], Trigger | None]
 @dataclass(frozen=True)
 class ImportSource:
     """
-    A folder that was read for an import.
+    A workflow that was read for an import.
 
     Attributes:
-        folder: The folder's path.
+        folder: The folder's path; for a workflow of an archive, the archive's path with the name of its file.
         synced: The folder's content.
         known_choices: Account choices that need no question.
         questions: The remaining questions.
         assumed_triggers: Ids of the triggers whose settings are stored nowhere.
-        is_state_missing: Whether the folder has no `.workflow.state`.
         earlier_sidecar: The `pdkernel.yaml` of an earlier import, or None.
+        origin: Where the workflow is from, as a sentence in Markdown.
+        notes: Sentences for the report.
     """
 
     folder: Path
@@ -175,8 +184,9 @@ class ImportSource:
     known_choices: Mapping[PropLocation, AccountChoice] = field(default_factory=dict)
     questions: tuple[AccountQuestion, ...] = ()
     assumed_triggers: tuple[str, ...] = ()
-    is_state_missing: bool = False
     earlier_sidecar: Sidecar | None = None
+    origin: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def workflow(self) -> Workflow:
@@ -246,16 +256,76 @@ def read_for_import(folder: Path, *, earlier_sidecar: Sidecar | None = None) -> 
         if has_settings
         else tuple(filter(None, (_assumed(each, synced.workflow) for each in synced.workflow.triggers)))
     )
-    state = (folder / ".workflow.state").exists()
+    name = folder.resolve().name.replace("`", "'")
     return ImportSource(
         folder,
         synced,
         known,
         build_questions(synced, known),
         assumed,
-        is_state_missing=not state,
-        earlier_sidecar=earlier_sidecar,
+        earlier_sidecar,
+        f"Imported from the synced folder `{name}`.",
+        () if (folder / ".workflow.state").exists() else (_NO_STATE_NOTE,),
     )
+
+
+def build_archive_source(
+    archived: ArchivedWorkflow, archive: Path, *, earlier_sidecar: Sidecar | None = None
+) -> ImportSource:
+    """
+    Return *archived*, a workflow of *archive*, for an import; the ids of its accounts become questions.
+
+    Settings of a trigger that cannot be written are left out, and a note says so.
+    """
+    accounts = {(step.name, app.prop): app.account for step, app in _bindings(archived.workflow)}
+    steps = [
+        replace(step, apps=tuple(replace(app, account=None) for app in step.apps)) for step in archived.workflow.steps
+    ]
+    workflow, notes = _with_written_triggers(replace(archived.workflow, steps=tuple(steps)))
+    workflow = _with_triggers_of(workflow, earlier_sidecar)
+    synced = SyncedFolder(workflow, None, accounts)
+    known = find_known_choices(synced, earlier_sidecar)
+    is_answered = earlier_sidecar is not None and bool(earlier_sidecar.triggers)
+    assumed = (
+        str(trigger.config["id"])
+        for trigger in (() if is_answered else workflow.triggers)
+        if "id" in trigger.config and (trigger.type == "http" or _assumed(trigger, workflow))
+    )
+    file, name = (text.replace("`", "'") for text in (archived.file, archive.name))
+    return ImportSource(
+        archive / archived.file,
+        synced,
+        known,
+        build_questions(synced, known),
+        tuple(assumed),
+        earlier_sidecar,
+        f"Imported from `{file}` of the archive `{name}`.",
+        (*notes, *(f"Pipedream's manifest: {warning}" for warning in archived.warnings)),
+    )
+
+
+def _with_written_triggers(workflow: Workflow) -> tuple[Workflow, list[str]]:
+    """Return *workflow* with triggers as `pdkernel.yaml` has them, the URLs of their endpoints in `extra`, and notes."""
+    triggers, notes = [], []
+    endpoints: dict[str, JSON] = {}
+    for trigger in workflow.triggers:
+        config = {key: value for key, value in trigger.config.items() if key != ENDPOINT_URL_KEY}
+        name = str(config.get("id") or trigger.type)
+        if ENDPOINT_URL_KEY in trigger.config:
+            endpoints[name] = trigger.config[ENDPOINT_URL_KEY]
+            notes.append(f"The endpoint of the trigger `{name}` at Pipedream is `{endpoints[name]}`.")
+        written = replace(trigger, config=config)
+        try:
+            parse_sidecar(dump_sidecar(Sidecar(triggers=(written,))))
+        except DefinitionError:
+            written = replace(written, config={"id": config["id"]} if "id" in config else {})
+            notes.append(f"The settings of the trigger `{name}` cannot be read, and are left out.")
+        triggers.append(written)
+    extra = dict(workflow.extra)
+    if endpoints:
+        kept = extra.get(ROUND_TRIP_KEY)
+        extra[ROUND_TRIP_KEY] = {**(kept if isinstance(kept, dict) else {}), "endpoints": endpoints}
+    return replace(workflow, triggers=tuple(triggers), extra=extra), notes
 
 
 def _assumed(trigger: Trigger, workflow: Workflow) -> str | None:
@@ -305,8 +375,7 @@ def build_notebook_texts(
 
 
 def _about(read: ImportSource) -> str:
-    name = read.folder.resolve().name.replace("`", "'")
-    lines = [f"Imported from the synced folder `{name}`. {_CELLS}"]
+    lines = [f"{read.origin} {_CELLS}"]
     if read.workflow.is_inactive:
         lines.append("On Pipedream this workflow is turned off.")
     return "\n\n".join(lines)

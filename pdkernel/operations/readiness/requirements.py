@@ -382,7 +382,7 @@ def _missing_secrets(workflow: Workflow, variables: Mapping[str, str]) -> list[M
         MissingRequirement(
             "secret",
             prop.name,
-            f"The secret prop {prop.prop} of step {prop.step} has no value: Git holds only an encrypted value.",
+            f"The secret prop {prop.prop} of step {prop.step} has no value: only Pipedream has it.",
             format_secret_command(prop, source),
         )
         for prop in find_missing_secrets(workflow, variables)

@@ -249,12 +249,12 @@ def test_data_stores() -> None:
     assert "Step put uses a data store" in found[1].message
 
 
-@pytest.mark.parametrize(("path", "end"), [(Path("flow"), ""), (None, " --to FOLDER")])
-def test_the_history_of_a_workflow_with_an_id(path: Path | None, end: str) -> None:
-    """The events of a workflow with an id can be saved: beside the workflow, or in a folder."""
+@pytest.mark.parametrize(("path", "words"), [(Path("flow"), "'my flow'"), (None, "p_1 --to FOLDER")])
+def test_the_history_of_a_workflow_with_an_id(path: Path | None, words: str) -> None:
+    """The events of a workflow with an id can be saved: beside the workflow, or by its id in a folder."""
     (item,) = items(source_id="p_1", path=path)
 
-    assert (item.kind, item.command) == ("events", f"pdkernel migrate events 'my flow'{end}")
+    assert (item.kind, item.command) == ("events", f"pdkernel migrate events {words}")
 
 
 def trigger_items(

@@ -13,6 +13,7 @@ from pdkernel.errors import ConnectSettingsError, RequestError
 from pdkernel.files.definition.api_workflow import ENDPOINT_URL_KEY
 from pdkernel.model import Trigger, Workflow
 from tests.annex.migration.omissions import API_WORKFLOW
+from tests.files.definition.archives import manifest, pack, step, workflow
 from tests.files.definition.builders import synced
 from tests.notebook_files import notebook_of
 
@@ -122,3 +123,27 @@ def test_the_hosts_of_endpoints_are_in_lower_case() -> None:
     assert MigrationSource("a", "a", workflow=Workflow("W", triggers=triggers)).endpoint_hosts == {
         "eoabc.m.pipedream.net"
     }
+
+
+def test_the_workflows_of_an_archive(tmp_path: Path) -> None:
+    """Each is a row with its triggers' settings; one that is in Git joins that row, and one that is missing has the reason."""
+    folder = synced(tmp_path / f"flow-{ID}", YAML)
+    archive = pack(
+        tmp_path / "x.zip",
+        {"git.json": workflow("Git", [step("a")], workflow_id=ID), "b.json": workflow("B", [step("b")]), "c.json": []},
+        listed=manifest({"id": "p_Dr12Cd3", "name": "Draft", "status": "skipped_never_deployed"}),
+    )
+
+    git, other, bad, draft = read(str(folder), str(archive))
+
+    assert (git.path, git.has_api_settings, endpoints(git)) == (folder, True, ["https://eo1.m.pipedream.net"])
+    assert (other.name, other.path, other.id, other.error) == ("B", None, None, None)
+    assert "is not a workflow" in str(bad.error)
+    assert "never deployed" in str(draft.error)
+
+
+def test_equal_ids_in_an_archive_are_two_rows(tmp_path: Path) -> None:
+    """No workflow of an archive is lost because another one has its id."""
+    files = {name: workflow(name, [step("a")], workflow_id=ID) for name in ("a.json", "b.json")}
+
+    assert [found.name for found in read(str(pack(tmp_path / "x.zip", files)))] == ["a.json", "b.json"]

@@ -1,16 +1,29 @@
-"""Workflows of the platform's REST API."""
+"""Workflows of the platform's REST API, and of its archives: steps at any depth, and parts that are not understood."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pdkernel.errors import RequestError
-from pdkernel.files.definition.api_workflow import ENDPOINT_URL_KEY, read_api_workflow
+from pdkernel.errors import NotebookError, RequestError
+from pdkernel.files.definition.api_workflow import (
+    ENDPOINT_URL_KEY,
+    UNREAD_KEY,
+    read_api_workflow,
+    read_workflow_json,
+)
+from pdkernel.files.notebook import format_notebook, read_notebook
+from pdkernel.language.analysis import find_secret_props
 from pdkernel.language.expression import RULE_FILTER
-from pdkernel.model import AppBinding, StoreBinding
+from pdkernel.model import ROUND_TRIP_KEY, AppBinding, StoreBinding, Workflow
+from tests.files.definition.archives import CODE, action, step
 
 ITEM: dict[str, Any] = {
     "triggers": [
@@ -184,3 +197,238 @@ def test_the_filter_step_of_the_builder() -> None:
     workflow = read_api_workflow({"steps": [{**raw, "savedComponent": {"id": "sc_1"}}], "triggers": []}, "p_1")
 
     assert workflow.step("only").uses == RULE_FILTER
+
+
+def names(workflow: Workflow, *, disabled: bool) -> list[str]:
+    """The steps that are disabled, or enabled."""
+    return [step.name for step in workflow.steps if step.disabled is disabled]
+
+
+def kept(workflow: Workflow) -> list[str | None]:
+    """The paths of the unsupported entries."""
+    return [entry.path for entry in workflow.unsupported_entries]
+
+
+def test_a_step_in_an_unknown_container_is_disabled_in_its_place() -> None:
+    """Steps at any depth of an entry that is not understood stand below it and do not run; the other ones run."""
+    block = {"namespace": "triage", "type": "IfElse", "branches": [{"rules": [{"a": "x"}], "steps": [step("page")]}]}
+
+    workflow = read_workflow_json({"steps": [step("first"), block, step("last")], "triggers": []}, "W")
+
+    assert [each.name for each in workflow.steps] == ["first", "page", "last"]
+    assert names(workflow, disabled=True) == ["page"]
+    assert workflow.step("page").unknown_condition == "$.steps[1].branches[0].steps[0]"
+    assert [(each.after_step, each.path, each.entry) for each in workflow.unsupported_entries] == [
+        ("first", "$.steps[1]", block)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "more", "path"),
+    [
+        ({"runs_if": {"left": "x", "op": "="}}, {}, "$.steps[0].runs_if"),
+        ({"condition": "{{steps.check.$return_value}}"}, {}, "$.steps[0].condition"),
+        ({}, {"graph": {"edges": [{"from": "c_a", "to": "c_b"}]}}, "$.graph"),
+        ({}, {"flow": {"triage": ["a"]}}, "$.flow"),
+        ({}, {"layout_json": [json.dumps({"branches": [{"then": "c_a"}]})]}, "$.layout_json"),
+    ],
+    ids=["rules on the step", "an expression on the step", "its id", "its name", "its id in JSON text"],
+)
+def test_a_step_that_an_unknown_part_may_decide_on_is_disabled(raw: Any, more: Any, path: str) -> None:
+    """Rules and expressions of a step that are not documented, and parts that name it, may say when the step runs."""
+    workflow = read_workflow_json({"steps": [step("a", **raw)], "triggers": [], **more}, "W")
+
+    assert (names(workflow, disabled=True), workflow.step("a").unknown_condition, kept(workflow)) == (
+        ["a"],
+        path,
+        [path],
+    )
+
+
+def test_a_step_that_names_an_unknown_part_is_disabled() -> None:
+    """In a flat list, a key that is not documented may name the branch of a step by its id."""
+    block = {"id": "c_9", "type": "Switch", "cases": [{"id": "br_1", "value": "x"}]}
+
+    workflow = read_workflow_json({"steps": [step("a"), block, step("b", branch="br_1")], "triggers": []}, "W")
+
+    assert (names(workflow, disabled=False), names(workflow, disabled=True)) == (["a"], ["b"])
+
+
+def test_parts_that_name_no_step_are_kept_and_disable_nothing() -> None:
+    """Other unknown parts are kept with their paths; so is what the user has declared to be harmless."""
+    item = {"steps": [step("a", position={"x": 1}, meta={"by": "ada"})], "triggers": [], "owner": {"id": "o_1"}}
+
+    workflow = read_workflow_json({"data": item, "links": {"self": "u"}}, "W", ignored=["meta"])
+
+    assert (names(workflow, disabled=False), kept(workflow)) == (["a"], [])
+    bookkeeping = workflow.extra[ROUND_TRIP_KEY]
+    assert isinstance(bookkeeping, dict)
+    assert list(bookkeeping[UNREAD_KEY]) == [
+        "$.data.steps[0].position", "$.data.steps[0].meta", "$.data.owner", "$.links",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (step("a"), "second step of this name"),
+        (step("my step"), "not a valid step name"),
+        (step("c", lang="ruby3.2"), "ruby3.2"),
+        (action("c", "not a key", "1.0.0"), "not KEY@VERSION"),
+    ],
+    ids=["name used twice", "no name of a step", "language", "action"],
+)
+def test_a_step_that_has_no_form_here_is_kept(raw: dict[str, Any], why: str) -> None:
+    """A step that no cell can hold is an entry with the reason, and the steps inside of it are imported."""
+    raw = {**raw, "on_error": {"steps": [step("inner")]}}
+
+    workflow = read_workflow_json({"steps": [step("a"), raw], "triggers": []}, "W")
+
+    assert [(each.path, why in each.unsupported_reason) for each in workflow.unsupported_entries] == [
+        ("$.steps[1]", True)
+    ]
+    assert (names(workflow, disabled=False), names(workflow, disabled=True)) == (["a"], ["inner"])
+
+
+def test_redacted_values_are_secrets_of_their_workflow() -> None:
+    """Each redacted value is a secret prop; equal steps of two workflows do not share a secret."""
+    item = {"steps": [step("a", props={"key": "<redacted>", "auth": {"token": "<redacted>"}})], "triggers": []}
+
+    first, second = (
+        find_secret_props(read_workflow_json(item, "W", workflow_id=each)) for each in ("p_1111", "p_2222")
+    )
+
+    assert [prop.name for prop in first] == ["a.key", "a.auth.token"]
+    assert not {prop.key for prop in first} & {prop.key for prop in second}
+
+
+@pytest.mark.parametrize("document", [{}, [], "x", {"steps": {"a": 1}}, {"name": "W", "tags": ["a"]}])
+def test_a_document_without_steps_is_no_workflow(document: Any) -> None:
+    """JSON without a list of steps or triggers, and without a step at any depth, is refused."""
+    with pytest.raises(NotebookError, match="neither steps nor triggers"):
+        read_workflow_json(document, "W")
+
+
+def test_a_deep_document_is_refused() -> None:
+    """A document that is nested too deeply is an error, and not one of Python's recursion."""
+    deep: Any = [step("a")]
+    for _ in range(5000):
+        deep = [deep]
+
+    with pytest.raises(NotebookError, match="nested deeper"):
+        read_workflow_json({"steps": [deep], "triggers": []}, "W")
+
+
+@dataclass
+class Seen:
+    """What a document holds, by the words of the rules: its steps, and the outermost containers that are not understood."""
+
+    steps: dict[str, bool] = field(default_factory=dict)
+    containers: list[str] = field(default_factory=list)
+
+    def new_name(self) -> str:
+        """The name of the next step."""
+        return f"s{len(self.steps)}"
+
+
+KEYS = st.sampled_from(["branches", "steps", "else", "rules", "body", "x y", "then"])
+LEAVES: st.SearchStrategy[Any] = st.one_of(
+    st.just(("text", "t")), st.just(("number", 1)), st.sampled_from(["inline", "component", "props"]).map(lambda kind: ("step", kind, {}))
+)  # fmt: skip
+NODES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: ("list", items)),
+        st.dictionaries(KEYS, inner, max_size=3).map(lambda items: ("object", items)),
+        st.tuples(
+            st.just("step"), st.sampled_from(["inline", "component", "props"]),
+            st.dictionaries(st.sampled_from(["branches", "else", "runs_if"]), inner, max_size=2),
+        ),
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+def join(path: str, key: str) -> str:
+    """The path of a key."""
+    return f'{path}["{key}"]' if " " in key else f"{path}.{key}"
+
+
+def build(node: Any, path: str, seen: Seen, *, is_inside: bool, is_entry: bool = False) -> Any:
+    """The JSON of a node, whose steps and outermost unknown containers are added to *seen*."""
+    match node:
+        case ("step", kind, more):
+            is_block = kind == "props" and any(is_container(value) for value in more.values())
+            raw: dict[str, Any] = {}
+            inner_path = path
+            if is_block and not is_inside:
+                seen.containers.append(path)
+            if not is_block:
+                name = seen.new_name()
+                seen.steps[name] = is_inside or not is_entry or any(map(has_text, more.values()))
+            else:
+                name = "block"
+            for key, value in more.items():
+                part = join(inner_path, key)
+                if is_container(value) and not is_inside and not is_block and is_entry:
+                    seen.containers.append(part)
+                raw[key] = build(value, part, seen, is_inside=True)
+            forms: dict[str, dict[str, Any]] = {
+                "inline": {"code": CODE},
+                "component": {"savedComponent": {"id": "sc", "code": CODE}},
+                "props": {"configured_props_json": "{}"},
+            }
+            return {"namespace": name, **forms[kind], **raw}
+        case ("list", items):
+            return [build(item, f"{path}[{index}]", seen, is_inside=True) for index, item in enumerate(items)]
+        case ("object", items):
+            return {key: build(item, join(path, key), seen, is_inside=True) for key, item in items.items()}
+    return node[1]
+
+
+def is_container(node: Any) -> bool:
+    """Whether the JSON of a node is a list or an object that is not empty."""
+    return node[0] == "step" or (node[0] in ("list", "object") and bool(node[1]))
+
+
+def has_text(node: Any) -> bool:
+    """Whether a container's JSON has a text."""
+    if not is_container(node):
+        return False
+    inner = node[1].values() if node[0] == "object" else node[1]
+    return node[0] == "step" or any(each[0] in ("text", "step") or has_text(each) for each in inner)
+
+
+@given(
+    entries=st.lists(NODES, max_size=5),
+    more=st.dictionaries(st.sampled_from(["flow", "graph", "x y"]), NODES, max_size=2),
+)
+def test_each_step_and_each_unknown_container_is_accounted_for_once(entries: list[Any], more: dict[str, Any]) -> None:
+    """Any tree becomes a workflow with each step once, each outermost unknown container once, and nothing conditional enabled."""
+    seen = Seen()
+    steps = []
+    for index, node in enumerate(entries):
+        path = f"$.steps[{index}]"
+        if node[0] != "step" and is_container(node):
+            seen.containers.append(path)
+        steps.append(build(node, path, seen, is_inside=node[0] != "step", is_entry=True))
+    rest = {}
+    for key, node in more.items():
+        if is_container(node):
+            seen.containers.append(join("$", key))
+        rest[key] = build(node, join("$", key), seen, is_inside=True)
+
+    workflow = read_workflow_json({"name": "W", "triggers": [], "steps": steps, **rest}, "W")
+
+    bookkeeping = workflow.extra.get(ROUND_TRIP_KEY)
+    unread = bookkeeping.get(UNREAD_KEY, {}) if isinstance(bookkeeping, dict) else {}
+    assert {each.name: each.disabled for each in workflow.steps} == seen.steps
+    assert sorted([*kept(workflow), *unread]) == sorted(seen.containers)
+    with TemporaryDirectory() as folder:
+        notebook = Path(folder) / "n.ipynb"
+        notebook.write_text(format_notebook(workflow))
+        back = read_notebook(notebook)
+    assert [(each.name, each.disabled, each.source, each.extra) for each in back.steps] == [
+        (each.name, each.disabled, each.source, each.extra) for each in workflow.steps
+    ]
+    assert back.unsupported_entries == workflow.unsupported_entries

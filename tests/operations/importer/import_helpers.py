@@ -18,7 +18,7 @@ from pdkernel.files.definition import (
 )
 from pdkernel.files.notebook import read_notebook
 from pdkernel.model import Workflow
-from pdkernel.operations.importer import ImportResult, answer_questions, import_folder
+from pdkernel.operations.importer import ImportOptions, ImportResult, answer_questions, import_folder
 
 PROJECTS = Path(__file__).parent / "projects"
 HEAD = "schema: workflow/2022.04\nname: W\nsettings:\n  error_notification: true\ntriggers:\n- id: hi_1\nsteps:\n"
@@ -30,9 +30,7 @@ def import_one(
     """Import *folder* as *notebook*, like the command without a terminal."""
     own = Catalog.without_project(notebook.parent / ".pdkernel", environ=os.environ)
     how: Any = accounts
-    return import_folder(
-        folder,
-        notebook,
+    options = ImportOptions(
         build_catalog=lambda sidecar, _: own.with_sources(sidecar.actions, base=folder),
         ask_accounts=more.pop("answers", None)
         or (lambda asked: {} if accounts == "ask" else answer_questions(how, asked)),
@@ -40,6 +38,7 @@ def import_one(
         force=force,
         **more,
     )
+    return import_folder(folder, notebook, options)
 
 
 def as_written(notebook: Path) -> tuple[Workflow, Sidecar]:

@@ -29,6 +29,7 @@ from pdkernel.language.analysis import check_workflow
 from pdkernel.model import Trigger, Workflow
 from pdkernel.operations.importer import (
     AccountQuestion,
+    ImportOptions,
     ImportResult,
     find_workflow_folders,
     import_folder,
@@ -158,9 +159,8 @@ def test_the_next_import_looks_up_actions_where_the_notebook_does(tmp_path: Path
             looked_up.append(sidecar.actions)
             return Catalog.without_project(tmp_path / ".pdkernel", environ={})
 
-        found = import_folder(
-            folder, notebook, build_catalog=build_catalog, ask_accounts=lambda _: {}, ask_trigger=None, force=True
-        )
+        options = ImportOptions(build_catalog, ask_accounts=lambda _: {}, ask_trigger=None, force=True)
+        found = import_folder(folder, notebook, options)
         assert found.error is None
 
     import_again()

@@ -157,9 +157,9 @@ def test_a_file_with_triggers_leaves_nothing_assumed(tmp_path: Path, file: str, 
     read = read_for_import(synced(tmp_path / "w", f"{HEAD}{SEND}", send__entry_DOT_js=NODE, pdkernel_DOT_yaml=file))
 
     assert bool(read.assumed_triggers) == is_assumed
-    assert read.is_state_missing
+    assert "no `.workflow.state`" in read.notes[0]
     (tmp_path / "w" / ".workflow.state").write_text("id: p_Ab12Cd3\n")
-    assert not read_for_import(tmp_path / "w").is_state_missing
+    assert read_for_import(tmp_path / "w").notes == ()
 
 
 def test_settings_of_triggers_outlive_the_next_import(tmp_path: Path) -> None:
