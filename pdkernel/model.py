@@ -431,6 +431,8 @@ def _branch_problem(block: Block, what: str, fix: str, branch: Branch | None = N
     return BlockError(f"The block {block.name} {what}.", fix=fix, step=block.name, line=line)
 
 
+_MAX_COMPARED = 50
+"""Names with which an unknown one is compared for a suggestion, because a comparison is slow and many cells can be wrong."""
 Entry: TypeAlias = Step | Block
 """A step or a block of a workflow."""
 
@@ -488,7 +490,7 @@ def _find_structure_error(
         )
         what = f"and the workflow has no block {name!r}"
     elif block.problem is None and all(each.name != branch for each in block.branches):
-        names = [each.name for each in block.branches]
+        names = [each.name for each in block.branches[:_MAX_COMPARED]]
         fix = did_you_mean(branch, names) or f"Write one of the branches of {name}: --in {name}.BRANCH."
         what = f"and the block {name} has no branch {branch!r}" if branch else "and no branch is named"
     elif name in ended:

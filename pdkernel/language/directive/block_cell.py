@@ -37,14 +37,14 @@ BLOCK_MAGICS: Mapping[BlockType, str] = {kind: f"%%pd{kind}" for kind in BLOCK_T
 """The magic of each type of block."""
 _BLOCK = re.compile(rf"\s*%%pd(?:{'|'.join(BLOCK_TYPES)})(?![\w?])(?P<rest>.*)", re.DOTALL)
 _TYPE = re.compile(rf"^\s*%%pd({'|'.join(BLOCK_TYPES)})\b", re.MULTILINE)
-_BRANCH = re.compile(r"(?P<name>[^\s:#'\"{\[?-][^:]*?)[ \t]*:(?:[ \t]+(?P<text>.*?))?[ \t]*\Z")
 _YAML_VALUE = re.compile(
     r"\{(?!\{)|[|>][-+0-9]*(?:\s+#.*)?\Z|\"(?:[^\"\\]|\\.)*\"\s*(?:#.*)?\Z|'(?:[^']|'')*'\s*(?:#.*)?\Z"
 )
 _COMMENT = re.compile(
-    r"(?P<text>'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|`(?:[^`\\]|\\.)*`)|(?:^|[ \t]+)#[^\n]*",
+    r"(?P<text>'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|`(?:[^`\\]|\\.)*`)|(?:^|(?<![ \t])[ \t]+)#[^\n]*",
     re.MULTILINE | re.DOTALL,
 )
+_OTHER_STARTS = " \t:#'\"{[?-"
 _WITHOUT_CONDITION: Mapping[str | None, Literal["always", "never"]] = {"always": "always", "never": "never"}
 _MAGIC_LINE = re.compile(r"^[ \t]*%%pd\w+[^\n]*", re.MULTILINE)
 _NEGATED = re.compile(r"(?<![\w\"'])(op[ \t]*:[ \t]+)(![a-z]+)(?=[ \t]*(?:[,}#]|$))")
@@ -137,21 +137,29 @@ class _Body:
         lines = body.split("\n")
         while len(written) < len(lines):
             line = lines[len(written)]
-            found = _BRANCH.match(line)
-            text = "" if found is None else _without_comments(found["text"] or "")
-            if found is not None and not text:
-                empty.add(found["name"])
-            is_javascript = kind != "switch" or (found is not None and found["name"] == EXPRESSION_KEY)
-            if found is None or not text or not is_javascript or _YAML_VALUE.match(found["text"]):
+            name, written_text = _split_branch(line)
+            text = _without_comments(written_text)
+            if name and not text:
+                empty.add(name)
+            is_javascript = kind != "switch" or name == EXPRESSION_KEY
+            if not name or not text or not is_javascript or _YAML_VALUE.match(written_text):
                 written.append(_NEGATED.sub(r'\1"\2"', line))
                 continue
             more = _count_continued(lines, len(written) + 1)
             below = lines[len(written) + 1 : len(written) + 1 + more]
-            source = _without_comments("\n".join([found["text"], *below]))
+            source = _without_comments("\n".join([written_text, *below]))
             token = next(free)
             sources[token] = "\n".join(part.rstrip() for part in source.split("\n") if part.strip())
-            written += [f"{found['name']}: {token}", *[""] * more]
+            written += [f"{name}: {token}", *[""] * more]
         return cls("\n".join(written), sources, frozenset(empty))
+
+
+def _split_branch(line: str) -> tuple[str, str]:
+    """Return the name and the text of `NAME: TEXT`; two empty texts for another line, such as a part of a value in YAML."""
+    name, colon, text = line.partition(":")
+    if not colon or line[0] in _OTHER_STARTS or text[:1] not in ("", " ", "\t"):
+        return "", ""
+    return name.rstrip(), text.strip()
 
 
 def _count_continued(lines: list[str], start: int) -> int:

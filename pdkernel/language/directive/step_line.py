@@ -9,6 +9,7 @@ line, is written as a JSON string, so every value has one form that is read back
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import json
 import math
@@ -396,10 +397,10 @@ def _check_flags(words: Sequence[str], magic: str, options: Sequence[StepOption]
         if word in takes_value:
             skip = True
         elif word.startswith("-") and flag not in (flags := [option.flag for option in options]):
-            raise DirectiveError(
-                f"{magic}: there is no option {flag}.",
-                fix=did_you_mean(flag, flags, aliases={"-l": "--lang"} if magic == STEP_MAGIC else {}),
-            )
+            near = difflib.get_close_matches(flag.lstrip("-"), [each.lstrip("-") for each in flags])  # dashes are alike
+            aliases = {"-l": "--lang"} if magic == STEP_MAGIC else {}
+            fix = did_you_mean(flag, [f"--{each}" for each in near] or flags, aliases=aliases)
+            raise DirectiveError(f"{magic}: there is no option {flag}.", fix=fix)
 
 
 def _language(text: str | None, *, uses: str | None) -> Language:

@@ -187,8 +187,8 @@ def describe_rules(rules: Mapping[str, Any], *, is_evaluated: bool = True) -> st
 def _describe_template(operand: Any) -> str:
     if operand is UNDEFINED:
         return ""
-    found = re.fullmatch(r"\{\{\s*((?:(?!\}\}|\{\{).)*?)\s*\}\}", operand) if isinstance(operand, str) else None
-    return found[1] if found else _shorten(operand)
+    inner = operand[2:-2] if isinstance(operand, str) and operand[:2] == "{{" and operand[-2:] == "}}" else "{{"
+    return _shorten(operand) if "{{" in inner or "}}" in inner else inner.strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def test_a_bad_header_does_not_stop_the_other_steps(notebook: Notebook, run: Run
 
     shown = run("%pdrun")
 
-    assert "there is no option --lng.\nDid you mean --lang" in refused
+    assert "there is no option --lng.\nDid you mean --lang?" in refused
     assert "checking" not in shown
     assert "DirectiveError at line 1 of cell [3]:" in shown
     assert "the other" in shown

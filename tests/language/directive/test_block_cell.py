@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,3 +245,16 @@ def test_blocks_as_a_person_writes_them(cell: str) -> None:
     assert list(find_condition_errors(block)) == []
     assert parse_block_cell(format_block_cell(block)) == block
     assert not is_step_cell(cell)
+
+
+@pytest.mark.parametrize(
+    "line", ["a" + " " * 200_000, "a: x" + " " * 200_000 + "y", "a: " + "'" * 99_999, "a: " + "`" * 99_999, "a: {op" + ":" * 99_999, "a: '" + "''" * 99_999]
+)  # fmt: skip
+def test_a_long_line_takes_linear_time(line: str) -> None:
+    """A cell of a stranger cannot stop the process: spaces and quotes are read in linear time."""
+    started = time.process_time()
+
+    with contextlib.suppress(DefinitionError):
+        parse_block_cell(f"%%pdif b\n{line}")
+
+    assert time.process_time() - started < 5
