@@ -171,12 +171,15 @@ def test_an_unsupported_entry(entry: dict[str, Any], name: str, reason: str) -> 
 def test_unsupported_entries_are_stored_beside_other_bookkeeping() -> None:
     """The entries are read back in order, and other data of the definition stays."""
     entries = (UnsupportedEntry(None, {"a": 1}), UnsupportedEntry("a", {}))
+    archived = (*entries, UnsupportedEntry("a", {"b": 1}, "$.steps[1]", "is unknown"))
     workflow = replace(WHOLE, extra={"k": 1, ROUND_TRIP_KEY: {"n": 1, "kept": []}})
 
     kept = workflow.with_unsupported_entries(entries)
 
     assert kept.unsupported_entries == entries
     assert kept.extra == {"k": 1, ROUND_TRIP_KEY: {"n": 1, "kept": [{"after": None, "entry": {"a": 1}}, {"after": "a", "entry": {}}]}}  # fmt: skip
+    assert workflow.with_unsupported_entries(archived).unsupported_entries == archived
+    assert (archived[2].name, archived[2].unsupported_reason) == ("$.steps[1]", "is unknown")
     assert WHOLE.with_unsupported_entries([]) is WHOLE
     assert WHOLE.unsupported_entries == ()
 

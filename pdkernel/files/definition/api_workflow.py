@@ -17,7 +17,7 @@ from typing import Any
 from pdkernel.errors import NotebookError, RequestError, StepNameError
 from pdkernel.files.definition.entry_file import RUNTIME_NAMES
 from pdkernel.files.definition.file_plan import WORKFLOW_SCHEMA
-from pdkernel.files.definition.step_props import CONFIGURABLE_PROPS_KEY, parse_props
+from pdkernel.files.definition.step_props import CONFIGURABLE_PROPS_KEY, STORE_KEY, parse_props
 from pdkernel.files.definition.synced_folder import TRIGGER_TYPES, assume_trigger, is_rule_filter_props
 from pdkernel.language.analysis import find_declared_apps
 from pdkernel.language.analysis.secret_props import ENCRYPTED_VALUE_KEY
@@ -41,10 +41,13 @@ REDACTED = "<redacted>"
 """The text in place of a secret prop's value (documentation page on exports)."""
 MAX_DEPTH = 100
 """The depth to which the lists and objects of a workflow may be nested."""
+MAX_ENTRIES = 10_000
+"""The number of steps and unknown parts of a workflow; a notebook of 2 MB holds fewer."""
 UNREAD_KEY = "unread"
 """The key under `ROUND_TRIP_KEY` for what the platform's JSON has and pdkernel does not read, of a workflow by its JSON path."""
 _LANGUAGES: Mapping[str, Language] = {"nodejs": "node", "python": "python", "golang": "go", "go": "go", "bash": "bash"}
 _WORKFLOW_ID = re.compile(r"p_[A-Za-z0-9]{4,}\Z")
+_ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$]*\Z")
 _EXPRESSION = re.compile(r"\{\{|\bsteps\s*[.\[]|\bevent\s*[.\[]")
 _NAMING_KEYS = frozenset({"id", "key", "name", "namespace", "slug", "uuid"})
@@ -116,7 +119,7 @@ def read_workflow_json(
         ignored: Keys without a meaning for when steps run, as the user says: their values are kept, and disable no step.
 
     Raises:
-        NotebookError: *document* holds no workflow, or is nested too deeply. The message is the rest of a sentence that begins
+        NotebookError: *document* holds no workflow, or too many steps, or is nested too deeply. The message is the rest of a sentence that begins
             with the name of the source.
     """
     if _is_deeper(document, MAX_DEPTH):
@@ -177,7 +180,8 @@ def _find_main(document: object) -> tuple[tuple[str, ...], Mapping[str, Any] | N
         for keys, value in level:
             if not isinstance(value, Mapping):
                 continue
-            if any(isinstance(value.get(key), list) for key in ("steps", "triggers")) and not _has_namespace(value):
+            is_block = bool(keys) and _has_namespace(value)
+            if not is_block and any(isinstance(value.get(key), list) for key in ("steps", "triggers")):
                 return keys, value
             deeper += [((*keys, key), item) for key, item in value.items() if key != "settings"]
         level = deeper
@@ -353,6 +357,7 @@ class _Reader:
         return key not in self.ignored and any(text in self._names for _, text in _iter_texts(value))
 
     def _read_part(self, path: str, key: str, value: Any) -> None:
+        self._check_count()
         if self._may_decide(key, value):
             self._keep(path, value)
         else:
@@ -367,7 +372,12 @@ class _Reader:
         self._deciding.append((path, value))
         self._add_steps(path, value)
 
+    def _check_count(self) -> None:
+        if len(self.entries) + len(self.unread) + len(self._steps) >= MAX_ENTRIES:
+            raise NotebookError(f"has more than {MAX_ENTRIES} steps and unknown parts.")
+
     def _add_entry(self, path: str, value: Any, why: str) -> None:
+        self._check_count()
         above = next(reversed(self._steps), None)
         self.entries.append(UnsupportedEntry(above, value if isinstance(value, dict) else {"value": value}, path, why))
 
@@ -379,6 +389,7 @@ class _Reader:
 
     def _add_step(self, path: str, raw: Mapping[str, Any]) -> bool:
         """Add the step *raw* and return True; a step that cannot be represented is kept as an entry."""
+        self._check_count()
         name = str(raw["namespace"])
         fault = _find_fault(raw)
         if fault is None and name in self._steps:
@@ -490,7 +501,19 @@ def _read_props(raw: Mapping[str, Any], source: str) -> dict[str, JSON]:
         props |= _read_object(raw.get(key))
     for prop, account in _read_object(raw.get("authProvisionIdMap")).items():
         props.setdefault(prop, {ACCOUNT_KEY: account})
-    return {prop: _restore_secrets(value, source) for prop, value in props.items()}
+    return {prop: _restore_secrets(_with_text_ids(value), source) for prop, value in props.items()}
+
+
+def _with_text_ids(value: JSON) -> JSON:
+    """Return the value of a prop; what cannot be the id of an account or of a data store is left out."""
+    if not isinstance(value, dict):
+        return value
+    bad = {key: None for key in (ACCOUNT_KEY, STORE_KEY) if key in value and not _is_id(value[key])}
+    return {**value, **bad}
+
+
+def _is_id(value: JSON) -> bool:
+    return isinstance(value, str) and _ID.match(value) is not None
 
 
 def build_secret(source: str) -> dict[str, JSON]:

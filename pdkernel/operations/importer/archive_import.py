@@ -87,6 +87,11 @@ class ArchiveResult(JsonStruct, frozen=True):
         statuses = [one.error.exit_status for one in self.workflows if one.error is not None]
         return max([*statuses, *(2 for line in self.lines if line.lost)], default=0)
 
+    def json_form(self) -> object:
+        """Return `{"archive", "workflows", "lines", "notes"}`."""
+        workflows = [one.json_form() for one in self.workflows]
+        return {"archive": self.archive, "workflows": workflows, "lines": self.lines, "notes": self.notes}
+
 
 def import_archive(
     path: Path,

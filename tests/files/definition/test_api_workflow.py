@@ -319,6 +319,13 @@ def test_a_deep_document_is_refused() -> None:
         read_workflow_json({"steps": [deep], "triggers": []}, "W")
 
 
+@pytest.mark.parametrize("part", [{"namespace": "a", "code": ""}, {"x": 1}, [1]], ids=["steps", "objects", "lists"])
+def test_a_document_with_too_many_parts_is_refused(part: Any) -> None:
+    """A workflow that no notebook could hold is refused before it costs minutes."""
+    with pytest.raises(NotebookError, match="more than 10000 steps"):
+        read_workflow_json({"steps": [part] * 10_001, "triggers": []}, "W")
+
+
 @dataclass
 class Seen:
     """What a document holds, by the words of the rules: its steps, and the outermost containers that are not understood."""

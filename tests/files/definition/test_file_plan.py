@@ -132,8 +132,12 @@ def test_a_step_stays_in_its_file_unless_its_language_changes(entry: JSON, path:
 
 
 def test_an_entry_without_a_step_above_is_at_its_end_of_the_file() -> None:
-    """An unsupported entry stays at the top; that of a removed step comes last."""
-    entries = [UnsupportedEntry(None, {"namespace": "first"}), UnsupportedEntry("gone", {"namespace": "last"})]
+    """An unsupported entry stays at the top; that of a removed step comes last, and that of an archive has no form in Git."""
+    entries = [
+        UnsupportedEntry(None, {"namespace": "first"}),
+        UnsupportedEntry("gone", {"namespace": "last"}),
+        UnsupportedEntry("check", {"namespace": "archived"}, "$.steps[1]", "is unknown"),
+    ]
     workflow = Workflow("W", steps=(Step("check", source=PYTHON),)).with_unsupported_entries(entries)
 
     lines = text_of(plan_files(workflow), "workflow.yaml").splitlines()

@@ -201,12 +201,18 @@ def test_forms_that_are_unknown_to_git() -> None:
             Step("send", source=PYTHON, apps=(AppBinding("slack", "slack"),)),
             Step("own", source=PYTHON, apps=(AppBinding("slack", "slack", "apn_1"),)),
         ),
-    ).with_unsupported_entries([UnsupportedEntry("own", {"namespace": "branch", "type": "switch"})])
+    ).with_unsupported_entries(
+        [
+            UnsupportedEntry("own", {"namespace": "branch", "type": "switch"}),
+            UnsupportedEntry("own", {"namespace": "archived"}, "$.steps[4]", "is unknown"),
+        ]
+    )
 
     findings = [finding for finding in lint_workflow(workflow) if finding.rule == "git-form"]
 
-    assert [finding.step for finding in findings] == ["shell", "compiled", "send", None]
-    for finding, word in zip(findings, ("Bash", "Go", "external user's account", "branch"), strict=True):
+    assert [finding.step for finding in findings] == ["shell", "compiled", "send", None, None]
+    words = ("Bash", "Go", "external user's account", "branch", "an export leaves it out")
+    for finding, word in zip(findings, words, strict=True):
         assert word in finding.message
 
 

@@ -115,6 +115,19 @@ def test_a_kept_entry_with_a_fence_is_one_block() -> None:
     assert text.endswith("\n`````")
 
 
+def test_an_unknown_part_and_its_steps_are_explained() -> None:
+    """A part of an archive reads back with its path, and the cells say why its step is disabled and what to do."""
+    step = Step("page", source="x = 1\n", disabled=True, extra={ROUND_TRIP_KEY: {"condition": "$.steps[0].branches"}})
+    entry = UnsupportedEntry(None, {"namespace": "triage"}, "$.steps[0]", "is unknown")
+    cells = cells_of(Workflow("W", triggers=ONE, steps=(step,)).with_unsupported_entries([entry]))
+
+    texts = {cell["id"]: "".join(cell["source"]) for cell in cells}
+
+    assert "triage is unknown. No step runs while this cell is here." in texts["kept-1"]
+    assert "`page` depends on `$.steps[0].branches`" in texts["condition-page"]
+    assert texts["step-page"].startswith("%%pdstep page --disabled")
+
+
 def test_a_step_without_its_code_is_explained() -> None:
     """A Markdown cell above the step reports that its code was missing at the import."""
     gone = Step("gone", extra={ROUND_TRIP_KEY: {"missing": True}})

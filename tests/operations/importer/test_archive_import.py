@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pdkernel.actions import Catalog
 from pdkernel.errors import ArchiveError, RequestError
 from pdkernel.files.notebook import read_notebook
+from pdkernel.files.source import load_source
 from pdkernel.operations.importer import ArchiveResult, ImportOptions, explain_archive, import_archive
 from tests.files.definition.archives import PYTHON, action, manifest, pack, step, workflow
 from tests.operations.importer.import_helpers import as_written
@@ -141,6 +145,11 @@ def test_one_bad_workflow_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "x.zip/bad.json is not JSON" in str(result.workflows[0].error)
     assert result.exit_status == 2
     assert len(listing(tmp_path / "to")) == 4
+    assert [one["error"] and one["error"]["code"] for one in result.to_json()["workflows"]] == [
+        "not_a_workflow",
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -293,3 +302,48 @@ def test_a_key_that_is_declared_harmless_disables_nothing(tmp_path: Path) -> Non
 
     found = [read_notebook(tmp_path / name / "w.ipynb").step("a").disabled for name in ("strict", "told")]
     assert found == [True, False]
+
+
+KEYS = st.sampled_from(
+    ["steps", "triggers", "namespace", "code", "savedComponent", "configured_props_json", "configured_props", "id", "name",
+     "settings", "lang", "component_key", "version", "app", "configurableProps", "authProvisionIdMap", "notes", "x y", "", "_filter"]
+)  # fmt: skip
+TEXTS = st.sampled_from(
+    ["a", "hi_1", "ti_2", "p_Ab12Cd3", "python3.12", "<redacted>", "{{steps.a.x}}", "{{", "```", "x\r\ny", "\ud800", "\ufeffz",
+     '{"a": {"authProvisionId": 5}}', '{"s": {"storeId": {}}}', "%%pdstep", "slack-x", "0.0.1", "["]
+)  # fmt: skip
+VALUES = st.recursive(
+    st.one_of(
+        TEXTS, st.none(), st.booleans(), st.integers(-3, 10**20), st.floats(allow_nan=False, allow_infinity=False)
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=5)),
+    max_leaves=15,
+)
+STEPS = st.builds(
+    lambda name, key, code, more: {**more, "namespace": name, key: code},
+    st.sampled_from(["a", "b", "c", "d e", "trigger"]),
+    st.sampled_from(["code", "savedComponent", "configured_props_json", "component_key"]),
+    VALUES,
+    st.dictionaries(KEYS, VALUES, max_size=4),
+)
+
+
+@settings(max_examples=60)
+@given(
+    steps=st.lists(st.one_of(STEPS, VALUES), max_size=5), more=st.dictionaries(KEYS, VALUES, max_size=3), listed=VALUES
+)
+def test_any_json_is_imported_and_read_back(steps: list[Any], more: dict[str, Any], listed: Any) -> None:
+    """Whatever a file and the manifest hold, the import ends, and a notebook that it writes can be read and imported again."""
+    item = {**more, "name": "W", "triggers": more.get("triggers", []), "steps": steps}
+    with TemporaryDirectory() as folder:
+        path = pack(Path(folder) / "x.zip", {"w.json": item}, listed={"workflows": listed, "warnings": [listed]})
+
+        result = run(path, Path(folder) / "to")
+        again = run(path, Path(folder) / "to")
+        explain_archive(path)
+
+        (one,) = result.workflows
+        assert one.error is None, one.error
+        load_source(one.notebook, unanswered="keep")
+        assert again.workflows[0].state == "unchanged"
+        assert result.to_json()["workflows"][0]["state"] == "new"
