@@ -245,6 +245,18 @@ def _iter_steps(path: str, value: object) -> Iterator[tuple[str, Mapping[str, An
             yield from _iter_steps(inner, item)
 
 
+def shorten_steps(value: Any) -> Any:
+    """Return *value* for a reader: each step in it has only its name and what is not documented."""
+    if isinstance(value, list):
+        return [shorten_steps(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    shown = (
+        {key for key in value if key == "namespace" or key not in STEP_KEYS} if is_step_json(value) else value.keys()
+    )
+    return {key: shorten_steps(item) for key, item in value.items() if key in shown}
+
+
 def _iter_texts(value: object) -> Iterator[tuple[str, str]]:
     """Yield each text in *value* with its key, also of objects that are stored as JSON text."""
     waiting: list[tuple[str, object]] = [("", value)]

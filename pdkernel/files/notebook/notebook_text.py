@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from pdkernel.errors import DefinitionError
+from pdkernel.files.definition.api_workflow import shorten_steps
 from pdkernel.files.definition.entry_file import detect_language
 from pdkernel.files.definition.file_plan import iter_step_files
 from pdkernel.files.notebook.cells import (
@@ -170,6 +171,7 @@ def _hidden_props(step: Step, kept: object) -> str:
 def _kept(entries: list[tuple[int, UnsupportedEntry]]) -> Iterator[_Cell]:
     for number, kept in entries:
         why = " ".join(f"{kept.name} {kept.unsupported_reason}".split())
+        shown: Mapping[str, JSON] = kept.entry
         if kept.path is None:
             about = f"**Not run by pdkernel:** {why}. An export writes the entry back unchanged, at the same place."
             place = {}
@@ -179,7 +181,8 @@ def _kept(entries: list[tuple[int, UnsupportedEntry]]) -> Iterator[_Cell]:
                 "`%%pdswitch`, `%%pdparallel` or code, enable the steps below that belong to it, and delete this cell."
             )
             place = {"path": kept.path, "why": kept.why}
-        text = f"{about}\n\n{_fenced(dump_yaml(dict(kept.entry)))}"
+            shown = shorten_steps(kept.entry)
+        text = f"{about}\n\n{_fenced(dump_yaml(dict(shown)))}"
         yield _Cell("markdown", f"kept-{number}", text, {"kept": encode_mapping(kept.entry), **place})
 
 

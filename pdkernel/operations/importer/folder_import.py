@@ -26,6 +26,7 @@ from pdkernel.files.definition import (
     read_sidecar,
     write_definition_files,
 )
+from pdkernel.files.definition.archive import MANIFEST
 from pdkernel.files.definition.folder_write import complete_write
 from pdkernel.files.definition.sidecar import parse_sidecar
 from pdkernel.files.notebook import MAX_CELLS_BYTES, METADATA_KEY
@@ -105,9 +106,12 @@ def find_workflow_folders(root: Path) -> list[Path]:
         raise NotebookError(f"{root} {what}.", fix="Name a workflow's folder, or a repository that Pipedream synced.")
     found = list(iter_workflow_paths(root, include_notebooks=False))
     if not found:
+        is_unpacked = (root / MANIFEST).is_file()
         raise NotebookError(
             f"{root} holds no workflow: no folder in it has a {WORKFLOW_FILE}.",
-            fix="Name the folder of a repository that Pipedream synced.",
+            fix="If it is an unpacked archive of Pipedream, name the ZIP itself."
+            if is_unpacked
+            else "Name the folder of a repository that Pipedream synced.",
         )
     return found
 

@@ -116,14 +116,16 @@ def test_a_kept_entry_with_a_fence_is_one_block() -> None:
 
 
 def test_an_unknown_part_and_its_steps_are_explained() -> None:
-    """A part of an archive reads back with its path, and the cells say why its step is disabled and what to do."""
+    """The cells show the part without the code of its steps, and say why a step is disabled and what to do."""
     step = Step("page", source="x = 1\n", disabled=True, extra={ROUND_TRIP_KEY: {"condition": "$.steps[0].branches"}})
-    entry = UnsupportedEntry(None, {"namespace": "triage"}, "$.steps[0]", "is unknown")
+    inner = {"namespace": "page", "code": "x = 1", "runs_if": {"op": "="}}
+    entry = UnsupportedEntry(None, {"namespace": "triage", "branches": [inner]}, "$.steps[0]", "is unknown")
     cells = cells_of(Workflow("W", triggers=ONE, steps=(step,)).with_unsupported_entries([entry]))
 
     texts = {cell["id"]: "".join(cell["source"]) for cell in cells}
 
     assert "triage is unknown. No step runs while this cell is here." in texts["kept-1"]
+    assert texts["kept-1"].endswith('namespace: triage\nbranches:\n- namespace: page\n  runs_if:\n    op: "="\n```')
     assert "`page` depends on `$.steps[0].branches`" in texts["condition-page"]
     assert texts["step-page"].startswith("%%pdstep page --disabled")
 

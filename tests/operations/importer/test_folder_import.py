@@ -716,3 +716,11 @@ def _load_import_export(folder: Path) -> None:
     check_workflow(workflow)
     assert import_one(folder, folder.with_suffix(".ipynb")).error is None
     export_to_synced_folder(workflow, folder)
+
+
+def test_an_unpacked_archive_is_recognised(tmp_path: Path) -> None:
+    """The error for a folder without a workflow says to name the archive itself."""
+    (tmp_path / "manifest.json").write_text("{}")
+
+    with pytest.raises(NotebookError, match="name the ZIP itself"):
+        find_workflow_folders(tmp_path)
