@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+import psutil  # noqa: F401 - likewise, where the interpreter is in a folder that only root reads
+
 from pdkernel.model import Language, Step
 from pdkernel.workers import RunSetup, StepAccess, StepCall, StepRecorder, WorkerPool
 
