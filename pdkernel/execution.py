@@ -6,7 +6,7 @@ The fields are the keys of the JSON that `run --json`, the journal and the serve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, Self
 
@@ -16,7 +16,7 @@ from msgspec.structs import force_setattr, replace
 from pdkernel.common.encode import JsonStruct
 from pdkernel.common.lookup import Lookup
 from pdkernel.errors import PdkernelError
-from pdkernel.model import JSON
+from pdkernel.model import JSON, BlockType
 
 Status = Literal["queued", "executing", "paused", "resumed", "success", "error", "exited", "cancelled"]
 UNFINISHED_STATUSES: frozenset[Status] = frozenset({"queued", "executing", "paused", "resumed"})
@@ -209,17 +209,36 @@ class Response(JsonStruct, frozen=True):
     body: JSON = None
 
 
-class StepResult(JsonStruct, frozen=True):
+class BlockChoice(JsonStruct, frozen=True, omit_defaults=True):
     """
-    The result of one step.
+    What a block has decided.
 
     Attributes:
-        path: The place of the step among branches; outside of branches its name.
+        type: `if`, `switch` or `parallel`.
+        taken: The branches that run, in order.
+        conditions: The evaluated conditions in order, as `judge_branch` returns them, with the values that they read by plain paths
+            (`reads`); without those of an if or switch block below the branch that runs.
+    """
+
+    type: BlockType
+    taken: tuple[str, ...] = ()
+    conditions: tuple[Mapping[str, JSON], ...] = ()
+
+
+class StepResult(JsonStruct, frozen=True):
+    """
+    The result of one step or block.
+
+    Attributes:
+        path: The place of the step among branches, `BLOCK.BRANCH.STEP`; outside of branches its name.
         iteration: 1, or the number of the pass through a loop.
         duration_ms: Milliseconds, rounded to one decimal; None for a step that has not ended.
         source: For a pre-built action, where the component came from and the limits of that source; unset for code.
         props: The props that the step received, with evaluated expressions; unset for a step without props. Secret props
             and very large values are replaced.
+        block: The innermost block around the step; unset outside of branches.
+        branch: The branch of *block* that the step is part of; unset outside of branches.
+        choice: For a block that was reached, what it has decided; unset for a step.
     """
 
     name: str
@@ -236,6 +255,9 @@ class StepResult(JsonStruct, frozen=True):
     error: ErrorRecord | None = None
     source: str | UnsetType = UNSET
     props: Mapping[str, JSON] | UnsetType = UNSET
+    block: str | UnsetType = UNSET
+    branch: str | UnsetType = UNSET
+    choice: BlockChoice | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -257,6 +279,55 @@ class StepResult(JsonStruct, frozen=True):
     def output(self) -> str:
         """The step's output on both streams, in order."""
         return "".join(log.text for log in self.logs)
+
+
+def fill_block_exports(steps: Sequence[StepResult], status: Status) -> tuple[StepResult, ...]:
+    """
+    Return *steps* with the exports of blocks that have ended: those of the last step of each branch that ran.
+
+    Args:
+        steps: The results of a run, each block above its steps.
+        status: The status of the run; all blocks of a run that has succeeded have ended.
+    """
+    filled: list[StepResult] = []
+    ended: set[str] = set()
+    branches: dict[tuple[str, str], list[StepResult]] = {}  # the last step first
+    for step in reversed(steps):
+        if not isinstance(step.choice, UnsetType) and step.status == "success":
+            inner = {branch: branches.get((step.name, branch), []) for branch in step.choice.taken}
+            if status == "success" or all(_has_ended(each, ended) for branch in inner.values() for each in branch):
+                ended.add(step.name)
+                exports = {branch: (_find_exports(each) for each in results) for branch, results in inner.items()}
+                step = replace(step, exports=step.exports or build_block_exports(step.choice, exports))  # noqa: PLW2901
+        filled.append(step)
+        if not isinstance(step.block, UnsetType) and not isinstance(step.branch, UnsetType):
+            branches.setdefault((step.block, step.branch), []).append(step)
+    return tuple(reversed(filled))
+
+
+def _has_ended(step: StepResult, ended: Collection[str]) -> bool:
+    is_block = not isinstance(step.choice, UnsetType) and step.status == "success"
+    return step.name in ended if is_block else step.status in ("success", "pinned", "disabled")
+
+
+def _find_exports(step: StepResult) -> Mapping[str, JSON] | None:
+    return step.exports if step.status in ("success", "pinned") else None
+
+
+def build_block_exports(
+    choice: BlockChoice, branches: Mapping[str, Iterable[Mapping[str, JSON] | None]]
+) -> dict[str, JSON]:
+    """
+    Return the exports of a block: those of the last step of the branch that ran, or of a parallel block by branch.
+
+    Args:
+        choice: What the block has decided.
+        branches: By taken branch, the exports of its steps, the last step first; None for a step that has not run.
+    """
+    last = {
+        name: next((dict(each) for each in exports if each is not None), None) for name, exports in branches.items()
+    }
+    return {RETURN_VALUE: dict(last) if choice.type == "parallel" else next(iter(last.values()), None)}
 
 
 def milliseconds_between(start: str, end: str) -> float:

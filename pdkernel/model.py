@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar, get_args
 
 from pdkernel.errors import (
     BlockError,
@@ -443,9 +443,18 @@ def split_inside(inside: str) -> tuple[str, str]:
     return block, branch
 
 
-def merge_entries(steps: Sequence[Step], blocks: Iterable[Block]) -> tuple[Entry, ...]:
+class _Placed(Protocol):
+    @property
+    def place(self) -> int: ...
+
+
+S = TypeVar("S")
+P = TypeVar("P", bound=_Placed)
+
+
+def merge_entries(steps: Sequence[S], blocks: Iterable[P]) -> tuple[S | P, ...]:
     """Return *steps* and *blocks* in the order of their cells."""
-    found: list[Entry] = []
+    found: list[S | P] = []
     taken = 0
     for block in blocks:
         found += (*steps[taken : block.place], block)

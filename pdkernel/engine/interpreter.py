@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pdkernel.actions import Catalog
@@ -26,6 +27,7 @@ from pdkernel.engine.account_resolution import (
     override_accounts,
     resolve_accounts,
 )
+from pdkernel.engine.blocks import end_block, start_block
 from pdkernel.engine.child_runs import ExecutedRun
 from pdkernel.engine.limits import PayloadCounter
 from pdkernel.engine.preflight_checks import check_request
@@ -43,9 +45,9 @@ from pdkernel.engine.step_actions import StepActions, find_account_props, may_ha
 from pdkernel.engine.step_executor import StepExecutor
 from pdkernel.engine.step_packages import StepPackages
 from pdkernel.errors import InternalError, PdkernelError, ProjectError, RequestError
-from pdkernel.execution import ErrorRecord, Execution, Status
+from pdkernel.execution import BlockChoice, ErrorRecord, Execution, Status
 from pdkernel.journal import Begun, Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns, encode_output
-from pdkernel.model import JSON
+from pdkernel.model import JSON, Block, Entry
 from pdkernel.storage import DataStoreTable, ScratchByUser, ScratchCopy, Vault
 from pdkernel.workers import RunPlace, RunSetup, StepPool
 
@@ -549,18 +551,39 @@ class Interpreter:
     async def _run_each(self, run: RunState, state: RestoredRun) -> Status:
         status: Status = "success"
         try:
-            for step in run.request.workflow.steps:
-                if (final_status := await self._steps.run(run, step, state)) is not None:
-                    status = final_status
-                    break
+            status = await self._run_entries(run, state) or "success"
         except asyncio.CancelledError:
             if run.record.is_handed_over:
                 raise
             acknowledge_cancellation()
             status = "cancelled"
         run.record.skip_remaining()
-        is_blocked = any(run.request.is_selected(name) for name in run.request.blocked_steps)
+        is_blocked = run.request.blocked_steps and any(step.status == "error" for step in run.record.execution.steps)
         return "error" if is_blocked and status in ("success", "exited") else status
+
+    async def _run_entries(self, run: RunState, state: RestoredRun) -> Status | None:
+        """Run steps and branches in order; return a status if the run ends with one of them. A loop, because blocks may nest without limit."""
+        workflow = run.request.workflow
+        open_blocks: list[tuple[Block, BlockChoice]] = []
+        levels: list[Iterator[Entry]] = [iter(workflow.entries())]
+        while levels:
+            entry = next(levels[-1], None)
+            if entry is None:
+                levels.pop()
+                if open_blocks:
+                    end_block(run, *open_blocks.pop())
+            elif isinstance(entry, Block):
+                choice = await start_block(run, entry, state, self._clock)
+                if isinstance(choice, str):
+                    return choice
+                if choice is not None:
+                    open_blocks.append((entry, choice))
+                    # parity[parallel-branches]: branches of a parallel block run one after the other, in the order of their cells
+                    branches = [workflow.entries(f"{entry.name}.{branch}") for branch in choice.taken]
+                    levels.append(chain.from_iterable(branches))
+            elif (status := await self._steps.run(run, entry, state)) is not None:
+                return status
+        return None
 
 
 def _raise_problem(request: RunRequest, state: RestoredRun) -> None:

@@ -9,7 +9,7 @@ environment variables, secret props.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from pdkernel.language.analysis import (
     find_secret_props,
     find_workflow_variables,
 )
-from pdkernel.language.expression import is_plain_path, iter_templates
+from pdkernel.language.expression import is_plain_path, iter_condition_sources, iter_templates
 from pdkernel.model import JSON, LANGUAGE_NAMES, ROUND_TRIP_KEY, Workflow
 from pdkernel.workers import find_bash, find_go, find_node
 
@@ -60,6 +60,7 @@ def check_request(request: RunRequest, *, has_debugger: bool = False) -> None:
     key = (
         request.options.only_steps,
         frozenset(request.options.pinned_exports),
+        frozenset(request.options.branches),
         request.done_steps,
         frozenset(request.blocked_steps),
     )
@@ -68,12 +69,13 @@ def check_request(request: RunRequest, *, has_debugger: bool = False) -> None:
         running = disable_skipped_steps(request)
         if request.blocked_steps and all(step.disabled for step in running.steps):
             check_readable(request.workflow)  # no step can run: the run is refused
+        left_out = {block.name for block in running.blocks if not request.should_execute(block)}
         check_import_complete(running)
-        check_workflow(running)
+        check_workflow(running, left_out=left_out)
         check_packages(running)
         check_supported(running)
         check_props(running)
-        check_interpreters(running)
+        check_interpreters(running, left_out)
         needed = checked[key] = (find_workflow_variables(running), find_secret_props(running))
     variables, secrets = needed
     check_variables(variables, request.variables)
@@ -97,10 +99,15 @@ def disable_skipped_steps(request: RunRequest) -> Workflow:
     )
 
 
-def check_interpreters(workflow: Workflow) -> None:
-    """Refuse a workflow whose interpreters are not installed. Raises `InterpreterMissingError`."""
+def check_interpreters(workflow: Workflow, left_out: Collection[str] = ()) -> None:
+    """Refuse a workflow whose interpreters are not installed, for its blocks too, without those *left_out*. Raises `InterpreterMissingError`."""
     steps = [step for step in workflow.steps if not step.disabled]
-    if any(step.language == "node" or _needs_javascript(step.props) for step in steps):
+    conditions = (
+        source for block in workflow.blocks if block.name not in left_out for _, source in iter_condition_sources(block)
+    )
+    if any(step.language == "node" or _needs_javascript(step.props) for step in steps) or not all(
+        map(is_plain_path, conditions)
+    ):
         find_node()
     if any(step.language == "bash" for step in steps):
         find_bash()

@@ -16,9 +16,9 @@ from typing import Any
 
 from pdkernel.engine.limits import listen_ports, memory_limit_mb
 from pdkernel.errors import ExpressionError
-from pdkernel.language.analysis import find_secret_props, iter_sources
+from pdkernel.language.analysis import build_condition_step, find_secret_props, iter_sources
 from pdkernel.language.expression import add_missing_braces, iter_templates
-from pdkernel.model import Step, Workflow
+from pdkernel.model import Entry, Step, Workflow, split_inside
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -41,31 +41,57 @@ class PreparedStep:
     is_read_by_javascript: bool
 
 
+@dataclass(frozen=True)
+class EntryPlace:
+    """
+    The place of a step or block in a branch.
+
+    Attributes:
+        path: The path through the blocks around it, `BLOCK.BRANCH.NAME`.
+        block: The innermost block around it.
+        branch: The branch of *block*.
+    """
+
+    path: str
+    block: str
+    branch: str
+
+    @classmethod
+    def of(cls, workflow: Workflow, entry: Entry) -> EntryPlace:
+        """Return the place of *entry*, which is in a branch of *workflow*."""
+        return cls(workflow.path(entry.name), *split_inside(entry.inside or ""))
+
+
 class PreparedWorkflow:
     """
     What runs need of a workflow: `workflow.derive(PreparedWorkflow)`.
 
     Attributes:
         steps: What they need of each step, by name.
+        places: The places of the steps and blocks in branches, by name.
         memory_limit_mb: The memory limit of a step in megabytes, or None.
         listen_ports: Ports on which steps may listen, besides free ones.
         may_declare_apps: The enabled steps that may use accounts; all others certainly use none.
         words: All identifiers in the steps, and the variables that `pdkernel.yaml` lists.
-        unreadable_steps: The steps whose cells cannot be read.
+        unreadable: The steps and blocks whose cells cannot be read.
         checked: The results of the preflight checks, by the steps that a run selects.
     """
 
     def __init__(self, workflow: Workflow) -> None:
         with_secrets = {prop.step for prop in find_secret_props(workflow)}
+        has_conditions = any(branch.runs == "when" for block in workflow.blocks for branch in block.branches)
         self.steps: Mapping[str, PreparedStep] = {
             step.name: PreparedStep(
                 workflow.timeout_s(step),
                 has_expressions=_has_expressions(step),
                 has_secret_props=step.name in with_secrets,
                 is_read_by_javascript=step.language != "node"
-                and any(map(_runs_javascript, workflow.steps[place + 1 :])),
+                and (has_conditions or any(map(_runs_javascript, workflow.steps[place + 1 :]))),
             )
             for place, step in enumerate(workflow.steps)
+        }
+        self.places: Mapping[str, EntryPlace] = {
+            entry.name: EntryPlace.of(workflow, entry) for entry in workflow.all_entries if entry.inside is not None
         }
         self.memory_limit_mb = memory_limit_mb(workflow)
         self.listen_ports = listen_ports(workflow)
@@ -73,7 +99,7 @@ class PreparedWorkflow:
             step.name for step in workflow.steps if not step.disabled and _may_declare_apps(step)
         )
         self.words = _find_words(workflow)
-        self.unreadable_steps = frozenset(step.name for step in workflow.steps if step.problem is not None)
+        self.unreadable = frozenset(entry.name for entry in workflow.all_entries if entry.problem is not None)
         self.checked: dict[object, Any] = {}
 
 
@@ -90,7 +116,7 @@ def parse_definition(text: str) -> Workflow:
 
 def _find_words(workflow: Workflow) -> frozenset[str]:
     words = set(workflow.variables)
-    for step in workflow.steps:
+    for step in (*workflow.steps, *map(build_condition_step, workflow.blocks)):
         code = "\n".join(source for _, source in iter_sources(step))
         words.update(_WORD.findall(code + json.dumps(dict(step.props))))
     return frozenset(words)

@@ -8,13 +8,57 @@ expression keeps its type, as on the platform.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pdkernel.actions.prop_binding import add_prop_braces
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import StepError, did_you_mean
-from pdkernel.language.expression import UNDEFINED, add_missing_braces, iter_templates, substitute_results
+from pdkernel.language.expression import UNDEFINED, ValuePath, add_missing_braces, iter_templates, substitute_results
 from pdkernel.model import JSON, Step
 from pdkernel.workers import PooledRun
+
+
+class TemplateError(Exception):
+    """
+    An expression that throws.
+
+    Attributes:
+        path: The place of its text in the evaluated value.
+        source: The expression.
+        name: The class of the JavaScript error.
+        message: The message of the JavaScript error.
+    """
+
+    def __init__(self, path: ValuePath, source: str, name: str, message: str) -> None:
+        super().__init__(f"{{{{{source}}}}} fails with {name}: {message}")
+        self.path = path
+        self.source = source
+        self.name = name
+        self.message = message
+
+
+async def evaluate_templates(
+    value: JSON, workers: PooledRun, exports: Mapping[str, Mapping[str, JSON]], *, timeout_s: float
+) -> Any:
+    """
+    Return *value* with every expression evaluated; `UNDEFINED` if it is one whole expression with that result.
+
+    Raises:
+        TemplateError: An expression throws.
+        StepError: The evaluation takes longer than *timeout_s* seconds.
+    """
+    found = list(iter_templates(value))
+    if not found:
+        return value
+    expressions = [(path, expression.source) for path, template in found for expression in template.expressions]
+    results = await workers.evaluate([source for _, source in expressions], exports, timeout_s=timeout_s)
+    for (path, source), result in zip(expressions, results, strict=True):
+        if "error" in result:
+            raise TemplateError(path, source, result["error"]["name"], result["error"]["message"])
+    values = [UNDEFINED if "undefined" in result else result["value"] for result in results]
+    if isinstance(value, str) and found[0][1].sole_expression is not None:
+        return values[0]
+    return substitute_results(value, values)
 
 
 async def evaluate_props(
@@ -28,26 +72,13 @@ async def evaluate_props(
             than *timeout_s* seconds.
     """
     props = await _braced(step, workers)
-    found = list(iter_templates(props))
-    if not found:
-        return props
-    sources = [expression.source for _, template in found for expression in template.expressions]
-    results = await workers.evaluate(sources, exports, timeout_s=timeout_s)
-    for (path, expression), result in zip(
-        ((path, expression) for path, template in found for expression in template.expressions), results, strict=True
-    ):
-        if "error" in result:
-            error = result["error"]
-            line, where = step.locate_prop(*path)
-            raise StepError(
-                f"The prop {'.'.join(map(str, path))}{where} cannot be evaluated: {{{{{expression.source}}}}} "
-                f"fails with {error['name']}: {error['message']}",
-                name=error["name"],
-                line=line,
-            )
-    assembled = substitute_results(
-        props, [UNDEFINED if "undefined" in result else result["value"] for result in results]
-    )
+    try:
+        assembled = await evaluate_templates(props, workers, exports, timeout_s=timeout_s)
+    except TemplateError as error:
+        line, where = step.locate_prop(*error.path)
+        raise StepError(
+            f"The prop {'.'.join(map(str, error.path))}{where} cannot be evaluated: {error}", name=error.name, line=line
+        ) from None
     assert isinstance(assembled, dict)
     return assembled
 

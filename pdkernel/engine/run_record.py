@@ -46,6 +46,7 @@ from pdkernel.execution import (
     RunTrigger,
     Status,
     StepResult,
+    fill_block_exports,
 )
 from pdkernel.journal import (
     Begun,
@@ -198,9 +199,13 @@ class RunRecord:
         former = [] if state.event is None else find_redacted_values(self._masked, dict(state.event))
         self._secrets = (*collect_request_secrets(request), *state.secrets, *former)
         self.redactor = get_redactor(*self._secrets)
+        self._places = request.prepared.places
+        entries = request.workflow.all_entries
         self._steps = {
-            step.name: state.steps[step.name].result if step.name in state.steps else StepResult(step.name, "not_run")
-            for step in request.workflow.steps
+            entry.name: state.steps[entry.name].result
+            if entry.name in state.steps
+            else self._with_place(StepResult(entry.name, "not_run"))
+            for entry in entries
         }
         self._started = clock.now() if state.created is None else datetime.fromtimestamp(state.created, UTC)
         self._fields = _build_fields(request, state, self._started, self._redact_trigger(), guard)
@@ -221,7 +226,7 @@ class RunRecord:
         self._waits_for_disk = request.waits_for_database
         self._has_waited = False
         self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
-        self._step_positions = {step.name: position for position, step in enumerate(request.workflow.steps)}
+        self._step_positions = {entry.name: position for position, entry in enumerate(entries)}
         self._response = CallerResponse(
             state.response,
             is_expected=request.has_response,
@@ -249,7 +254,10 @@ class RunRecord:
     def execution(self) -> Execution:
         """The execution so far; built on access, because most changes are only read at the end."""
         if self._execution is None:
-            self._execution = Execution(**self._fields, steps=tuple(self._steps.values()))
+            steps = tuple(self._steps.values())
+            if self._request.workflow.blocks:
+                steps = fill_block_exports(steps, self._fields["status"])
+            self._execution = Execution(**self._fields, steps=steps)
         return self._execution
 
     def record_start(self) -> None:
@@ -310,7 +318,7 @@ class RunRecord:
 
     def notify(self, result: StepResult) -> None:
         """Update the result of a step and publish the execution."""
-        self._steps[result.name] = result
+        self._steps[result.name] = self._with_place(result)
         self._execution = None
         self.publish()
 
@@ -348,15 +356,16 @@ class RunRecord:
             ends_run: Whether the run ends with the step.
         """
         self.notify(result)
+        result = self._steps[result.name]
         carry = self._seal_carry(result, outcome or StepOutcome(dict(exports or {})), number=number)
         row = StepRow(
             self._step_positions[result.name],
             result.name,
             encode_step(result),
-            result.path,
+            result.name,
             result.iteration,
             carry,
-            has_calls=self._replaces_calls(result.path),
+            has_calls=self._replaces_calls(result.name),
         )
         if ends_run or row.seq == len(self._step_positions) - 1:
             self._last = row
@@ -478,9 +487,10 @@ class RunRecord:
         """
         stores = self._request.data_stores
         self.notify(result)
+        result = self._steps[result.name]
         self._wait = WaitRow(
             self._step_positions[result.name],
-            result.path,
+            result.name,
             result.iteration,
             kind,
             state.run_number,
@@ -494,7 +504,7 @@ class RunRecord:
                 attempt=self.claim.attempt - interruptions,
                 scratch=None if stores is None else stores.snapshot(),
             ),
-            has_calls=self._replaces_calls(result.path),
+            has_calls=self._replaces_calls(result.name),
         )
         self._update_fields(pause=build_pause(result.name, self._wait))
 
@@ -600,6 +610,11 @@ class RunRecord:
         self._fields.update(fields)
         self._execution = None
 
+    def _with_place(self, result: StepResult) -> StepResult:
+        """Return *result* with its place among the branches."""
+        place = self._places.get(result.name)
+        return result if place is None else replace(result, path=place.path, block=place.block, branch=place.branch)
+
     def _replaces_calls(self, path: str) -> bool:
         """Return whether the record of a step, which is written now, replaces its calls in flight."""
         return self._calls_bytes.pop(path, None) is not None and path not in self._interrupted_calls
@@ -622,7 +637,7 @@ class RunRecord:
         if self._vault is None:
             return None
         carry = build_carry(result, outcome, self._secrets, response=response, **state)
-        return None if carry is None else seal_carry(carry, self.run_id, result.path, self._vault)
+        return None if carry is None else seal_carry(carry, self.run_id, result.name, self._vault)
 
     def _take_event_text(self) -> str | None:
         event, self._event_text = self._event_text, None

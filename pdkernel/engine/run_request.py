@@ -24,11 +24,11 @@ from pdkernel.engine.pauses import PauseMode
 from pdkernel.engine.prepared_workflow import PreparedWorkflow
 from pdkernel.errors import PdkernelError
 from pdkernel.event import Event
-from pdkernel.execution import RETURN_VALUE, Execution
+from pdkernel.execution import RETURN_VALUE, BlockChoice, Execution
 from pdkernel.files.source import WorkflowSource, find_sibling_workflow
 from pdkernel.journal import StoredLock
 from pdkernel.language.analysis import find_blocked_steps
-from pdkernel.model import JSON, Step, Workflow
+from pdkernel.model import JSON, Entry, Step, Workflow
 from pdkernel.storage import StepStores
 from pdkernel.storage.settings import format_variable_ref
 from pdkernel.workers import RunSetup, StepCall, StepOutcome, StepRecorder
@@ -70,11 +70,12 @@ class TestOptions:
     What a person may ask of a run: a test in a notebook or a terminal, a replay or a fork. The run of an event has none of it.
 
     Attributes:
-        pinned_exports: Fixed exports by step; such steps do not run.
-        only_steps: Steps to run, or None for all. The others use *previous_exports*.
+        pinned_exports: Fixed exports by step or block, which then does not run.
+        only_steps: Steps to run and blocks to decide, or None for all. The others use *previous_exports*.
         previous_exports: Earlier exports of steps that do not run; may contain placeholders for secrets.
         resend: Whether to send unsafe outbound calls again although a response is stored.
         recording: Records outbound calls in memory, so that the run can be saved as a test; or None.
+        branches: Fixed decisions by block, which the run does not make again.
     """
 
     __test__ = False  # no test of pytest
@@ -84,6 +85,7 @@ class TestOptions:
     previous_exports: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict, repr=False)
     resend: bool = False
     recording: MemoryRecording | None = None
+    branches: Mapping[str, BlockChoice] = field(default_factory=dict, repr=False)
 
 
 NO_OPTIONS = TestOptions()
@@ -236,30 +238,37 @@ class RunRequest:
         return self.is_served and self.pause_mode == "park"
 
     def is_selected(self, name: str) -> bool:
-        """Return whether the run is to run the step, unless it is disabled or pinned."""
+        """Return whether the run is to run the step, or to decide the block, unless it is disabled or pinned."""
         only = self.options.only_steps
         return not self.is_only_recorded and (only is None or name in only)
 
-    def should_execute(self, step: Step) -> bool:
-        """Return whether the run executes the code of *step*: it is selected, not disabled, not pinned and not done."""
+    def should_execute(self, entry: Entry) -> bool:
+        """
+        Return whether the run executes the code of the step, or evaluates the conditions of the block, if it reaches it.
+
+        Then it is selected, not disabled, not pinned, not in a pinned block, not done, and a block has no fixed decision.
+        """
+        name, pins = entry.name, self.options.pinned_exports
         return (
-            self.is_selected(step.name)
-            and not step.disabled
-            and step.name not in self.options.pinned_exports
-            and step.name not in self.done_steps
-            and step.name not in self.blocked_steps
+            self.is_selected(name)
+            and not (isinstance(entry, Step) and entry.disabled)
+            and name not in pins
+            and name not in self.done_steps
+            and name not in self.blocked_steps
+            and name not in self.options.branches
+            and not (pins and any(block.name in pins for block, _ in self.workflow.branches_around(name)))
         )
 
     @cached_property
     def blocked_steps(self) -> Mapping[str, tuple[str, int | None]]:
         """
-        The steps that cannot run because of a cell that cannot be read, each with the reason and the line.
+        The steps and blocks that cannot run because of a cell that cannot be read, each with the reason and the line.
 
-        An unreadable step that is pinned, or not selected and has earlier exports, blocks no step.
+        An unreadable step or block that is pinned, or not selected and has earlier exports, blocks no step.
         """
         unreadable = {
             name
-            for name in self.prepared.unreadable_steps
+            for name in self.prepared.unreadable
             if name not in self.options.pinned_exports
             and (self.is_selected(name) or name not in self.options.previous_exports)
         }
@@ -307,6 +316,7 @@ class _StoredRequest(JsonStruct, frozen=True, omit_defaults=True):
     test: bool = True
     sends_once: bool = False
     resend: bool = False
+    branches: Mapping[str, BlockChoice] = {}
     install: bool = True
     source: str = "SOURCE"
     source_path: str | None = None
@@ -371,6 +381,7 @@ def encode_request(request: RunRequest, root: Path) -> str:
             pinned_exports=options.pinned_exports,
             previous_exports=options.previous_exports,
             resend=options.resend,
+            branches=options.branches,
             sends_once=request.idempotency is not None,
             source_path=None if request.source_path is None else _relative(request.source_path, root),
             secrets=tuple((secret.ref, secret.value) for secret in request.secrets),
@@ -431,9 +442,9 @@ def decode_request(
 
 def _decode_options(stored: _StoredRequest) -> TestOptions:
     only = frozenset(stored.only_steps) if stored.only_steps else None
-    if only is None and not (stored.pinned_exports or stored.previous_exports or stored.resend):
+    if only is None and not (stored.pinned_exports or stored.previous_exports or stored.resend or stored.branches):
         return NO_OPTIONS
-    return TestOptions(stored.pinned_exports, only, stored.previous_exports, stored.resend)
+    return TestOptions(stored.pinned_exports, only, stored.previous_exports, stored.resend, branches=stored.branches)
 
 
 def collect_request_secrets(request: RunRequest) -> list[Secret]:

@@ -67,6 +67,13 @@ class RunState:
         """What the run needs of its workflow, and shares with the other runs."""
         return self.request.prepared
 
+    def visible_exports(self, name: str) -> Mapping[str, Mapping[str, JSON]]:
+        """Return the exports that the step or block *name* may read, by name, without those of sibling branches."""
+        workflow = self.request.workflow
+        if not workflow.blocks:
+            return self.exports
+        return {each: self.exports[each] for each in workflow.visible_names(name) if each in self.exports}
+
     async def allow_step(self) -> None:
         """Wait until all that must be on disk before the code of the next step starts is there. Raises as `RunRecord.flush`."""
         if self.turn is not None:

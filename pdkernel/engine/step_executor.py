@@ -63,7 +63,7 @@ from pdkernel.language.analysis import (
 from pdkernel.language.analysis.old_code import OLD_VERSION, find_old_uses
 from pdkernel.language.analysis.step_reads import suggest_key
 from pdkernel.language.expression import RULE_FILTER, RULE_FILTER_PROP, RuleFilter
-from pdkernel.model import JSON, Step, require_object
+from pdkernel.model import JSON, Entry, Step, require_object
 from pdkernel.storage import DataStoreTable, ScratchCopy
 from pdkernel.workers import Pause, PayloadLimitError, StepCall, StepConfigurationError, StepOutcome, StepRecorder
 
@@ -156,13 +156,8 @@ class StepExecutor:
 
         A step that is blocked by a cell that cannot be read fails, and the run goes on.
         """
-        request, redactor = run.request, run.record.redactor
-        if step.name in request.blocked_steps and request.is_selected(step.name):
-            message, line = request.blocked_steps[step.name]
-            error = ErrorRecord(
-                DirectiveError.code, DirectiveError.__name__, redactor.redact_text(message), step.name, line
-            )
-            run.record.record_step(StepResult(step.name, "error", error=error))
+        request = run.request
+        if refuse_unreadable(run, step):
             return None
         known = state.steps.get(step.name)
         if known is not None:
@@ -173,15 +168,10 @@ class StepExecutor:
         if step.disabled:
             run.record.notify(StepResult(step.name, "disabled"))
             return None
-        if step.name in request.options.pinned_exports:
-            pinned = _restore(run, step, request.options.pinned_exports[step.name])
-            run.record.record_step(
-                StepResult(step.name, "pinned", exports=require_object(redactor.redact_value(pinned))), exports=pinned
-            )
+        if pin_exports(run, step):
             return None
         if not request.is_selected(step.name):
-            if step.name in request.options.previous_exports:
-                _restore(run, step, request.options.previous_exports[step.name])
+            restore_exports(run, step)
             return None
         if state.pause is not None and state.pause.step.result.name == step.name:
             return await self._go_on(run, step, state.pause)
@@ -351,7 +341,7 @@ class StepExecutor:
         )
         call = StepCall(
             step=step,
-            steps=run.exports,
+            steps=run.visible_exports(step.name),
             props=add_option_labels(written, await _evaluate_all_props(run, step, recorder, timeout_s)),
             credentials=accounts.credentials,
             context=build_step_context(
@@ -447,6 +437,36 @@ class StepExecutor:
         return StepServiceRouter(build)
 
 
+def refuse_unreadable(run: RunState, entry: Entry) -> bool:
+    """Record that *entry* fails alone if a cell that cannot be read blocks it; return whether it does."""
+    request = run.request
+    if entry.name not in request.blocked_steps or not request.is_selected(entry.name):
+        return False
+    message, line = request.blocked_steps[entry.name]
+    shown = run.record.redactor.redact_text(message)
+    error = ErrorRecord(DirectiveError.code, DirectiveError.__name__, shown, entry.name, line)
+    run.record.record_step(StepResult(entry.name, "error", error=error))
+    return True
+
+
+def pin_exports(run: RunState, entry: Entry) -> bool:
+    """Record the pinned exports of *entry*, if any; return whether it is pinned."""
+    given = run.request.options.pinned_exports.get(entry.name)
+    if given is None:
+        return False
+    pinned = _restore(run, entry, given)
+    shown = require_object(run.record.redactor.redact_value(pinned))
+    run.record.record_step(StepResult(entry.name, "pinned", exports=shown), exports=pinned)
+    return True
+
+
+def restore_exports(run: RunState, entry: Entry) -> None:
+    """Set the earlier exports of *entry*, which does not run, if there are any."""
+    earlier = run.request.options.previous_exports.get(entry.name)
+    if earlier is not None:
+        _restore(run, entry, earlier)
+
+
 async def _filter_run(run: RunState, step: Step, recorder: StepRecorder, timeout_s: float) -> StepOutcome:
     """Evaluate the rules of the builder's Filter step; it needs no worker of its own."""
     props = await _evaluate_all_props(run, step, recorder, timeout_s)
@@ -475,7 +495,9 @@ async def _explain_error(error: StepError | None, run: RunState, step: Step) -> 
     if error is not None and missing is not None and not error.fix:
         values: dict[str, Any] = {"trigger": {"event": run.request.event.data, "context": run.record.context}}
         # in a thread, because code that is made for it takes a second
-        error.fix = await run_blocking(suggest_key, step, missing[1] or missing[2], values | run.exports)
+        error.fix = await run_blocking(
+            suggest_key, step, missing[1] or missing[2], values | dict(run.visible_exports(step.name))
+        )
     if error is None or error.line is not None:
         return
     if isinstance(error, StepConfigurationError) and error.prop:
@@ -506,7 +528,7 @@ async def _evaluate_all_props(run: RunState, step: Step, recorder: StepRecorder,
     if step.uses is None and not (prepared.has_expressions or prepared.has_secret_props):
         recorder.set_props(step.props)
         return dict(step.props)
-    props = await evaluate_props(step, run.workers, run.exports, timeout_s=timeout_s)
+    props = await evaluate_props(step, run.workers, run.visible_exports(step.name), timeout_s=timeout_s)
     recorder.set_props(fill_secret_props(step, props, dict.fromkeys(run.request.variables, MASK)))
     return fill_secret_props(step, props, run.request.variables)
 
@@ -584,7 +606,7 @@ def _limited(run: RunState, step: Step, recorder: StepRecorder, outcome: StepOut
     return outcome if error is outcome.error else replace(outcome, error=error)
 
 
-def _restore(run: RunState, step: Step, redacted: Mapping[str, JSON]) -> dict[str, JSON]:
+def _restore(run: RunState, step: Entry, redacted: Mapping[str, JSON]) -> dict[str, JSON]:
     """Set the exports of a step that does not run; steps that read secrets of another run in them have a note."""
     redactor, workflow = run.record.redactor, run.request.workflow
     exports = run.exports[step.name] = require_object(redactor.restore(dict(redacted)))

@@ -44,10 +44,11 @@ from pdkernel.execution import (
     StepResult,
     StepStatus,
     Verdict,
+    fill_block_exports,
     milliseconds_between,
 )
 from pdkernel.journal.rows import CallRow, ClaimedRun, RunStatus, WaitRow
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON, Workflow, merge_entries, split_inside
 
 T = TypeVar("T", bound=JsonStruct)
 
@@ -148,6 +149,16 @@ class _StoredStep(JsonStruct, frozen=True):
 
     name: str
     disabled: bool
+    inside: str | None = None
+
+
+class _StoredBlock(JsonStruct, frozen=True):
+    """A block of the `definitions.content` text."""
+
+    name: str
+    place: int
+    inside: str | None = None
+    disabled: bool = False
 
 
 class _StoredDefinition(JsonStruct, frozen=True):
@@ -155,6 +166,7 @@ class _StoredDefinition(JsonStruct, frozen=True):
 
     steps: tuple[_StoredStep, ...]
     settings: Mapping[str, JSON] = {}
+    blocks: tuple[_StoredBlock, ...] = ()
 
 
 def encode_definition(workflow: Workflow) -> str:
@@ -308,7 +320,10 @@ def build_execution(
         attempt=run.attempt,
         replay_of=trigger.replay_of,
         trigger=RunTrigger(trigger.event or {}, trigger.context, trigger.event is UNSET),
-        steps=_with_calls(_in_order(definition.steps, results, output.steps), decode_calls(run.id, calls)),
+        steps=_with_calls(
+            _in_order(definition, results, output.steps, _to_execution_status(run.status, run.fence)),
+            decode_calls(run.id, calls),
+        ),
         response=output.response,
         error=output.error,
         sends=tuple(_decode(run.id, Delivery, "outbox", shown) for shown in sends),
@@ -359,22 +374,41 @@ def build_summary(
 
 
 def _in_order(
-    defined: Sequence[_StoredStep], results: Mapping[str, StepResult], others: Mapping[str, StepStatus]
+    definition: _StoredDefinition,
+    results: Mapping[str, StepResult],
+    others: Mapping[str, StepStatus],
+    status: Status,
 ) -> tuple[StepResult, ...]:
-    """Return the definition's steps, each with its result, or with its status if it has no row."""
+    """Return the definition's steps and blocks, each with its result, or with its status if it has no row."""
+    entries = merge_entries(definition.steps, definition.blocks)
+    inside = {entry.name: entry.inside for entry in entries}
     ordered = {
-        step.name: results.get(step.name)
-        or StepResult(step.name, others.get(step.name, "disabled" if step.disabled else "not_run"))
-        for step in defined
+        entry.name: results.get(entry.name)
+        or _place(StepResult(entry.name, others.get(entry.name, "disabled" if entry.disabled else "not_run")), inside)
+        for entry in entries
     }
-    return tuple({**ordered, **results}.values())
+    steps = tuple({**ordered, **results}.values())
+    return fill_block_exports(steps, status) if definition.blocks else steps
+
+
+def _place(result: StepResult, inside: Mapping[str, str | None]) -> StepResult:
+    """Return *result* with its place among the branches."""
+    around = inside[result.name]
+    if around is None:
+        return result
+    block, branch = split_inside(around)
+    parts, outer = [around, result.name], inside.get(block)
+    while outer is not None and len(parts) <= len(inside):  # a damaged definition may have a circle
+        parts.insert(0, outer)
+        outer = inside.get(split_inside(outer)[0])
+    return replace(result, path=".".join(parts), block=block, branch=branch)
 
 
 def _with_calls(steps: tuple[StepResult, ...], calls: Mapping[str, tuple[OutboundCall, ...]]) -> tuple[StepResult, ...]:
     """Return *steps* with the *calls* of their interrupted attempts."""
     if not calls:
         return steps
-    return tuple(replace(step, requests=(*step.requests, *calls.get(step.path, ()))) for step in steps)
+    return tuple(replace(step, requests=(*step.requests, *calls.get(step.name, ()))) for step in steps)
 
 
 def _to_execution_status(status: RunStatus, fence: int) -> Status:

@@ -17,14 +17,16 @@ from pdkernel.common.identity import check_external_user_id
 from pdkernel.common.redaction import Secret, find_redacted_values, get_redactor
 from pdkernel.egress import OutboundPolicy, choose_policy, parse_policy
 from pdkernel.egress.outbound_policy import MODE_VARIABLE
+from pdkernel.engine.blocks import collect_exports
 from pdkernel.engine.queue_turns import QueueFullError, queue_limits
+from pdkernel.engine.restored_run import RestoredRun
 from pdkernel.engine.run_context import derive_emitter_id, fired_by, trigger_keys
 from pdkernel.engine.run_request import UNWATCHED, RunRequest, RunWatcher, TestOptions
 from pdkernel.errors import InternalError, PdkernelError, RequestError
-from pdkernel.execution import Execution
+from pdkernel.execution import BlockChoice, Execution
 from pdkernel.files.source import WorkflowSource, load_source
 from pdkernel.journal import ClaimedRun
-from pdkernel.model import JSON, require_object
+from pdkernel.model import JSON, Step, Workflow, require_object, split_inside
 from pdkernel.operations.runs import pin_steps
 
 if TYPE_CHECKING:
@@ -125,12 +127,14 @@ async def prepare_fork(
     policy: OutboundPolicy | None = None,
 ) -> Replay:
     """
-    Prepare a new run that begins at the step *first* of a run; the steps above keep their recorded exports.
+    Prepare a new run that begins at the step or block *first* of a run; the steps above keep their recorded exports.
+
+    Blocks around *first* keep their decisions, and blocks above it do not run again.
 
     Args:
         engine: The engine of this process.
         run_id: The id of the run.
-        first: The name of the first step that runs.
+        first: The name of the first step that runs, or of a block.
         source: An edited workflow, which runs in this process; None for the recorded definition.
         pins: Exports by step, as for `pin_steps`, instead of recorded ones; such steps do not run.
         external_user_id: As for `prepare_replay`.
@@ -139,7 +143,8 @@ async def prepare_fork(
 
     Raises:
         UnknownStepError: The workflow has no such step.
-        RequestError, ProjectError: As for `prepare_replay`; or the run has no exports of a step above *first*.
+        RequestError, ProjectError: As for `prepare_replay`; or the run has no exports of a step above *first*, or a block around
+            *first* has run another branch.
     """
     execution, claimed, request = await _load(engine, run_id)
     if source is not None:
@@ -148,11 +153,11 @@ async def prepare_fork(
     pinned = pin_steps(workflow, pins or {})
     # the new run restores pins, and these exports have no placeholders: their text that looks like one is escaped
     recorded = {
-        name: require_object(get_redactor().redact_value(dict(step.exports)))
-        for name, step in state.steps.items()
-        if step.result.status in ("success", "pinned")
+        name: require_object(get_redactor().redact_value(dict(exports)))
+        for name, exports in _collect_recorded(workflow, state).items()
     }
-    above = [step.name for step in workflow.steps_before(first) if not step.disabled]
+    branches = _find_choices(run_id, workflow, first, state)
+    above = _find_kept(workflow, first, branches)
     if lacking := next((name for name in above if name not in recorded and name not in pinned), None):
         raise RequestError(
             f"The run {run_id} has no exports of the step {lacking}, which is above {first}.",
@@ -162,7 +167,7 @@ async def prepare_fork(
     kept |= {name: recorded[name] for name in above if name in recorded}
     request = replace(
         request,
-        options=TestOptions(pinned_exports={**kept, **pinned}, resend=request.options.resend),
+        options=TestOptions(pinned_exports={**kept, **pinned}, resend=request.options.resend, branches=branches),
         is_only_recorded=False,
         package_lock=None if source is not None else claimed.package_lock,
     )
@@ -172,6 +177,46 @@ async def prepare_fork(
     )
     fork = Replay(execution, request, "recorded" if source is None else "given", is_fork=True)
     return fork if source is not None else await _place(engine, claimed, fork)
+
+
+def _collect_recorded(workflow: Workflow, state: RestoredRun) -> Mapping[str, Mapping[str, JSON]]:
+    """Return the exports of the recorded steps, and of the blocks, by name."""
+    found = {name: step.exports for name, step in state.steps.items() if step.result.status in ("success", "pinned")}
+    for block in reversed(workflow.blocks):  # inner blocks first
+        if block.name in found and isinstance(choice := state.steps[block.name].result.choice, BlockChoice):
+            names = {branch.name for branch in block.branches}
+            if names.issuperset(choice.taken):
+                found[block.name] = collect_exports(workflow, block, choice, found)
+    return found
+
+
+def _find_choices(run_id: str, workflow: Workflow, first: str, state: RestoredRun) -> Mapping[str, BlockChoice]:
+    """Return the decisions of the blocks around *first*. Raises `RequestError` if the run has not run its branch."""
+    found: dict[str, BlockChoice] = {}
+    for block, branch in workflow.branches_around(workflow.entry(first).name):
+        known = state.steps.get(block.name)
+        choice = None if known is None or not isinstance(known.result.choice, BlockChoice) else known.result.choice
+        if choice is None or branch not in choice.taken:
+            ran = f"has run {', '.join(choice.taken)}" if choice is not None and choice.taken else "has run no branch"
+            raise RequestError(
+                f"The run {run_id} cannot be forked from {first}: it is in the branch {branch} of {block.name}, which {ran}.",
+                fix=f"Fork from {block.name}, which decides again, or from a step that has run.",
+            )
+        found[block.name] = choice
+    return found
+
+
+def _find_kept(workflow: Workflow, first: str, branches: Mapping[str, BlockChoice]) -> Sequence[str]:
+    """Return the steps and blocks above *first* whose exports a fork keeps; *branches* are the decisions of the blocks around it."""
+    kept: list[str] = []
+    for entry in workflow.all_entries:
+        if entry.name == first:
+            break
+        block, branch = split_inside(entry.inside or "")
+        is_reached = not block or (block in branches and branch in branches[block].taken)
+        if is_reached and entry.name not in branches and not (isinstance(entry, Step) and entry.disabled):
+            kept.append(entry.name)
+    return kept
 
 
 async def prepare_replays(
@@ -248,7 +293,7 @@ def _find_source(request: RunRequest, opened: WorkflowSource | None) -> Workflow
 
 def _with_source(request: RunRequest, source: WorkflowSource) -> RunRequest:
     workflow, folder = source.workflow, source.folder.resolve()
-    names = {step.name for step in workflow.steps}
+    names = {entry.name for entry in workflow.all_entries}
     emitter_id = request.emitter_id or derive_emitter_id(request.workflow)
     for key, trigger in trigger_keys(workflow).items():
         if derive_emitter_id(workflow, key) == emitter_id:

@@ -46,12 +46,12 @@ def select_steps(
     stale: Collection[str] | None = None,
 ) -> frozenset[str] | None:
     """
-    Names of the steps to run, or None for all.
+    Names of the steps to run and of the blocks to decide, or None for all.
 
     Args:
         workflow: The workflow.
-        step: Run this step alone.
-        first: Run this step and those below.
+        step: Run this step alone, whatever the blocks around it decide, or this block with its branches.
+        first: Run this step or block and those below. If it is in a branch, the other branches of an if or switch block do not run.
         last: Run this step and those above.
         stale: Run these steps, whose results are stale; None if they were not asked for.
 
@@ -70,17 +70,38 @@ def select_steps(
             raise RequestError(
                 "A step that runs alone excludes --from and --to.", fix=f"Leave out {step}, or the options."
             )
-        return frozenset({workflow.step(step).name})
+        return frozenset({workflow.entry(step).name, *_find_inner(workflow, step)})
     if first is None and last is None:
         return None
-    names = [each.name for each in workflow.steps]
-    begin = names.index(workflow.step(first).name) if first else 0
-    end = names.index(workflow.step(last).name) if last else len(names) - 1
+    names = [each.name for each in workflow.all_entries]
+    begin = names.index(workflow.entry(first).name) if first else 0
+    end = names.index(workflow.entry(last).name) if last else len(names) - 1
     if end < begin:
         raise RequestError(
             f"Step {last!r} is above step {first!r}: there are no steps to run.", fix="Exchange the two steps."
         )
-    return frozenset(names[begin : end + 1])
+    taken = (
+        {block.name: branch for block, branch in workflow.branches_around(first) if block.type != "parallel"}
+        if first
+        else {}
+    )
+    last_inner = _find_inner(workflow, last) if last else ()
+    return frozenset(
+        name
+        for name in (*names[begin : end + 1], *last_inner)
+        if all(taken.get(block.name, branch) == branch for block, branch in workflow.branches_around(name))
+    )
+
+
+def _find_inner(workflow: Workflow, name: str) -> Sequence[str]:
+    """Return the steps and blocks in the branches of *name*; empty for a step."""
+    if all(block.name != name for block in workflow.blocks):
+        return ()
+    return [
+        entry.name
+        for entry in workflow.all_entries
+        if any(block.name == name for block, _ in workflow.branches_around(entry.name))
+    ]
 
 
 def list_run_users(names: str, directory: Directory, environment: Environment) -> list[str]:
@@ -121,12 +142,12 @@ def parse_pinned_exports(text: str | bytes, *, label: str) -> Mapping[str, JSON]
 
 def pin_steps(workflow: Workflow, pins: Mapping[str, JSON]) -> dict[str, Mapping[str, JSON]]:
     """
-    Return the pinned exports by step; a value of *pins* is an object with the exports, or another value: the return value.
+    Return the pinned exports by step or block; a value of *pins* is an object with the exports, or another value: the return value.
 
     Raises:
-        UnknownStepError: The workflow has no such step.
+        UnknownStepError: The workflow has no such step or block.
     """
-    return {workflow.step(name).name: build_pinned_exports(value) for name, value in pins.items()}
+    return {workflow.entry(name).name: build_pinned_exports(value) for name, value in pins.items()}
 
 
 def build_run_request(

@@ -32,7 +32,7 @@ from pdkernel.workers.isolation import Isolation, StepAccess, is_step_user, make
 from pdkernel.workers.isolation_plan import find_user_obstacle
 from pdkernel.workers.pool import PooledRun, StepPool, WorkerPool
 from pdkernel.workers.protocols import OutboundGateway, StepServices
-from pdkernel.workers.recorder import MAX_RECORDED_CALLS_BYTES, StepRecorder
+from pdkernel.workers.recorder import MAX_RECORDED_CALLS_BYTES, StepRecorder, limit_prop
 from pdkernel.workers.replies import Effect, Emitted, Pause
 from pdkernel.workers.run_places import RunPlace
 from pdkernel.workers.run_workers import RunWorkers
@@ -94,6 +94,7 @@ __all__ = [
     "find_node",
     "find_user_obstacle",
     "is_step_user",
+    "limit_prop",
     "make_scratch_folder",
     "protect_process",
     "raise_descriptor_limit",

@@ -169,7 +169,7 @@ class StepRecorder:
     def set_props(self, props: Mapping[str, JSON]) -> None:
         """Record the evaluated props of the step, without the values of secret props."""
         if props:
-            self._props = cast("dict[str, JSON]", self._redactor.redact_value(dict(map(_limit_prop, props.items()))))
+            self._props = cast("dict[str, JSON]", self._redactor.redact_value(dict(map(limit_prop, props.items()))))
             self._publish()
 
     def output(self, stream: Stream, data: bytes) -> None:
@@ -277,7 +277,7 @@ class StepRecorder:
 
     def leave_out_exports(self) -> None:
         """Replace large exports by their sizes in the record: the step exceeded the limit of a run."""
-        self._exports = self._unredacted = dict(map(_limit_prop, self._exports.items()))
+        self._exports = self._unredacted = dict(map(limit_prop, self._exports.items()))
         self._redacted_exports = {}
 
     async def redact_large_exports(self) -> None:
@@ -453,7 +453,7 @@ class StepRecorder:
         )
 
 
-def _limit_prop(prop: tuple[str, JSON]) -> tuple[str, JSON]:
+def limit_prop(prop: tuple[str, JSON]) -> tuple[str, JSON]:
     """Replace a value that is too large for the record by its size: an export or the event has the value already."""
     name, value = prop
     size = len(encode_json(value))

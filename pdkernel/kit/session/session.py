@@ -29,7 +29,7 @@ from pdkernel.engine.run_context import build_trigger_context
 from pdkernel.engine.run_request import OnChange, RunRequest, RunWatcher
 from pdkernel.errors import DefinitionError, RequestError
 from pdkernel.event import Event
-from pdkernel.execution import Execution, StepResult
+from pdkernel.execution import Execution, StepResult, StepStatus
 from pdkernel.files.definition import Sidecar, UnansweredPolicy, apply_sidecar, get_notebook_sidecar_path, read_sidecar
 from pdkernel.files.source import WorkflowSource, with_files_beside
 from pdkernel.kit.session.draft import Draft, LiveNotebook
@@ -274,11 +274,7 @@ class Session:
             workflow = self.workflow
             chosen.choose_event_of(execution, is_http=workflow.trigger.type == "http")
             chosen.choose_egress("deny", origin="%pdruns --event")
-            steps = {step.name: step for step in workflow.steps}
-            taken = [each for each in execution.steps if each.status in ("success", "pinned") and each.name in steps]
-            for result in taken:
-                self._results.record(steps[result.name], result, chosen.result_scope)
-        return [result.name for result in taken]
+            return self._results.record_all(workflow, execution.steps, chosen.result_scope, ("success", "pinned"))
 
     def choose_event_of_run(self, execution: Execution) -> None:
         """
@@ -328,11 +324,11 @@ class Session:
             RequestError: The step has no exports yet.
         """
         with self._change_settings() as chosen:
-            step = self.workflow.step(name)
+            entry = self.workflow.entry(name)
             if exports is None:
                 exports = self._results.get_pinnable_exports(name)
             chosen.pins[name] = dict(exports)
-            self._results.record(step, StepResult(name, "pinned", exports=dict(exports)), self.result_scope)
+            self._results.record(entry, StepResult(name, "pinned", exports=dict(exports)), self.result_scope)
         return exports
 
     def unpin(self, name: str) -> bool:
@@ -392,9 +388,9 @@ class Session:
     def record_run(self, request: RunRequest, execution: Execution, *, is_detached: bool) -> None:
         """Record a finished run; *is_detached* if its results are not the last results of the cells."""
         with self._lock:
-            for result in execution.steps:
-                if not is_detached and result.status in ("success", "error", "pinned"):
-                    self._results.record(request.workflow.step(result.name), result, request.idempotency_scope)
+            if not is_detached:
+                ended: tuple[StepStatus, ...] = ("success", "error", "pinned")
+                self._results.record_all(request.workflow, execution.steps, request.idempotency_scope, ended)
             self._recent.add(request, execution, is_detached=is_detached)
             self._state_store.schedule_save(self._build_state())
         self._notify()
@@ -479,7 +475,7 @@ class Session:
             raise RequestError("No event is chosen.", fix="Choose or write an event: %pdevent")
         source = self.source
         for name in only or ():
-            source.workflow.step(name)
+            source.workflow.entry(name)
         request = build_run_request(
             source,
             event,

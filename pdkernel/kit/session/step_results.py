@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from msgspec import field
 
 from pdkernel.common.encode import JsonStruct
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError
-from pdkernel.execution import Execution, StepResult
-from pdkernel.model import JSON, Step, Workflow
+from pdkernel.execution import Execution, StepResult, StepStatus
+from pdkernel.model import JSON, Block, Entry, Step, Workflow, split_inside
 
 MAX_RECENT_RUNS = 10
 """Number of runs that can be saved as tests; the recording of each stays in memory."""
@@ -40,6 +42,14 @@ class StoredResult(JsonStruct, frozen=True):
     sequence: int = field(name="order")
 
 
+@dataclass(slots=True)
+class _Inputs:
+    """What a step reads: the sequence of its newest result, and whether a result is stale."""
+
+    newest: int = 0
+    is_stale: bool = False
+
+
 class LastStepResults:
     """The last result of each step."""
 
@@ -47,10 +57,24 @@ class LastStepResults:
         self._steps: dict[str, StoredResult] = dict(results or {})
         self._order = max((known.sequence for known in self._steps.values()), default=0)
 
-    def record(self, step: Step, result: StepResult, scope: str) -> None:
+    def record(self, step: Entry, result: StepResult, scope: str) -> None:
         """Record the result of *step*."""
         self._order += 1
         self._steps[step.name] = StoredResult(result, compute_fingerprint(step), scope, self._order)
+
+    def record_all(
+        self, workflow: Workflow, results: Sequence[StepResult], scope: str, statuses: Collection[StepStatus]
+    ) -> list[str]:
+        """
+        Record the results of a run that have one of *statuses* and belong to steps or blocks of *workflow*, and return their names.
+
+        A block is recorded after the steps in it, whose exports it has.
+        """
+        by_name = {result.name: result for result in results if result.status in statuses}
+        ordered = [entry for entry in _inner_first(workflow) if entry.name in by_name]
+        for entry in ordered:
+            self.record(entry, by_name[entry.name], scope)
+        return [name for name in by_name if any(entry.name == name for entry in ordered)]
 
     def discard(self, name: str) -> None:
         """Discard the result of step *name*, if any."""
@@ -83,30 +107,47 @@ class LastStepResults:
     def find_stale_steps(self, workflow: Workflow, scope: str) -> set[str]:
         """Return the steps of *workflow* whose result is stale for *scope*."""
         stale: set[str] = set()
-        newest_above, stale_above = 0, False
-        for step in workflow.steps:
-            known = self._steps.get(step.name)
+        outdated = {entry.name for entry in workflow.all_entries if self._is_outdated(entry, scope)}
+        read: dict[str | None, _Inputs] = {None: _Inputs()}  # by branch
+        within: dict[str, _Inputs] = {}  # by block
+        for entry in _inner_first(workflow):
+            missing = [entry.inside] if entry.inside not in read else []
+            missing += [block.inside for block, _ in workflow.branches_around(entry.name) if block.inside not in read]
+            for inside in reversed(missing):
+                block = split_inside(inside or "")[0]
+                outer = read[workflow.block(block).inside]
+                read[inside] = _Inputs(outer.newest, outer.is_stale or block in outdated)
+            above, inner = read[entry.inside], within.get(entry.name, _Inputs())
+            known = self._steps.get(entry.name)
             if known is None:
                 continue
-            pinned = known.result.status == "pinned"
-            outdated = known.result_scope != scope or (
-                not step.disabled and known.fingerprint != compute_fingerprint(step)
-            )
-            if not pinned and (outdated or stale_above or known.sequence < newest_above):
-                stale.add(step.name)
-                stale_above = True
-            newest_above = max(newest_above, known.sequence)
+            is_older = known.sequence < max(above.newest, inner.newest)
+            has_changed = entry.name in outdated or above.is_stale or inner.is_stale or is_older
+            if has_changed and known.result.status != "pinned":
+                stale.add(entry.name)
+            around = within.setdefault(split_inside(entry.inside or "")[0], _Inputs())
+            for inputs in (above, around):
+                inputs.newest = max(inputs.newest, known.sequence)
+                inputs.is_stale = inputs.is_stale or entry.name in stale
         return stale
+
+    def _is_outdated(self, entry: Entry, scope: str) -> bool:
+        """Return whether the code of *entry*, the event or the user has changed since its result."""
+        known = self._steps.get(entry.name)
+        if known is None or known.result.status == "pinned":
+            return False
+        is_disabled = isinstance(entry, Step) and entry.disabled
+        return known.result_scope != scope or (not is_disabled and known.fingerprint != compute_fingerprint(entry))
 
     def find_edited_steps(self, workflow: Workflow) -> set[str]:
         """Return the steps of *workflow* whose result is of other code."""
         return {
-            step.name
-            for step in workflow.steps
-            if (known := self._steps.get(step.name)) is not None
+            entry.name
+            for entry in workflow.all_entries
+            if (known := self._steps.get(entry.name)) is not None
             and known.result.status != "pinned"
-            and not step.disabled
-            and known.fingerprint != compute_fingerprint(step)
+            and not (isinstance(entry, Step) and entry.disabled)
+            and known.fingerprint != compute_fingerprint(entry)
         }
 
     def stored_results(self) -> dict[str, StoredResult]:
@@ -114,8 +155,25 @@ class LastStepResults:
         return dict(self._steps)
 
 
-def compute_fingerprint(step: Step) -> str:
+def _inner_first(workflow: Workflow) -> Iterator[Entry]:
+    """Yield the steps and blocks of *workflow* in the order in which they end: a block after those in it."""
+    open_blocks: list[Block] = []
+    for entry in workflow.all_entries:
+        block = "" if entry.inside is None else split_inside(entry.inside)[0]
+        while open_blocks and open_blocks[-1].name != block:
+            yield open_blocks.pop()
+        if isinstance(entry, Block):
+            open_blocks.append(entry)
+        else:
+            yield entry
+    yield from reversed(open_blocks)
+
+
+def compute_fingerprint(step: Entry) -> str:
     """Return a hash of everything that determines the behaviour of *step*."""
+    if isinstance(step, Block):
+        branches = [[branch.name, branch.condition, branch.runs] for branch in step.branches]
+        return _hash([step.type, step.expression, branches])
     parts = [
         step.language,
         step.source,
@@ -126,6 +184,10 @@ def compute_fingerprint(step: Step) -> str:
         step.timeout_s,
         *([dict(step.files)] if step.files else []),
     ]
+    return _hash(parts)
+
+
+def _hash(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -180,5 +242,6 @@ class RecentRuns:
         request = self._requests.get(execution_id)
         if request is None:
             return set()
-        now = {step.name: compute_fingerprint(step) for step in workflow.steps}
-        return {step.name for step in request.workflow.steps if now.get(step.name) != compute_fingerprint(step)}
+        now = {entry.name: compute_fingerprint(entry) for entry in workflow.all_entries}
+        before = request.workflow.all_entries
+        return {entry.name for entry in before if now.get(entry.name) != compute_fingerprint(entry)}

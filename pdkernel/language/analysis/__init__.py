@@ -43,6 +43,7 @@ from pdkernel.language.analysis.source_locations import (
 from pdkernel.language.analysis.step_references import (
     STANDARD_VARIABLES,
     UNKNOWN_APP,
+    build_condition_step,
     find_app_bindings,
     find_declared_apps,
     find_step_references,
@@ -77,6 +78,7 @@ __all__ = [
     "SecretProp",
     "StepFileError",
     "UnreadAnswer",
+    "build_condition_step",
     "check_block",
     "check_header",
     "check_import_complete",

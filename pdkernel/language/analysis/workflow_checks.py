@@ -27,7 +27,7 @@ from pdkernel.language.analysis import go_code, node_code, old_code, python_code
 from pdkernel.language.analysis.imported_files import find_missing_files
 from pdkernel.language.analysis.python_requirements import find_unreadable_requirements
 from pdkernel.language.analysis.source_locations import describe_place, raise_combined
-from pdkernel.language.analysis.step_references import find_step_references, needs_step
+from pdkernel.language.analysis.step_references import build_condition_step, find_step_references, needs_step
 from pdkernel.language.expression import RULE_FILTER, RULE_FILTER_PROP, RuleError, RuleFilter, find_condition_errors
 from pdkernel.model import RESERVED_STEP_NAMES, Block, Entry, Step, Workflow
 
@@ -35,23 +35,24 @@ _MAX_LISTED = 20
 """Names of earlier steps in a message."""
 
 
-def check_workflow(workflow: Workflow, *, to_run: bool = True) -> None:
+def check_workflow(workflow: Workflow, *, to_run: bool = True, left_out: Collection[str] = ()) -> None:
     """
     Check the order and scope of steps and blocks, entry points, conditions and expressions of *workflow*.
 
     Args:
         workflow: The workflow.
         to_run: False for an export, which accepts any code and expressions of a synced workflow.
+        left_out: Blocks whose cells and conditions are not checked, because a run does not evaluate them.
 
     Raises:
         DefinitionError: A single problem in its own class; for several, the class of the first with all messages.
     """
-    check_readable(workflow)
+    check_readable(workflow, left_out)
     lenient = not to_run and is_synced(workflow)
     problems: list[DefinitionError] = []
     for entry in workflow.all_entries:
         if isinstance(entry, Block):
-            problems += _condition_problems(workflow, entry)
+            problems += [] if entry.name in left_out else _condition_problems(workflow, entry)
         elif not entry.disabled:
             problems += [] if lenient else _entry_point_problems(entry)
             problems += _order_problems(workflow, entry, lenient=lenient)
@@ -71,9 +72,9 @@ def check_block(workflow: Workflow, name: str) -> None:
     raise_combined(_condition_problems(workflow, block))
 
 
-def check_readable(workflow: Workflow) -> None:
+def check_readable(workflow: Workflow, left_out: Collection[str] = ()) -> None:
     """
-    Check that the header cell and the cells of all blocks and enabled steps of *workflow* can be read.
+    Check that the header cell and the cells of all blocks, without those *left_out*, and enabled steps of *workflow* can be read.
 
     Raises:
         DirectiveError: Cells cannot be read.
@@ -86,7 +87,7 @@ def check_readable(workflow: Workflow) -> None:
                     f"In {_describe_unreadable(entry)}: {entry.problem[0]}", step=entry.name, line=entry.problem[1]
                 )
                 for entry in workflow.all_entries
-                if entry.problem is not None and _is_needed(workflow, entry)
+                if entry.problem is not None and entry.name not in left_out and _is_needed(workflow, entry)
             ),
         ]
     )
@@ -116,29 +117,42 @@ def _header_problems(workflow: Workflow) -> list[DefinitionError]:
 
 def find_blocked_steps(workflow: Workflow, unreadable: Collection[str]) -> dict[str, tuple[str, int | None]]:
     """
-    Return the steps of *workflow* that cannot run, each with the reason and the line of its cell.
+    Return the steps and blocks of *workflow* that cannot run, each with the reason and the line of its cell.
 
     Args:
         workflow: The workflow.
-        unreadable: The steps whose cells cannot be read and which have no exports.
+        unreadable: The steps and blocks whose cells cannot be read and which have no exports.
 
     Returns:
-        These steps, and those that need their exports.
+        These steps and blocks, what is in such a block, and those that need their exports. What needs a block with such a step in
+        it is among them, and the block is not: it may run another branch.
     """
     found: dict[str, tuple[str, int | None]] = {}
     causes: dict[str, str] = {}
-    for step in workflow.steps:
-        if step.name in unreadable and step.problem is not None:
-            found[step.name], causes[step.name] = step.problem, _describe_unreadable(step)
-            continue
-        needed = next((name for name in causes if not step.disabled and needs_step(step, name)), None)
-        with suppress(ExpressionError):  # the checks before a run report it
-            if needed is not None:
-                line = find_step_references(step).get(needed)
-                causes[step.name] = cause = causes[needed]
-                what = f"{step.name} did not run, because it needs steps.{needed}, and {cause} cannot be read."
-                found[step.name] = (f"{what}\nCorrect that cell.", line)
+    for entry in workflow.all_entries:
+        around = next((block.name for block, _ in workflow.branches_around(entry.name) if block.name in found), None)
+        if entry.name in unreadable and entry.problem is not None:
+            found[entry.name], causes[entry.name] = entry.problem, _describe_unreadable(entry)
+        elif around is not None:
+            causes[entry.name] = cause = causes[around]
+            found[entry.name] = (f"{entry.name} did not run, because {cause} cannot be read.\nCorrect that cell.", None)
+        elif (needed := _find_needed(workflow, entry, causes)) is not None:
+            causes[entry.name] = cause = causes[needed]
+            what = f"{entry.name} did not run, because it needs steps.{needed}, and {cause} cannot be read."
+            with suppress(ExpressionError):  # the checks before a run report it
+                found[entry.name] = (f"{what}\nCorrect that cell.", find_step_references(entry).get(needed))
+        if entry.name in found:
+            for block, _ in workflow.branches_around(entry.name):
+                causes.setdefault(block.name, causes[entry.name])
     return found
+
+
+def _find_needed(workflow: Workflow, entry: Entry, causes: Collection[str]) -> str | None:
+    """Return the first of *causes* whose exports *entry* may read, or None."""
+    if isinstance(entry, Step) and entry.disabled:
+        return None
+    reader = build_condition_step(entry) if isinstance(entry, Block) else entry
+    return next((name for name in causes if workflow.sees(entry.name, name) and needs_step(reader, name)), None)
 
 
 def _describe_unreadable(entry: Entry) -> str:
@@ -180,7 +194,6 @@ def check_import_complete(workflow: Workflow) -> None:
         for step in _enabled(workflow)
         if (problem := find_rule_problem(step)) is not None
     ]
-    problems += _find_unsupported_blocks(workflow)
     problems += [
         UnsupportedError(
             f"{kept.name} {kept.unsupported_reason}.",
@@ -191,19 +204,6 @@ def check_import_complete(workflow: Workflow) -> None:
         for kept in workflow.unsupported_entries
     ]
     raise_combined(problems)
-
-
-def _find_unsupported_blocks(workflow: Workflow) -> list[DefinitionError]:
-    """Return that blocks do not run yet: the one refusal of `run`, `serve` and cells, until the engine executes blocks."""
-    if not workflow.blocks:
-        return []
-    names = ", ".join(block.name for block in workflow.blocks)
-    return [
-        UnsupportedError(
-            f"The workflow has branches ({names}), which this version writes, checks and stores, and does not run.",
-            fix="Run it with a version that runs branches.",
-        )
-    ]
 
 
 def find_rule_problem(step: Step) -> str | None:
