@@ -216,8 +216,8 @@ class BlockChoice(JsonStruct, frozen=True, omit_defaults=True):
     Attributes:
         type: `if`, `switch` or `parallel`.
         taken: The branches that run, in order.
-        conditions: The evaluated conditions in order, as `judge_branch` returns them, with the values that they read by plain paths
-            (`reads`); without those of an if or switch block below the branch that runs.
+        conditions: The evaluated conditions in order, as `judge_branch` returns them, of JavaScript with its `source` and the values
+            that it read by plain paths (`reads`). Conditions of an if or switch block below the branch that runs are not evaluated.
     """
 
     type: BlockType
@@ -319,6 +319,8 @@ def build_block_exports(
 ) -> dict[str, JSON]:
     """
     Return the exports of a block: those of the last step of the branch that ran, or of a parallel block by branch.
+
+    # parity[block-exports]: the platform does not document what a block without an executed step has, nor whether a disabled last step counts.
 
     Args:
         choice: What the block has decided.

@@ -65,6 +65,7 @@ async def _decide(run: RunState, block: Block, clock: Clock) -> BlockChoice | St
     started, began = clock.now(), clock.monotonic()
     decided = StepResult(block.name, "success", started_at=format_iso(started))
     error: PdkernelError | None = None
+    # parity[block-conditions]: nothing is retried, because the same exports give the same error again
     try:
         choice = await decide_branches(run, block)
     except PdkernelError as fault:
@@ -112,8 +113,9 @@ async def decide_branches(run: RunState, block: Block) -> BlockChoice:
         template = get_condition_template(block, branch)
         evaluated = UNDEFINED if template is None else await evaluate(template, branch.name)
         found = judge_branch(block, branch, evaluated, value)
-        if (source := _get_source(block, branch)) is not None and (reads := read_operands(source, read)):
-            found["reads"] = reads
+        if (source := _get_source(block, branch)) is not None:
+            reads = read_operands(source, read)
+            found |= {"source": " ".join(source.split()), **({"reads": reads} if reads else {})}
         judged.append(found)
         if found["holds"]:
             taken.append(branch.name)

@@ -562,7 +562,11 @@ class Interpreter:
         return "error" if is_blocked and status in ("success", "exited") else status
 
     async def _run_entries(self, run: RunState, state: RestoredRun) -> Status | None:
-        """Run steps and branches in order; return a status if the run ends with one of them. A loop, because blocks may nest without limit."""
+        """
+        Run steps and branches in order; return a status if the run ends with one of them. A loop, because blocks may nest without limit.
+
+        # parity[block-folder]: steps of a branch have the workers, and so the folder, of the steps around it
+        """
         workflow = run.request.workflow
         open_blocks: list[tuple[Block, BlockChoice]] = []
         levels: list[Iterator[Entry]] = [iter(workflow.entries())]

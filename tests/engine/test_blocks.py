@@ -109,8 +109,8 @@ async def test_decision_has_its_operands(shared_run: Run) -> None:
     assert found is not None
     path = "steps.trigger.event.body.n"
     assert found.conditions == (
-        {"branch": "high", "holds": False, "result": False, "reads": {path: 3}},
-        {"branch": "low", "holds": True, "result": True, "reads": {path: 3}},
+        {"branch": "high", "holds": False, "result": False, "source": f"{path} >= 10", "reads": {path: 3}},
+        {"branch": "low", "holds": True, "result": True, "source": f"{path} >= 1", "reads": {path: 3}},
     )
 
 

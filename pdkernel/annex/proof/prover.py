@@ -257,7 +257,7 @@ class _CaseComparison:
     def _only(self, excluded: Mapping[str, str]) -> frozenset[str] | None:
         if not excluded:
             return None
-        return frozenset(step.name for step in self._notebook.workflow.steps if step.name not in excluded)
+        return frozenset(entry.name for entry in self._notebook.workflow.all_entries if entry.name not in excluded)
 
     def _recording(self, case: ProofCase) -> str:
         folder = EVENTS_FOLDER

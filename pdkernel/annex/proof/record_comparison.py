@@ -47,7 +47,7 @@ from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.account_resolution import collect_secrets
 from pdkernel.engine.variables import load_variables
 from pdkernel.errors import EventError, RequestError
-from pdkernel.execution import StepResult
+from pdkernel.execution import BlockChoice, StepResult
 from pdkernel.files.source import WorkflowSource
 from pdkernel.language.analysis import responds
 from pdkernel.model import ROUND_TRIP_KEY, Step, Workflow
@@ -294,6 +294,8 @@ class _RunComparison:
         before: StepResult | None = None
         for result in ran.execution.steps:
             name = result.name
+            if isinstance(result.choice, BlockChoice) and result.error is None:
+                continue  # its exports are those of its steps
             if name in self.steps or result.status == "disabled":
                 before = result if result.status == "pinned" else before
                 continue
@@ -336,7 +338,8 @@ class _RunComparison:
     def _judge_error(self, result: StepResult, recorded: Mapping[str, Any]) -> _Step:
         assert result.error is not None
         message = f"{result.error.name}: {result.error.message}"
-        field_name = self._find_hidden_field(self._side.workflow.step(result.name))
+        entry = self._side.workflow.entry(result.name)
+        field_name = self._find_hidden_field(entry) if isinstance(entry, Step) else None
         if field_name is not None:
             return _Step(
                 result.name,

@@ -314,7 +314,7 @@ class TemporaryProject:
         event = event or Event()
         opened = self._open(source, pins or ())
         for name in only or ():
-            opened.workflow.step(name)
+            opened.workflow.entry(name)
         own = {**self._project.variables.values(), **check_variables(variables or {})}
         request = build_run_request(
             opened,

@@ -154,7 +154,10 @@ def _iter_paths(source: str) -> Iterator[str]:
             if text.startswith(("steps", "event")):
                 yield text
             continue
-        if node.type not in javascript.FUNCTION_NODE_TYPES:
+        function = node.child_by_field_name("function") if node.type == "call_expression" else None
+        if function is not None and function.type == "member_expression":  # of `text.includes(x)`, the text is read
+            waiting += filter(None, (node.child_by_field_name("arguments"), function.child_by_field_name("object")))
+        elif node.type not in javascript.FUNCTION_NODE_TYPES:
             waiting.extend(reversed(node.named_children))
 
 

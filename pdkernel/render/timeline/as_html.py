@@ -39,6 +39,7 @@ _PREVIEW = 72
 _FEW_LINES = 12
 _LABEL_PX = 100
 _MARKER_PX = 15
+_LEVEL_PX, _MAX_LEVELS = 16, 8
 """Width of the arrow of a collapsible part, so that the columns line up."""
 _CHARACTER_PX, _MAX_NAME_PX = 10, 240
 """Width of a character of a step's name, and of the widest column of names: longer names move their own row only."""
@@ -92,7 +93,9 @@ def _head(execution: Execution, notes: TimelineContext) -> list[Html]:
 
 def _steps(execution: Execution, notes: TimelineContext) -> Html:
     rows = view_model.build_rows(execution, notes)
-    name_px = min(_MAX_NAME_PX, max((_CHARACTER_PX * len(row.result.name) for row in rows), default=0))
+    name_px = min(
+        _MAX_NAME_PX, max((_CHARACTER_PX * len(row.result.name) + _get_indent_px(row) for row in rows), default=0)
+    )
     steps = [tag("li", _row(row, name_px), _details(row), style=_STEP) for row in rows]
     return tag("ol", join_lines(steps), style="margin:0;padding:0;list-style-type:none", class_="pd-steps")
 
@@ -100,7 +103,7 @@ def _steps(execution: Execution, notes: TimelineContext) -> Html:
 def _row(row: view_model.TimelineStep, name_px: int) -> Html:
     parts = [
         tag("span", pill(str(row.label), row.label.tone), style="display:inline-block;min-width:100px"),
-        tag("strong", breakable(row.result.name), style=f"display:inline-block;margin-right:8px;min-width:{name_px}px"),
+        tag("strong", breakable(row.result.name), style=_build_name_style(row, name_px)),
         *([tag("span", row.language, style=f"{MUTED_STYLE};margin-right:8px;min-width:55px")] if row.language else []),
         *(_mark(mark) for mark in row.badges),
         tag("span", row.summary, style="flex:1 1 200px;margin-right:8px") if row.summary else Html(""),
@@ -110,6 +113,16 @@ def _row(row: view_model.TimelineStep, name_px: int) -> Html:
         bar = [] if row.result.duration_ms is None else [_SPACE, _bar(row)]
         parts.append(tag("span", taken, *bar, style="margin-left:auto;display:flex;align-items:center"))
     return tag("div", *_spaced([part for part in parts if part]), style=ROW_STYLE)
+
+
+def _build_name_style(row: view_model.TimelineStep, name_px: int) -> str:
+    indent = _get_indent_px(row)
+    shift = f"margin-left:{indent}px;" if indent else ""
+    return f"display:inline-block;{shift}margin-right:8px;min-width:{name_px - indent}px"
+
+
+def _get_indent_px(row: view_model.TimelineStep) -> int:
+    return _LEVEL_PX * min(row.level, _MAX_LEVELS)
 
 
 def _mark(mark: str) -> Html:
@@ -137,6 +150,7 @@ def _details(row: view_model.TimelineStep) -> Html:
     ]
     if row.lookup is not None and row.result.accounts:
         parts.append(_collapsible(Label.LOOKUP, Html("how the account was found"), _lookup(row)))
+    parts += [_labelled(Label.BRANCH, tag("span", condition, style=_GROWING_STYLE)) for condition in row.conditions]
     parts += [_value(Label.INPUT, name, value, None) for name, value in row.props]
     parts += [_value(Label.EXPORT, name, value, _export_path(row, name)) for name, value in row.exports]
     if row.hidden_exports:

@@ -16,6 +16,7 @@ from pdkernel.render.timeline.view_model import NO_CONTEXT, Label, TimelineConte
 _BAR = 20
 _INDENT = " " * 6
 _LABEL = 9
+_MAX_LEVELS = 8
 
 
 def render_text(execution: Execution, notes: TimelineContext = NO_CONTEXT) -> str:
@@ -54,10 +55,11 @@ def _lines(execution: Execution, notes: TimelineContext) -> Iterator[str]:
 
 def _steps(execution: Execution, notes: TimelineContext) -> Iterator[str]:
     rows = view_model.build_rows(execution, notes)
-    names = max((len(row.result.name) for row in rows), default=0)
+    shown_names = [f"{'  ' * min(row.level, _MAX_LEVELS)}{row.result.name}" for row in rows]
+    names = max(map(len, shown_names), default=0)
     languages = max((len(row.language) for row in rows), default=0)
-    for row in rows:
-        head = f"  {row.label!s:<10}  {row.result.name:<{names}}  {row.language:<{languages}}".rstrip()
+    for row, name in zip(rows, shown_names, strict=True):
+        head = f"  {row.label!s:<10}  {name:<{names}}  {row.language:<{languages}}".rstrip()
         if row.duration:
             width = 16 + names + languages
             bar = "" if row.result.duration_ms is None else f"  {_bar(row)}"
@@ -83,6 +85,11 @@ def _details(row: view_model.TimelineStep, *, explain: bool) -> Iterator[str]:
         yield from _labelled(Label.ACCOUNT, [formatting.format_account(use)])
     if explain and row.lookup is not None and row.result.accounts:
         yield from _labelled(Label.LOOKUP, lookup.render_text(row.lookup, step=row.result.name).splitlines())
+    for condition in row.conditions:
+        width = formatting.TEXT_COLUMNS - len(_INDENT) - _LABEL
+        yield from _labelled(
+            Label.BRANCH, textwrap.wrap(escape_control_characters(condition), width, subsequent_indent="  ")
+        )
     for name, value in row.props:
         yield from _labelled(Label.INPUT, _value(name, value))
     for name, value in row.exports:

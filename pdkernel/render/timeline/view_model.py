@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import groupby
 from typing import Literal
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from pdkernel.common.lookup import Lookup
 from pdkernel.errors import CONNECT_PREFIX, format_count
@@ -27,8 +27,9 @@ from pdkernel.execution import (
     milliseconds_between,
 )
 from pdkernel.language.analysis import describe_error_place, translate_places
+from pdkernel.language.expression import describe_rules
 from pdkernel.language.shape import StepKind, get_step_kind
-from pdkernel.model import JSON, LANGUAGE_NAMES, Step, Workflow
+from pdkernel.model import JSON, LANGUAGE_NAMES, BlockType, Step, Workflow
 from pdkernel.render import formatting
 
 _PANICS = frozenset({"panic", "fatal error"})
@@ -50,6 +51,7 @@ class Label(StrEnum):
     ACTION = "action"
     ACCOUNT = "account"
     LOOKUP = "lookup"
+    BRANCH = "branch"
     INPUT = "input"
     EXPORT = "export"
     CALL = "call"
@@ -132,7 +134,9 @@ class TimelineStep:
     One step of a timeline.
 
     Attributes:
-        bar_start: The start of the bar, a fraction from 0 to 1; *bar_width* is its width.
+        bar_start: The start of the bar, a fraction from 0 to 1; *bar_width* is its width. Branches of a parallel block begin together.
+        level: The number of blocks around the step.
+        conditions: Of a block, each evaluated condition with its operands, the branches that run with ✓.
         hidden_exports: The number of exports beyond the shown ones.
         reader: The kind of the step below, whose code reads the exports.
     """
@@ -152,6 +156,8 @@ class TimelineStep:
     lookup: Lookup | None = None
     error: ShownError | None = None
     reader: StepKind = "node"
+    level: int = 0
+    conditions: tuple[str, ...] = ()
 
 
 def format_hidden_exports(row: TimelineStep) -> str:
@@ -161,26 +167,26 @@ def format_hidden_exports(row: TimelineStep) -> str:
 
 def build_rows(execution: Execution, notes: TimelineContext) -> list[TimelineStep]:
     """Build a row for each step, in order."""
-    total = sum(step.duration_ms or 0.0 for step in execution.steps) or 1.0
+    starts, total = _find_bar_starts(execution.steps)
     rows: list[TimelineStep] = []
-    start = 0.0
-    for step in execution.steps:
+    for step, start in zip(execution.steps, starts, strict=True):
         state = _state(step, execution, notes)
-        share = (step.duration_ms or 0.0) / total
         summary = step.exports.get(SUMMARY)
         exports = [name for name in step.exports if name != SUMMARY]
         rows.append(
             TimelineStep(
                 result=step,
                 label=_label(step, state),
-                language=_describe_language(notes.find_step(step.name)),
+                language=_describe_language(notes.find_step(step.name))
+                if isinstance(step.choice, UnsetType)
+                else step.choice.type,
                 error=build_error(step.error, execution, notes, step.logs) if step.error is not None else None,
                 badges=_marks(step, notes),
                 duration=formatting.format_elapsed(_elapsed_ms(step, execution, notes))
                 if step.duration_ms is None
                 else formatting.format_duration(step.duration_ms),
-                bar_start=start,
-                bar_width=share,
+                bar_start=start / total,
+                bar_width=(step.duration_ms or 0.0) / total,
                 summary=""
                 if summary is None
                 else summary
@@ -192,10 +198,66 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[TimelineSte
                 logs=_keep_newest(_merge_logs(step)) if state == "running" else _merge_logs(step),
                 lookup=execution.lookup if execution.lookup and execution.lookup.apps_of_step(step.name) else None,
                 reader=_find_reader(step.name, notes),
+                level=step.path.count(".") // 2,
+                conditions=()
+                if isinstance(step.choice, UnsetType)
+                else tuple(_describe_condition(step.choice.type, judged) for judged in step.choice.conditions),
             )
         )
-        start += share
     return rows
+
+
+def _find_bar_starts(steps: Sequence[StepResult]) -> tuple[list[float], float]:
+    """
+    Return where each of *steps* starts and all end, in milliseconds without the pauses between steps.
+
+    A step starts at the end of the one above in its branch, a branch at the end of its block's decision, and what is below a block at
+    the end of its longest branch.
+    """
+    ends: dict[tuple[str, str] | None, float] = {None: 0.0}  # by branch
+    open_blocks: list[tuple[str, tuple[str, str] | None]] = []
+    starts: list[float] = []
+    for step in steps:
+        is_outside = isinstance(step.block, UnsetType) or isinstance(step.branch, UnsetType)
+        inside = None if is_outside else (str(step.block), str(step.branch))
+        while open_blocks and (inside is None or open_blocks[-1][0] != inside[0]):
+            name, outer = open_blocks.pop()
+            ends[outer] = max(
+                ends[outer], *(end for branch, end in ends.items() if branch is not None and branch[0] == name), 0.0
+            )
+        if inside not in ends:
+            ends[inside] = ends[open_blocks[-1][1]] if open_blocks else 0.0
+        starts.append(ends[inside])
+        ends[inside] += step.duration_ms or 0.0
+        if not isinstance(step.choice, UnsetType):
+            open_blocks.append((step.name, inside))
+    return starts, max(ends.values()) or 1.0
+
+
+def _get_reads(judged: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    reads = judged.get("reads")
+    return reads if isinstance(reads, dict) else {}
+
+
+def _describe_condition(block_type: BlockType, judged: Mapping[str, JSON]) -> str:
+    """Return an evaluated condition of a block: `✓ high: steps.check.$return_value.amount >= 1000 (steps.check.$return_value.amount is 1200)`."""
+    branch, holds, rules = judged.get("branch"), judged.get("holds"), judged.get("rules")
+    if isinstance(rules, dict):
+        what = describe_rules(rules)
+    elif "source" in judged:
+        values = [f"{path} is {formatting.format_json_line(value)}" for path, value in _get_reads(judged).items()]
+        if not isinstance(judged.get("result"), bool):
+            result = formatting.format_json_line(judged["result"]) if "result" in judged else "undefined"
+            values.append(f"the result is {result}")
+        what = f"{judged['source']} ({', '.join(values)})" if values else str(judged["source"])
+    elif "case" in judged or "value" in judged:
+        value, case = (
+            formatting.format_json_line(judged[key]) if key in judged else "undefined" for key in ("value", "case")
+        )
+        what = f"{value} {'equals' if holds else 'does not equal'} {case}"
+    else:
+        what = "never" if not holds else "always" if block_type == "parallel" else "otherwise"
+    return f"{'✓' if holds else '–'} {branch}: {what}"
 
 
 def build_error(

@@ -615,9 +615,3 @@ def test_variables_of_conditions() -> None:
     )
 
     assert find_workflow_variables(workflow) == {"CASE": ["a"], "PLAN": ["a", "b"]}
-
-
-def test_blocks_are_not_run_yet() -> None:
-    """A workflow with blocks is refused where others run, by the names of its blocks."""
-    with pytest.raises(UnsupportedError, match=r"branches \(triage, tell, last\), which this version writes"):
-        check_import_complete(with_reads())

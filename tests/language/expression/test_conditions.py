@@ -139,6 +139,10 @@ def test_operands_of_javascript() -> None:
         "steps.check['$return_value'].tags[0]": "a",
         "event.x": None,
     }
+    assert read_operands("steps.check.$return_value.tags.includes(event.x)", steps) == {
+        "steps.check.$return_value.tags": ["a"],
+        "event.x": None,
+    }
     assert read_operands("a b", steps) == {}
 
 
