@@ -199,14 +199,10 @@ class RunRecord:
         former = [] if state.event is None else find_redacted_values(self._masked, dict(state.event))
         self._secrets = (*collect_request_secrets(request), *state.secrets, *former)
         self.redactor = get_redactor(*self._secrets)
+        names = [entry.name for entry in request.workflow.all_entries]
         self._places = request.prepared.places
-        entries = request.workflow.all_entries
-        self._steps = {
-            entry.name: state.steps[entry.name].result
-            if entry.name in state.steps
-            else self._with_place(StepResult(entry.name, "not_run"))
-            for entry in entries
-        }
+        known = {name: step.result for name, step in state.steps.items()}
+        self._steps = {name: known.get(name) or self._with_place(StepResult(name, "not_run")) for name in names}
         self._started = clock.now() if state.created is None else datetime.fromtimestamp(state.created, UTC)
         self._fields = _build_fields(request, state, self._started, self._redact_trigger(), guard)
         self._execution: Execution | None = None
@@ -226,7 +222,7 @@ class RunRecord:
         self._waits_for_disk = request.waits_for_database
         self._has_waited = False
         self._is_parked = False  # the pause is on disk, and this executor may not write the run any more
-        self._step_positions = {entry.name: position for position, entry in enumerate(entries)}
+        self._step_positions = {name: position for position, name in enumerate(names)}
         self._response = CallerResponse(
             state.response,
             is_expected=request.has_response,

@@ -151,11 +151,7 @@ async def prepare_fork(
         request = await run_blocking(_with_source, request, source)
     workflow, state = request.workflow, engine.restore_state(claimed)
     pinned = pin_steps(workflow, pins or {})
-    # the new run restores pins, and these exports have no placeholders: their text that looks like one is escaped
-    recorded = {
-        name: require_object(get_redactor().redact_value(dict(exports)))
-        for name, exports in _collect_recorded(workflow, state).items()
-    }
+    recorded = _collect_recorded(workflow, state)
     branches = _find_choices(run_id, workflow, first, state)
     above = _find_kept(workflow, first, branches)
     if lacking := next((name for name in above if name not in recorded and name not in pinned), None):
@@ -180,14 +176,14 @@ async def prepare_fork(
 
 
 def _collect_recorded(workflow: Workflow, state: RestoredRun) -> Mapping[str, Mapping[str, JSON]]:
-    """Return the exports of the recorded steps, and of the blocks, by name."""
+    """Return the exports of the recorded steps, and of the blocks, by name, as pins."""
     found = {name: step.exports for name, step in state.steps.items() if step.result.status in ("success", "pinned")}
     for block in reversed(workflow.blocks):  # inner blocks first
-        if block.name in found and isinstance(choice := state.steps[block.name].result.choice, BlockChoice):
-            names = {branch.name for branch in block.branches}
-            if names.issuperset(choice.taken):
-                found[block.name] = collect_exports(workflow, block, choice, found)
-    return found
+        choice = state.steps[block.name].result.choice if block.name in found else None
+        if isinstance(choice, BlockChoice) and {branch.name for branch in block.branches}.issuperset(choice.taken):
+            found[block.name] = collect_exports(workflow, block, choice, found)
+    # the new run restores pins, and these exports have no placeholders: their text that looks like one is escaped
+    return {name: require_object(get_redactor().redact_value(dict(exports))) for name, exports in found.items()}
 
 
 def _find_choices(run_id: str, workflow: Workflow, first: str, state: RestoredRun) -> Mapping[str, BlockChoice]:
