@@ -247,7 +247,7 @@ def test_missing_isolation(pdkernel: Shell) -> None:
     required = pdkernel("serve", "--require-isolation", "--port", "0", before=without_mounts)
     exposed = pdkernel("serve", "--host", "0.0.0.0", "--port", "0", "--json", before=without_mounts)
     accepted = ("--host", "0.0.0.0", "--accept-missing-isolation", "--trusted-proxy", "not an address")
-    later = pdkernel("serve", *accepted, before=without_mounts)
+    later = pdkernel("serve", "--port", "0", *accepted, before=without_mounts)
 
     assert (
         required.status,
