@@ -104,7 +104,7 @@ def report(
     from pdkernel.annex.migration.report import build_migration_report
     from pdkernel.annex.migration.sources import read_sources
 
-    found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
+    found = read_sources(sources, lambda workflow_id: open_api(state, org_id).fetch_workflow(workflow_id))
     built = build_migration_report(found, _build_settings(state, environment))
     if compare:
         built = msgspec.structs.replace(built, records=_compare_records(state, found, egress))
@@ -194,7 +194,7 @@ def plan(
     from pdkernel.annex.migration.plan import build_plan, render_calendar, render_csv, render_text
     from pdkernel.annex.migration.sources import read_sources
 
-    found = read_sources(sources, lambda workflow_id: _open_api(state, org_id).fetch_workflow(workflow_id))
+    found = read_sources(sources, lambda workflow_id: open_api(state, org_id).fetch_workflow(workflow_id))
     settings = _build_settings(state, environment)
     built = build_plan(
         found,
@@ -259,7 +259,8 @@ def _folder(source: MigrationSource) -> Path:
     return (source.path if source.path.is_dir() else source.path.parent).resolve()
 
 
-def _open_api(state: CliContext, org_id: str | None) -> WorkflowApi:
+def open_api(state: CliContext, org_id: str | None) -> WorkflowApi:
+    """Return the REST API of workflows at Pipedream. Raises `ConnectSettingsError` without a login."""
     from pdkernel.accounts.sdk import Sdk, WorkflowApi
 
     login = state.open_project().login.load(os.environ)
@@ -400,7 +401,7 @@ def events(state: CliContext, sources: tuple[str, ...], folder: Path | None, org
     from pdkernel.annex.migration.sources import read_sources
     from pdkernel.operations.events import EventLibrary
 
-    api = _open_api(state, org_id)
+    api = open_api(state, org_id)
     rows = []
     for source in read_sources(sources, api.fetch_workflow):
         if source.error is not None and source.path is None:

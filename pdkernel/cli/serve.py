@@ -207,7 +207,7 @@ class _Site:
 def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) -> _Site:
     """Load and check what is served, and listen."""
     from pdkernel.server.exposure import is_loopback
-    from pdkernel.server.host_names import build_console_host, parse_public_url
+    from pdkernel.server.host_names import PUBLIC_URL_SETTING, build_console_host, parse_public_url
     from pdkernel.server.uvicorn_server import listen, local_url
 
     project = state.open_project()
@@ -226,6 +226,8 @@ def _prepare(state: CliContext, paths: tuple[Path, ...], options: ServeOptions) 
     try:
         local = local_url(listening, options["host"], tls=options["tls"])
         url = public or local
+        if public is not None and public != project.settings.get(PUBLIC_URL_SETTING):
+            project.settings.set(PUBLIC_URL_SETTING, public)
         console_host = build_console_host(project) if public is None and is_loopback(options["host"]) else None
         tls, notes = None, [f"Listening at {local}"] if public else []
         if options["tls"]:

@@ -19,6 +19,7 @@ from pdkernel.engine.account_lookup import Interface
 from pdkernel.engine.event_sources import SourceRequest, SourceResult, require_source_trigger
 from pdkernel.engine.run_context import trigger_keys
 from pdkernel.errors import PdkernelError, RequestError, format_count
+from pdkernel.files.definition import Sidecar
 from pdkernel.files.source import WorkflowSource, iter_workflow_paths, load_source
 from pdkernel.language.directive import describe_emitters
 from pdkernel.model import JSON, Trigger
@@ -76,6 +77,12 @@ def workflow_id(project: Project, source: WorkflowSource) -> str:
     """Return the id of a workflow: at the end of a synced folder's name, else from the project."""
     found = _FOLDER_ID.search(source.path.resolve().name)  # the name of a notebook ends with its suffix
     return found[1] if found else project.endpoint_keys.workflow_id(source.path)
+
+
+def ensure_endpoint_key(project: Project, path: Path, sidecar: Sidecar | None) -> str:
+    """Return the key of the endpoint of the workflow at *path*: that of its `pdkernel.yaml`, else the project's, which the first call creates."""
+    written = sidecar.endpoint if sidecar is not None else None
+    return written or project.endpoint_keys.ensure_workflow_key(path)
 
 
 def view_triggers(project: Project, source: WorkflowSource) -> list[TriggerView]:

@@ -17,6 +17,9 @@ from pdkernel.server.app_context import ServeSettings
 from pdkernel.server.client_address import is_address
 from pdkernel.storage import Project
 
+PUBLIC_URL_SETTING = "public_url"
+"""The setting of a project with the public URL at which it was last served."""
+
 
 def parse_public_url(url: str) -> str:
     """

@@ -32,7 +32,7 @@ from pdkernel.files.source import (
     reload_source,
 )
 from pdkernel.language.analysis import find_secret_props
-from pdkernel.operations.triggers import workflow_id
+from pdkernel.operations.triggers import ensure_endpoint_key, workflow_id
 from pdkernel.server.app_context import ServedWorkflow
 from pdkernel.storage import Project
 
@@ -160,8 +160,7 @@ class SourceWorkflows:
         self._fault = None
 
     def _add(self, source: WorkflowSource) -> ServedWorkflow:
-        written = source.sidecar.endpoint if source.sidecar else None
-        key = written or self._project.endpoint_keys.ensure_workflow_key(source.path)
+        key = ensure_endpoint_key(self._project, source.path, source.sidecar)
         if key in self._workflows:
             other = self._workflows[key].source.path
             raise RequestError(

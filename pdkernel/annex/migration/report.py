@@ -177,7 +177,7 @@ def _plan_moves(
         "Workflows that others call come first. Turn a workflow off at Pipedream when its callers use the new URL: the event "
         "history there shows callers that were missed.",
         tuple(name for name in order if name in served),
-        ("pdkernel serve FOLDER --public-url https://HOST",),
+        ("pdkernel serve FOLDER --public-url https://HOST", "pdkernel migrate urls FOLDER"),
     )
     yield MoveStep(
         "Keep the event history open until the end",

@@ -24,6 +24,7 @@ from pdkernel.event import Event
 from pdkernel.execution import Execution
 from pdkernel.files.source import RefusedSource, WorkflowSource
 from pdkernel.language.analysis import check_readable
+from pdkernel.operations.triggers import ensure_endpoint_key
 
 if TYPE_CHECKING:
     from pdkernel.engine.workflow_engine import WorkflowEngine
@@ -55,11 +56,8 @@ class DraftWorkflowSource:
         self._project = project
         self._read_draft = read_draft
         source, self.policy = read_draft()
-        endpoints = project.endpoint_keys
-        self.endpoint = (source.sidecar.endpoint if source.sidecar else None) or endpoints.ensure_workflow_key(
-            source.path
-        )
-        self.workflow_id = endpoints.workflow_id(source.path)
+        self.endpoint = ensure_endpoint_key(project, source.path, source.sidecar)
+        self.workflow_id = project.endpoint_keys.workflow_id(source.path)
         self._folder = source.path.parent
         self._variables = load_variables(project, self._folder)
         self._latest = self._read()
