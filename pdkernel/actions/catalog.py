@@ -271,8 +271,14 @@ class Catalog:
         )
 
     @classmethod
-    def without_project(cls, folder: Path, *, environ: Mapping[str, str]) -> Catalog:
-        """Return the catalog for *folder* without a project: it has the sources of a new project, and no project is created."""
+    def without_project(
+        cls, folder: Path, *, environ: Mapping[str, str], settings: SettingsStore | None = None
+    ) -> Catalog:
+        """
+        Return the catalog for *folder* without a project, which is not created: nothing runs at Pipedream.
+
+        It has the sources of *settings*, or those of a new project.
+        """
 
         def login() -> Login:
             raise ConnectSettingsError(
@@ -282,7 +288,7 @@ class Catalog:
         components = folder / "packages" / "components"
         lock = ActionsLock(folder.parent / LOCK_NAME)
         packages = NpmRegistry(environ, folder=components / "installed", lock=lock.path)
-        return cls(EmptySettings(), components, lock=lock, packages=packages, login=login)
+        return cls(settings or EmptySettings(), components, lock=lock, packages=packages, login=login)
 
     @property
     def settings(self) -> ActionSettings:

@@ -12,6 +12,7 @@ from pdkernel.cli import (  # noqa: F401 - each module adds its commands
     accounts,
     actions,
     clients,
+    crash_test,
     doctor,
     export,
     import_workflows,

@@ -109,7 +109,7 @@ HELP_WIDTH = 110
 
 AUTHOR = Section("Author", "lab", "new", "demo", "actions", "packages", "export")
 RUN = Section("Run", "run", "runs", "users", "accounts", "apps")
-TEST = Section("Test", "doctor", "check", "shape", "source")
+TEST = Section("Test", "doctor", "check", "crash-test", "shape", "source")
 MIGRATE = Section("Migrate", "import", "migrate")
 SERVE = Section("Serve", "serve", "triggers", "invoke", "clients", "keys")
 PROJECT = Section("Project", "project", "env", "secrets", "store", "login", "logout", "completion")

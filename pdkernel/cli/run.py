@@ -181,14 +181,14 @@ async def _run_all(
 
     pins = read_pins(options["pins"])
     opened = load_source(source, pinned_steps=pins, lenient=True)
-    event = _event(options["event"], options["body"], opened)
+    event = read_event(options["event"], options["body"], opened)
     state.print_detail(
         f"Workflow {opened.workflow.name!r} with {format_count(len(opened.workflow.steps), 'step')} from {opened.path}."
     )
     if not state.quiet:
         _print_drift(opened, event, options["event"])
     project = state.open_project()
-    _warn_unsaved(opened.path, project)
+    warn_unsaved(opened.path, project)
     directory = state.open_directory()
     users = _users(options, event, directory)
     policy = choose_run_policy(state, opened, options["egress"], via=options["via"], unopened=options["unopened"])
@@ -222,13 +222,13 @@ async def _run_batch(state: CliContext, source: Path, options: RunOptions, *, as
         )
     pins = read_pins(options["pins"])
     opened = load_source(source, pinned_steps=pins, lenient=True)
-    event = _event(options["event"], options["body"], opened)
+    event = read_event(options["event"], options["body"], opened)
     each = opened.workflow.trigger.for_each or ForEach()
     if (names := options["external_users"]) is not None:
         each = replace(each, users=None if names == ALL_USERS else tuple(split_names(names)))
     environment = parse_environment(options["environment"] or event.environment or each.environment)
     project, directory = state.open_project(), state.open_directory()
-    _warn_unsaved(opened.path, project)
+    warn_unsaved(opened.path, project)
     policy = choose_run_policy(state, opened, options["egress"], via=options["via"], unopened=options["unopened"])
 
     def build(user: str, batch_id: str) -> RunRequest:
@@ -256,7 +256,7 @@ async def _run_batch(state: CliContext, source: Path, options: RunOptions, *, as
     return 1 if summary.failed else 0
 
 
-def _warn_unsaved(path: Path, project: Project) -> None:
+def warn_unsaved(path: Path, project: Project) -> None:
     """Ask to save the notebook if its cells have run with code that the file does not have: the command runs the file."""
     if path.suffix != ".ipynb" or not project.notebook_states.exists(str(path.resolve())):
         return
@@ -326,7 +326,8 @@ def _pauses(options: RunOptions) -> PauseMode:
     return "wait" if options["wait"] else "skip" if options["skip_waits"] else "park"
 
 
-def _event(event: str | None, body: str | None, opened: WorkflowSource) -> Event:
+def read_event(event: str | None, body: str | None, opened: WorkflowSource) -> Event:
+    """Return the event of `--event` or `--body`; without both, that of a schedule now. Raises `EventError`."""
     from pdkernel.common.clock import SYSTEM_CLOCK
     from pdkernel.common.safe_files import is_file
     from pdkernel.errors import EventError

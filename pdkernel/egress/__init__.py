@@ -6,7 +6,7 @@ The caller binds each step to a `CallContext`; accounts and databases are in hig
 
 from __future__ import annotations
 
-from pdkernel.egress.caller_tokens import CallContext, connection_owner
+from pdkernel.egress.caller_tokens import CallContext, CallWatch, connection_owner
 from pdkernel.egress.gateway import Gateway, ServerGateway
 from pdkernel.egress.outbound_policy import (
     MODES_HELP,
@@ -25,6 +25,7 @@ __all__ = [
     "MODES_HELP",
     "SANDBOX_DESCRIPTIONS",
     "CallContext",
+    "CallWatch",
     "Gateway",
     "OutboundPolicy",
     "PolicyCell",

@@ -24,7 +24,8 @@ from pdkernel.execution import OutboundCall
 from pdkernel.model import JSON
 
 if TYPE_CHECKING:
-    from pdkernel.egress.recording import MemoryRecording  # loads h11
+    from pdkernel.egress.message import Request  # both load h11
+    from pdkernel.egress.recording import MemoryRecording
 
 _MAX_FAILURES = 256
 """Dropped connections per token whose causes are stored."""
@@ -44,6 +45,18 @@ class CallsInFlight(Protocol):
         Raises:
             PdkernelError: The call must not be sent, because it could not be recorded, or because its step has ended.
         """
+        ...
+
+
+class CallWatch(Protocol):
+    """Sees the calls of steps that leave: to a host, to a stand-in, or to a recording that answers them."""
+
+    async def leaving(self, context: CallContext, request: Request) -> None:
+        """Called before the first byte of *request* leaves."""
+        ...
+
+    async def answered(self, context: CallContext, request: Request) -> None:
+        """Called when the head of the answer to *request* is known, before the step sees it."""
         ...
 
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from pdkernel.common.blocking import run_blocking
 from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.egress import refusals
-from pdkernel.egress.caller_tokens import CallContext, CallerTokens, binding_of
+from pdkernel.egress.caller_tokens import CallContext, CallerTokens, CallWatch, binding_of
 from pdkernel.egress.certificates import CertificateAuthority
 from pdkernel.egress.message import format_origin
 from pdkernel.egress.outbound_policy import (
@@ -91,6 +91,7 @@ class Gateway:
         sandbox_kind: SandboxKind | None = None,
         lookup: Lookup = system_lookup,
         max_connections: int | None = None,
+        watch: CallWatch | None = None,
     ) -> None:
         self.port: int = listener.getsockname()[1]
         self.stand_ins: Mapping[str, StandIn] = build_stand_ins()
@@ -106,6 +107,7 @@ class Gateway:
         self._connections: set[asyncio.Task[None]] = set()
         self._unidentified: dict[asyncio.Task[None], None] = {}  # those of them without a valid token, oldest first
         self._max_connections = max_connections
+        self._watch = watch
         self._sandbox = SandboxLauncher(
             self._loop,
             port=self.port,
@@ -127,6 +129,7 @@ class Gateway:
         sandbox_kind: SandboxKind | None = None,
         lookup: Lookup = system_lookup,
         max_connections: int | None = None,
+        watch: CallWatch | None = None,
     ) -> Self:
         """
         Listen on a free port.
@@ -141,6 +144,7 @@ class Gateway:
             lookup: Resolves names where only public addresses are allowed.
             max_connections: Connections at once. Beyond it, one without a token ends, else one of the token that has the most. Default: a
                 quarter of the files that this process may open, because the server and its database need files, too.
+            watch: Sees the calls of steps that leave, or None.
         """
         environ = os.environ if environ is None else environ
         listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -158,7 +162,7 @@ class Gateway:
             )
 
         authority = CertificateAuthority(folder, environ=environ)
-        return cls(listener, authority, make_upstream, clock, sandbox_kind, lookup, max_connections)
+        return cls(listener, authority, make_upstream, clock, sandbox_kind, lookup, max_connections, watch)
 
     def issue_token(self, *, public_only: bool = False) -> str:
         """Return a new token for a process, without a binding; with *public_only*, the process may call public addresses only."""
@@ -353,6 +357,7 @@ class Gateway:
                 stand_ins=self.stand_ins,
                 clock=self._clock,
                 own_server=self.own_server,
+                watch=self._watch,
             )
         return self._router
 

@@ -9,8 +9,9 @@ recorded with its response, too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pdkernel.common.clock import Clock
 from pdkernel.common.identity import ProxyAccess
 from pdkernel.common.secret_patterns import redact_url
 from pdkernel.egress import refusals
-from pdkernel.egress.caller_tokens import CallContext, CallerToken, StepBinding, binding_of
+from pdkernel.egress.caller_tokens import CallContext, CallerToken, CallWatch, StepBinding, binding_of
 from pdkernel.egress.message import (
     DEFAULT_PORTS,
     Headers,
@@ -89,15 +90,31 @@ from pdkernel.errors import PdkernelError
 
 
 class CallSender:
-    """Sends calls through *upstream*, or to one of the built-in *stand_ins*; marks calls to *own_server*."""
+    """Sends calls through *upstream*, or to one of the built-in *stand_ins*; marks calls to *own_server*. *watch* sees each."""
 
-    def __init__(self, upstream: Upstream, stand_ins: Mapping[str, StandIn], own_server: OwnServer) -> None:
+    def __init__(
+        self, upstream: Upstream, stand_ins: Mapping[str, StandIn], own_server: OwnServer, watch: CallWatch | None
+    ) -> None:
         self._upstream = upstream
         self._own_server = own_server
         self._stand_ins = stand_ins
+        self._watch = watch
+
+    @contextlib.asynccontextmanager
+    async def watched(self, context: CallContext, request: Request) -> AsyncIterator[None]:
+        """A block in which *request* leaves, and at whose end its answer is known."""
+        if self._watch is not None:
+            await self._watch.leaving(context, request)
+        yield
+        if self._watch is not None:
+            await self._watch.answered(context, request)
 
     async def send(self, context: CallContext, request: Request) -> UpstreamResult:
         """Send *request* to the host or stand-in of the policy. Raises `UpstreamError` if there is no response."""
+        async with self.watched(context, request):
+            return await self._send(context, request)
+
+    async def _send(self, context: CallContext, request: Request) -> UpstreamResult:
         policy = context.policy
         if policy.stand_in_names is not None:
             return await _call_built_in_stand_in(select_stand_in(self._stand_ins, policy.stand_in_names), request)
@@ -214,11 +231,17 @@ class CallRouter:
     """
 
     def __init__(
-        self, *, upstream: Upstream, stand_ins: Mapping[str, StandIn], clock: Clock, own_server: OwnServer
+        self,
+        *,
+        upstream: Upstream,
+        stand_ins: Mapping[str, StandIn],
+        clock: Clock,
+        own_server: OwnServer,
+        watch: CallWatch | None = None,
     ) -> None:
         self.upstream = upstream
         self.own_server = own_server
-        self._sender = CallSender(upstream, stand_ins, own_server)
+        self._sender = CallSender(upstream, stand_ins, own_server, watch)
         self._clock = clock
         self._recorder = CallRecorder()
         self._unfinished_sends: set[asyncio.Task[Any]] = set()
@@ -531,7 +554,8 @@ class CallRouter:
         if isinstance(found, str):
             mode = binding.context.policy.mode_text
             return call.refuse(refusals.not_recorded(call.method, call.url, mode, found))
-        found = restore_secrets(found, binding.context.redactor)
+        async with self._sender.watched(binding.context, request):
+            found = restore_secrets(found, binding.context.redactor)
         call.finish(CallResult("replayed", found.status, body_bytes=len(found.body)))
         headers = [(name.encode("latin-1"), value.encode("utf-8")) for name, value in found.headers]
         bodyless = is_bodyless(request.method, found.status)

@@ -97,6 +97,7 @@ class WorkflowEngine:
         ids: IdGenerator,
         shares_workers: bool,
         origin: str,
+        catalog: Catalog | None = None,
     ) -> None:
         self.origin = origin
         self.journal = journal
@@ -105,7 +106,7 @@ class WorkflowEngine:
         self._clock = clock
         self.ids = ids
         self.gateway = gateway
-        self.catalog = Catalog.for_project(project, environ=environ)
+        self.catalog = catalog or Catalog.for_project(project, environ=environ)
         self.workers = workers
         self._shares_workers = shares_workers
         self.emitted_events = EmittedEvents(project.workflow_triggers, ids)

@@ -9,6 +9,7 @@ The plugin does not load by itself. Write `pytest_plugins = ["pdkernel.testing"]
     pd_event     an event by its name, or from parts
     pd_clock     the settable clock of runs
     pd_records   compares a workflow with its recorded runs at Pipedream: `assert not pd_records("greet.ipynb").differs`
+    pd_crash_test  kills a workflow at each point: `assert not pd_crash_test("greet.ipynb", "hello").findings`
     differs      equals any value of a type, for values that change from run to run
 
 Outbound calls are refused unless `pd_run` sets a policy: `egress="replay=FILE"`, `"stand-in=slack"`. The report of a
@@ -21,8 +22,10 @@ from pdkernel.annex.snapshot_tests import SettableClock, TemporaryProject, diffe
 from pdkernel.testing.fixtures import (
     CompareRecords,
     MakeEvent,
+    RunCrashTest,
     RunWorkflow,
     pd_clock,
+    pd_crash_test,
     pd_event,
     pd_project,
     pd_records,
@@ -34,11 +37,13 @@ from pdkernel.testing.fixtures import (
 __all__ = [
     "CompareRecords",
     "MakeEvent",
+    "RunCrashTest",
     "RunWorkflow",
     "SettableClock",
     "TemporaryProject",
     "differs",
     "pd_clock",
+    "pd_crash_test",
     "pd_event",
     "pd_project",
     "pd_records",

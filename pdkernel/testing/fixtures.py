@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +11,9 @@ from typing import Protocol
 import pytest
 
 from pdkernel.accounts import LocalDirectory
+from pdkernel.annex.crash_test import MAX_POINTS, CrashReport, CrashTest, choose_crash_policy
 from pdkernel.annex.snapshot_tests import RuntimeFactory, SettableClock, TemporaryProject
+from pdkernel.common.identity import parse_environment
 from pdkernel.common.safe_files import is_file
 from pdkernel.errors import EventError, RequestError
 from pdkernel.event import Event
@@ -23,7 +26,9 @@ from pdkernel.storage import Project, find_project
 
 TITLE = "pdkernel timeline"
 _DENIED_CALL_HINT = 'To answer a refused call: pd_run(..., egress="replay=FILE"), "stand-in=URL" or "stand-in=slack".'
+CRASH_TITLE = "pdkernel crash test"
 _RUNS = pytest.StashKey[list[tuple[Execution, Workflow]]]()
+_CRASHES = pytest.StashKey[list[CrashReport]]()
 
 
 def record_run(item: pytest.Item, execution: Execution, workflow: Workflow) -> None:
@@ -33,7 +38,7 @@ def record_run(item: pytest.Item, execution: Execution, workflow: Workflow) -> N
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the timeline of each run to the report of a failed test."""
+    """Add the timeline of each run, and each crash test, to the report of a failed test."""
     report = yield
     if report.when == "call" and report.failed:
         for execution, workflow in item.stash.get(_RUNS, []):
@@ -46,6 +51,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
                 ),
             )
             report.sections.append((TITLE, text))
+        for crashes in item.stash.get(_CRASHES, []):
+            report.sections.append((CRASH_TITLE, crashes.render_text()))
     return report
 
 
@@ -98,6 +105,36 @@ class CompareRecords(Protocol):
 
         Raises:
             RequestError: There are no recorded runs of the workflow in the project of the test's folder.
+        """
+        ...
+
+
+class RunCrashTest(Protocol):
+    """The type of `pd_crash_test`."""
+
+    def __call__(
+        self,
+        source: str | Path | Workflow,
+        event: str | Path | Event | Mapping[str, JSON] | None = None,
+        *,
+        external_user: str | None = None,
+        environment: str | None = None,
+        egress: str = "deny",
+        limit: int = MAX_POINTS,
+    ) -> CrashReport:
+        """
+        Find what a crash makes done twice in a workflow, and what it loses: `assert not pd_crash_test("order.ipynb", "order").findings`.
+
+        Args:
+            source: A notebook, a workflow's folder, or a workflow. Paths are relative to the test's folder.
+            event: As for `pd_run`.
+            external_user: The external user's id, or None.
+            environment: The external user's environment; default: the event's, else development.
+            egress: What answers outbound calls: `stand-in=slack`, `stand-in=URL` or `replay=FILE`.
+            limit: The number of crash points that are tried.
+
+        Raises:
+            RequestError: The run fails without a crash, too; or *egress* sends calls for real.
         """
         ...
 
@@ -183,6 +220,40 @@ def pd_run(pd_project: TemporaryProject, pd_event: MakeEvent, request: pytest.Fi
             variables=variables,
             wait=wait,
         )
+
+    return run
+
+
+@pytest.fixture
+def pd_crash_test(pd_project: TemporaryProject, pd_event: MakeEvent, request: pytest.FixtureRequest) -> RunCrashTest:
+    """A function that runs a workflow with a crash at each point, with the accounts, variables and data stores of `pd_project`."""
+    folder = request.path.parent
+
+    def run(
+        source: str | Path | Workflow,
+        event: str | Path | Event | Mapping[str, JSON] | None = None,
+        *,
+        external_user: str | None = None,
+        environment: str | None = None,
+        egress: str = "deny",
+        limit: int = MAX_POINTS,
+    ) -> CrashReport:
+        opened = pd_project.open_source(source if isinstance(source, Workflow) else folder / source)
+        made = pd_event(event) if event is not None and not isinstance(event, Event) else event or Event()
+        report = CrashTest(
+            opened,
+            made,
+            project=pd_project.project,
+            directory=pd_project.directory,
+            policy=choose_crash_policy(_resolve_recording_path(folder, egress), os.environ),
+            external_user_id=external_user or made.external_user_id,
+            environment=parse_environment(environment or made.environment),
+            source_argument=shlex.quote(str(source)) if not isinstance(source, Workflow) else source.name,
+            packages=pd_project.find_packages(opened.folder.resolve()),
+            limit=limit,
+        ).run()
+        request.node.stash.setdefault(_CRASHES, []).append(report)
+        return report
 
     return run
 

@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 import trustme
 
-from pdkernel.egress import Gateway
+from pdkernel.egress import CallContext, Gateway
 from pdkernel.egress.certificates import _MAX_CACHED_CONTEXTS, CertificateAuthority, _write_new
 from pdkernel.egress.gateway import NODE_HOOK
+from pdkernel.egress.message import Request
 from pdkernel.egress.protocol_sniff import hello_is_complete, parse_client_hello
 from pdkernel.errors import ProjectError
 from tests.egress.kit import (
@@ -381,6 +383,39 @@ def test_a_stand_in_gets_the_port_that_the_step_called(
 
     hosts = [seen.headers["x-forwarded-host"] for seen in plain_outside.seen]
     assert hosts == ["api.example.test", "api.example.test:8443"]
+
+
+class Watch:
+    """Notes what it sees of calls; implements `CallWatch`."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def leaving(self, context: CallContext, request: Request) -> None:
+        """A call leaves."""
+        self.seen.append(f"{context.step}: {request.method} {request.target.decode()} leaves")
+
+    async def answered(self, context: CallContext, request: Request) -> None:
+        """A call is answered."""
+        self.seen.append(f"{context.step}: {request.method} {request.target.decode()} is answered")
+
+
+async def test_a_watch_sees_the_calls_that_leave(plain_outside: OutsideServer, ledger: Ledger, tmp_path: Path) -> None:
+    """A watch sees a call before its first byte leaves and when its answer is known, and a refused call not at all."""
+    watch = Watch()
+    gateway = await Gateway.start(tmp_path / "egress", environ={}, watch=watch)
+
+    async def call(mode: str, path: str) -> int:
+        token = gateway.issue_token()
+        gateway.bind(token, ledger.binding(mode))
+        async with httpx.AsyncClient(transport=gateway.open_transport(token), trust_env=False) as client:
+            return (await client.post(f"https://api.example.test{path}")).status_code
+
+    statuses = [await call("deny", "/a"), await call(f"stand-in=http://127.0.0.1:{plain_outside.port}", "/b")]
+    await gateway.close()
+
+    assert statuses == [403, 200]
+    assert watch.seen == [f"{ledger.binding('deny').step}: POST /b {what}" for what in ("leaves", "is answered")]
 
 
 def test_record_then_replay(caller: Caller, outside: OutsideServer, ledger: Ledger, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pdkernel.errors import EventError, NotebookError, RequestError, UnknownStepError
 from pdkernel.model import JSON
-from pdkernel.testing import MakeEvent, RunWorkflow, SettableClock, TemporaryProject
+from pdkernel.testing import MakeEvent, RunCrashTest, RunWorkflow, SettableClock, TemporaryProject
 from pdkernel.testing.fixtures import _events_at, _resolve_recording_path
 from tests.builders import a_workflow, node_step, python_step
 
@@ -264,6 +264,28 @@ def test_a_missing_source(pd_run: RunWorkflow) -> None:
     """The error for an unknown notebook names the test's folder."""
     with pytest.raises(NotebookError, match=r"testing.nowhere\.ipynb"):
         pd_run("nowhere.ipynb")
+
+
+def test_a_crash_test_uses_the_project_of_the_test(pd_crash_test: RunCrashTest, pd_project: TemporaryProject) -> None:
+    """A crash test has the accounts of `pd_project`, and names what is done twice."""
+    pd_project.connect("ada", "slack", oauth_access_token=TOKEN)
+    body = (
+        "import urllib.request\ntoken = pd.inputs['slack']['$auth']['oauth_access_token']\n"
+        "request = urllib.request.Request('https://slack.com/api/chat.postMessage', data=b'channel=general&text=hi')\n"
+        "request.add_header('authorization', f'Bearer {token}')\nurllib.request.urlopen(request)"
+    )
+    workflow = a_workflow(python_step("tell", body, options="--app slack"), python_step("last"))
+
+    report = pd_crash_test(workflow, external_user="ada", egress="stand-in=slack", limit=4)
+
+    assert [(finding.step, finding.kind) for finding in report.findings] == [("tell", "done_twice")]
+    assert "tell: done twice. POST https://slack.com/api/chat.postMessage arrived twice" in repr(report)
+
+
+def test_a_crash_test_sends_nothing(pd_crash_test: RunCrashTest) -> None:
+    """A policy that sends calls for real is refused."""
+    with pytest.raises(RequestError, match="would be sent for real"):
+        pd_crash_test(a_workflow(python_step("one")), egress="live")
 
 
 async def test_a_coroutine_may_run_workflows(pd_run: RunWorkflow) -> None:

@@ -66,6 +66,18 @@ def test_a_failure_shows_the_timeline(folder: pytest.Pytester) -> None:
     assert result.stdout.str().count("- pdkernel timeline -") == 1
 
 
+def test_a_failure_shows_the_crash_test(folder: pytest.Pytester) -> None:
+    """The report of a failed assertion about a crash test has the crash test, with what it found and what it did not observe."""
+    folder.makepyfile(
+        LOADED + 'def test_crash(pd_crash_test):\n    assert pd_crash_test("greet.ipynb", "hello").findings != ()\n'
+    )
+
+    result = run(folder)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*- pdkernel crash test -*", "greet: * none with a finding *", "Not observed: *"])
+
+
 def test_the_report_has_a_refused_call_and_no_credential(folder: pytest.Pytester) -> None:
     """The report has a refused call with a fix, and not the account's token, which the step prints."""
     folder.makepyfile(

@@ -260,6 +260,16 @@ class TemporaryProject:
         )
 
     @property
+    def project(self) -> Project:
+        """The open project with its tables."""
+        return self._project
+
+    def find_packages(self, folder: Path) -> Path | None:
+        """Return the folder (`.pdkernel`) of the project at *folder*, which has its packages and actions; None if that is this project or missing."""
+        found = find_project(folder, named=self._environ.get("PDKERNEL_PROJECT"))
+        return found if found.is_dir() and found != self._project.folder else None
+
+    @property
     def stores(self) -> DataStoreTable:
         """The project's data stores, empty at first: `stores.set("seen", "key", 1)`."""
         return self._project.data_stores
@@ -312,7 +322,7 @@ class TemporaryProject:
             RequestError: An argument is invalid.
         """
         event = event or Event()
-        opened = self._open(source, pins or ())
+        opened = self.open_source(source, pins or ())
         for name in only or ():
             opened.workflow.entry(name)
         own = {**self._project.variables.values(), **check_variables(variables or {})}
@@ -345,7 +355,9 @@ class TemporaryProject:
         self._engines.clear()
         self._project.close()
 
-    def _open(self, source: Path | Workflow | WorkflowSource, pinned_steps: Collection[str]) -> WorkflowSource:
+    def open_source(
+        self, source: Path | Workflow | WorkflowSource, pinned_steps: Collection[str] = ()
+    ) -> WorkflowSource:
         """Return the workflow of *source*; a workflow without a file gets the project's folder."""
         if isinstance(source, WorkflowSource):
             return source
@@ -355,8 +367,7 @@ class TemporaryProject:
 
     def _engine(self, folder: Path) -> WorkflowEngine:
         """Return an engine whose steps find the packages installed for the notebook in *folder*."""
-        found = find_project(folder, named=self._environ.get("PDKERNEL_PROJECT"))
-        packages_folder = found if found.is_dir() and found != self._project.folder else None
+        packages_folder = self.find_packages(folder)
         engine = self._engines.get(packages_folder)
         if engine is None:
             engine = self._engines[packages_folder] = self._factory.create_runtime(
