@@ -398,7 +398,8 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         outbound_policy: The outbound policy, or None for `live` by default.
-        pause: The pause of a paused run, or None.
+        pause: The pause of a paused run, or None; of several branches that wait, the one that ends first.
+        other_pauses: The pauses of the other branches that wait.
         decisions: What persons and programs decided about the run, oldest first.
         batch: The id of the batch to which the run belongs, or None.
     """
@@ -422,6 +423,7 @@ class Execution(JsonStruct, frozen=True, kw_only=True, omit_defaults=True):
     lookup: Lookup | None = None
     outbound_policy: OutboundPolicyRecord | None = None
     pause: RunPause | None = None
+    other_pauses: tuple[RunPause, ...] = ()
     decisions: tuple[Decision, ...] = ()
     batch: str | None = None
 

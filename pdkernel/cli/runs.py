@@ -221,8 +221,9 @@ def _cancel_batch(state: CliContext, batch_id: str, *, as_json: bool) -> int:
 @cloup.option(
     "--body", metavar="FILE|JSON", help="What the step gets, as from a call of its resume_url; - reads standard input."
 )
+@cloup.option("--step", metavar="STEP", help="The step whose pause ends, if several branches wait.")
 @json_option
-def resume_run(state: CliContext, run_id: str, body: str | None, as_json: bool) -> int:
+def resume_run(state: CliContext, run_id: str, body: str | None, step: str | None, as_json: bool) -> int:
     """
     End the pause of a run now: a delay, a suspend or a rerun.
 
@@ -235,7 +236,7 @@ def resume_run(state: CliContext, run_id: str, body: str | None, as_json: bool) 
         async with open_engine(state) as engine:
             decision = NewDecision("resumed", run_history.name_caller("terminal"))
             payload = None if body is None else read_body(body)
-            resumed = await run_history.resume_run(engine, run_id, payload, decision=decision)
+            resumed = await run_history.resume_run(engine, run_id, payload, step=step, decision=decision)
             if resumed.claimed is None:
                 return resumed.execution, run_history.describe_resumed(resumed)
             with watch_run(state, is_shown=not as_json) as watcher:

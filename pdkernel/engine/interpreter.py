@@ -47,12 +47,14 @@ from pdkernel.engine.step_packages import StepPackages
 from pdkernel.errors import InternalError, PdkernelError, ProjectError, RequestError
 from pdkernel.execution import BlockChoice, ErrorRecord, Execution, Status
 from pdkernel.journal import Begun, Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns, encode_output
-from pdkernel.model import JSON, Block, Entry
+from pdkernel.model import JSON, Block, Entry, Step
 from pdkernel.storage import DataStoreTable, ScratchByUser, ScratchCopy, Vault
 from pdkernel.workers import RunPlace, RunSetup, StepPool
 
 CIRCLE_CHECK_S = 1.0
 """Seconds between two looks whether a child run that waits for its turn, and the run that holds the turn, wait for each other."""
+MAX_BRANCHES_AT_ONCE = 16
+"""Branches of one parallel block that run at the same time; others wait for one of them to end or to pause."""
 SHARED_WORKERS_MESSAGE = "share_workers: always. The processes of this run also serve other external users."
 
 _log = logging.getLogger(__name__)
@@ -198,7 +200,7 @@ class Interpreter:
 
     def _scratch_copy(self, request: RunRequest, state: RestoredRun) -> ScratchCopy:
         """Return the scratch copy of the data stores for a test: one for the run, or for all requests of an external user to a test server."""
-        changes = None if state.pause is None else state.pause.carry.scratch
+        changes = next((each.carry.scratch for each in state.pauses.values() if each.carry.scratch is not None), None)
         if request.is_served and not request.is_silent:
             return self._scratch_by_user.get(request.external_user_id, request.environment, changes)
         return ScratchCopy(self._stores, self._clock, changes)
@@ -557,37 +559,84 @@ class Interpreter:
                 raise
             acknowledge_cancellation()
             status = "cancelled"
-        run.record.skip_remaining()
+        if status != "paused":
+            run.record.skip_remaining()
         is_blocked = run.request.blocked_steps and any(step.status == "error" for step in run.record.execution.steps)
         return "error" if is_blocked and status in ("success", "exited") else status
 
-    async def _run_entries(self, run: RunState, state: RestoredRun) -> Status | None:
+    async def _run_entries(self, run: RunState, state: RestoredRun, inside: str | None = None) -> Status | None:
         """
-        Run steps and branches in order; return a status if the run ends with one of them. A loop, because blocks may nest without limit.
+        Run the steps and blocks of a branch in order; return a status if the run ends, or the branch pauses, in one of them.
 
-        # parity[block-folder]: steps of a branch have the workers, and so the folder, of the steps around it
+        A loop, because blocks may nest without limit. After the end of the run in another branch, nothing starts.
+
+        # parity[block-folder]: steps in an if or switch block have the workers, and so the folder, of the steps around it
         """
         workflow = run.request.workflow
         open_blocks: list[tuple[Block, BlockChoice]] = []
-        levels: list[Iterator[Entry]] = [iter(workflow.entries())]
-        while levels:
+        levels: list[Iterator[Entry]] = [iter(workflow.entries(inside))]
+        while levels and run.end.status is None:
             entry = next(levels[-1], None)
+            status: Status | None = None
             if entry is None:
                 levels.pop()
                 if open_blocks:
                     end_block(run, *open_blocks.pop())
-            elif isinstance(entry, Block):
+            elif isinstance(entry, Step):
+                status = await self._steps.run(run, entry, state)
+            else:
                 choice = await start_block(run, entry, state, self._clock)
                 if isinstance(choice, str):
-                    return choice
-                if choice is not None:
+                    status = choice
+                elif choice is not None and entry.type == "parallel" and run.watcher.debugger is None:
+                    status = await self._run_branches(run, entry, choice, state)
+                    if status is None:
+                        end_block(run, entry, choice)
+                elif choice is not None:
                     open_blocks.append((entry, choice))
-                    # parity[parallel-branches]: branches of a parallel block run one after the other, in the order of their cells
                     branches = [workflow.entries(f"{entry.name}.{branch}") for branch in choice.taken]
                     levels.append(chain.from_iterable(branches))
-            elif (status := await self._steps.run(run, entry, state)) is not None:
+            if status == "paused":
                 return status
-        return None
+            if status is not None:
+                run.end.add(status)
+        return run.end.status
+
+    async def _run_branches(
+        self, run: RunState, block: Block, choice: BlockChoice, state: RestoredRun
+    ) -> Status | None:
+        """
+        Run the branches of a parallel block at the same time, each in workers of its own, and wait until each has ended or pauses.
+
+        Returns:
+            The status with which the run ends, `paused` if a branch waits, or None.
+        """
+        limit = asyncio.Semaphore(MAX_BRANCHES_AT_ONCE)
+
+        async def run_branch(branch: str) -> tuple[Status | None, int]:
+            async with limit:
+                workers = run.workers.open_branch()
+                try:
+                    own = run.in_branch(workers)
+                    return await self._run_entries(own, state, f"{block.name}.{branch}"), own.attempt
+                finally:
+                    await workers.release()
+
+        branches = [asyncio.ensure_future(run_branch(branch)) for branch in choice.taken]
+        try:
+            if branches:
+                await asyncio.wait(branches, return_when=asyncio.FIRST_EXCEPTION)
+        finally:  # after an error of the run itself, or its cancellation, no branch goes on
+            for each in branches:
+                each.cancel()
+            ends = await asyncio.gather(*branches, return_exceptions=True)
+        faults = [each for each in ends if isinstance(each, BaseException)]
+        for fault in sorted(faults, key=lambda fault: isinstance(fault, asyncio.CancelledError)):
+            raise fault
+        results = [each for each in ends if not isinstance(each, BaseException)]
+        run.attempt = min([run.attempt, *(attempt for _, attempt in results)])
+        is_paused = any(status == "paused" for status, _ in results)
+        return run.end.status or ("paused" if is_paused else None)
 
 
 def _raise_problem(request: RunRequest, state: RestoredRun) -> None:

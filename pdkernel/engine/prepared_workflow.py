@@ -50,16 +50,19 @@ class EntryPlace:
         path: The path through the blocks around it, `BLOCK.BRANCH.NAME`.
         block: The innermost block around it.
         branch: The branch of *block*.
+        is_parallel: Whether other branches may run at the same time.
     """
 
     path: str
     block: str
     branch: str
+    is_parallel: bool
 
     @classmethod
     def of(cls, workflow: Workflow, entry: Entry) -> EntryPlace:
         """Return the place of *entry*, which is in a branch of *workflow*."""
-        return cls(workflow.path(entry.name), *split_inside(entry.inside or ""))
+        is_parallel = any(block.type == "parallel" for block, _ in workflow.branches_around(entry.name))
+        return cls(workflow.path(entry.name), *split_inside(entry.inside or ""), is_parallel)
 
 
 class PreparedWorkflow:

@@ -129,9 +129,10 @@ class RestoredStep:
 @dataclass(frozen=True)
 class RestoredPause:
     """
-    A pause that has ended.
+    A pause that has ended, or of which a branch still waits for the end.
 
     Attributes:
+        row: The pause as it is recorded.
         step: The step that paused.
         is_rerun: Whether the step runs again.
         number: The number of the step's run that paused.
@@ -139,11 +140,17 @@ class RestoredPause:
         payload: The body of the call that resumed the run, or None.
     """
 
+    row: WaitRow = field(repr=False)
     step: RestoredStep
     is_rerun: bool
     number: int
     carry: Carry = field(repr=False)
     payload: JSON = field(default=None, repr=False)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the step goes on."""
+        return self.row.outcome is not None
 
 
 class RestoredRun(Struct, frozen=True):
@@ -157,7 +164,7 @@ class RestoredRun(Struct, frozen=True):
         created: The start of the run in seconds since 1970, or None for a new run.
         event: The recorded event, redacted; None for a new run, or if its secrets are not known.
         steps: The recorded steps by path.
-        pause: The pause that has ended, or None.
+        pauses: The pauses that have ended or not, by step.
         interruptions: How often the first step without a record was interrupted.
         response: The response that the caller has received, or None.
         secrets: The secrets in exports, messages, responses and contexts of recorded steps.
@@ -176,7 +183,7 @@ class RestoredRun(Struct, frozen=True):
     created: float | None = None
     event: Mapping[str, JSON] | None = None
     steps: Mapping[str, RestoredStep] = {}
-    pause: RestoredPause | None = None
+    pauses: Mapping[str, RestoredPause] = {}
     interruptions: int = 0
     response: HttpResponse | None = None
     secrets: tuple[Secret, ...] = ()
@@ -190,8 +197,7 @@ class RestoredRun(Struct, frozen=True):
     @property
     def done_steps(self) -> frozenset[str]:
         """The steps that need not run."""
-        paused = [self.pause.step.result.name] if self.pause is not None and not self.pause.is_rerun else []
-        return frozenset([*self.steps, *paused])
+        return frozenset([*self.steps, *(name for name, pause in self.pauses.items() if not pause.is_rerun)])
 
 
 def seal_request(text: str, run_id: str, vault: Vault) -> bytes:
@@ -309,9 +315,7 @@ def restore_run(claimed: ClaimedRun, vault: Vault) -> RestoredRun:
     return replace(
         shown,
         steps={row.path: restored[row.path][0] for row in claimed.steps},
-        pause=next(
-            (_restore_pause(row, *restored[row.path], run_id, vault) for row in claimed.waits if row.data), None
-        ),
+        pauses={row.path: _restore_pause(row, *restored[row.path], run_id, vault) for row in claimed.waits if row.data},
         interruptions=claimed.claim.attempt - max([1, *recorded_attempts]),
         response=next((step.response for step, _ in restored.values() if step.response is not None), shown.response),
         secrets=tuple(dict.fromkeys(Secret(*each) for _, carry in restored.values() for each in carry.secrets)),
@@ -390,7 +394,7 @@ def _restore_pause(row: WaitRow, step: RestoredStep, carry: Carry, run_id: str, 
     payload: JSON = None
     if row.payload is not None:
         payload = json.loads(vault.unseal(row.payload, PAYLOAD_LOCATION.format(run_id=run_id, path=row.path)))
-    return RestoredPause(step, row.kind in ("rerun", "retry"), row.number, carry, payload)
+    return RestoredPause(row, step, row.kind in ("rerun", "retry"), row.number, carry, payload)
 
 
 def seal_payload(payload: JSON, run_id: str, path: str, vault: Vault) -> bytes:

@@ -34,7 +34,7 @@ from pdkernel.engine.http_response import (
 from pdkernel.engine.pauses import RerunState
 from pdkernel.engine.queue_turns import QueueLimits
 from pdkernel.engine.record_writes import WRITE_RETRY_S, RecordWrites, RunLostError
-from pdkernel.engine.restored_run import RestoredRun, build_carry, seal_carry, seal_message, seal_request
+from pdkernel.engine.restored_run import RestoredPause, RestoredRun, build_carry, seal_carry, seal_message, seal_request
 from pdkernel.engine.run_request import RunRequest, RunWatcher, collect_request_secrets, encode_request
 from pdkernel.errors import PdkernelError, ProjectError
 from pdkernel.execution import (
@@ -217,7 +217,7 @@ class RunRecord:
         self._package_lock = state.package_lock
         self._begun = state.begun
         self._last: StepRow | None = None
-        self._wait: WaitRow | None = None
+        self._waits: dict[str, tuple[StepResult, WaitRow]] = {}
         # on a full disk, a served run waits; the API call that runs a single action gets the error at once
         self._waits_for_disk = request.waits_for_database
         self._has_waited = False
@@ -363,7 +363,7 @@ class RunRecord:
             carry,
             has_calls=self._replaces_calls(result.name),
         )
-        if ends_run or row.seq == len(self._step_positions) - 1:
+        if (ends_run or row.seq == len(self._step_positions) - 1) and not self._is_in_parallel(result.name):
             self._last = row
         else:
             event = self._take_event_text()
@@ -484,7 +484,7 @@ class RunRecord:
         stores = self._request.data_stores
         self.notify(result)
         result = self._steps[result.name]
-        self._wait = WaitRow(
+        wait = WaitRow(
             self._step_positions[result.name],
             result.name,
             result.iteration,
@@ -502,13 +502,25 @@ class RunRecord:
             ),
             has_calls=self._replaces_calls(result.name),
         )
-        self._update_fields(pause=build_pause(result.name, self._wait))
+        self._waits[result.name] = result, wait
+        if self._is_in_parallel(result.name):
+            event = self._take_event_text()
+            self._writes.submit(lambda: self._journal.append_wait(self.claim, wait, event=event))
+
+    def keep_pause(self, pause: RestoredPause) -> None:
+        """Let the run be paused again, when its other branches have ended or wait, in a step whose *pause* has not ended."""
+        self._waits[pause.row.path] = pause.step.result, pause.row
+        self.notify(pause.step.result)
 
     async def commit_pause(self) -> None:
-        """Write the pause with the queued messages, and wait for the disk. Raises as `flush` does."""
-        assert self._wait is not None, "the run is parked"
-        wait, event, outbox = self._wait, self._take_event_text(), self.outbox.rows
-        self._writes.submit(lambda: self._journal.park(self.claim, wait, event=event, outbox=outbox))
+        """Write the pauses with the queued messages, and wait for the disk. Raises as `flush` does."""
+        waiting = sorted(
+            self._waits.values(), key=lambda each: (each[1].wake_at is None, each[1].wake_at or 0.0, each[1].seq)
+        )
+        (pause, *others), rows = [build_pause(step.name, wait) for step, wait in waiting], [wait for _, wait in waiting]
+        self._update_fields(pause=pause, other_pauses=tuple(others))
+        event, outbox = self._take_event_text(), self.outbox.rows
+        self._writes.submit(lambda: self._journal.park(self.claim, *rows, event=event, outbox=outbox))
         await self.flush()
         self._is_parked = True
 
@@ -521,9 +533,7 @@ class RunRecord:
         await self._journal.record_delivery(self.run_id, row, encode_json(delivery).decode(), retry_at=retry_at)
 
     def skip_remaining(self) -> None:
-        """Mark the steps that the run does not reach as skipped, unless the run is paused."""
-        if self._wait is not None:
-            return
+        """Mark the steps that the run does not reach as skipped."""
         for result in tuple(self._steps.values()):
             if result.status == "not_run" and self._request.is_selected(result.name):
                 self.notify(replace(result, status="skipped"))
@@ -605,6 +615,11 @@ class RunRecord:
     def _update_fields(self, **fields: Any) -> None:
         self._fields.update(fields)
         self._execution = None
+
+    def _is_in_parallel(self, name: str) -> bool:
+        """Return whether other branches may run beside the step, so that its record must not wait for the end of the run."""
+        place = self._places.get(name)
+        return place is not None and place.is_parallel
 
     def _with_place(self, result: StepResult) -> StepResult:
         """Return *result* with its place among the branches."""

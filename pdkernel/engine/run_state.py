@@ -6,7 +6,7 @@ import asyncio
 import errno
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pdkernel.engine.account_resolution import AccountResolution
@@ -18,8 +18,29 @@ from pdkernel.engine.run_record import RunRecord
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.step_actions import StepActions
 from pdkernel.errors import InternalError, OutboundCallRefusedError, describe_fault
+from pdkernel.execution import Status
 from pdkernel.model import JSON
 from pdkernel.workers import PooledRun, RunSetup
+
+
+@dataclass
+class RunEnd:
+    """
+    The end of a run, which all its branches share.
+
+    Attributes:
+        status: `error` or `exited` as soon as a step ends the run: nothing starts then; else None.
+    """
+
+    status: Status | None = None
+
+    def add(self, status: Status) -> None:
+        """
+        Note that a step ends the run.
+
+        # parity[parallel-end]: a failure in another branch counts more than an exit
+        """
+        self.status = status if self.status is None or status == "error" else self.status
 
 
 @dataclass
@@ -43,6 +64,7 @@ class RunState:
         turn: The turn of a run of a limited workflow, or None.
         attempt: The attempt at the next step: 2 or more if the step was interrupted before.
         running_step: The step that a worker runs now, or None.
+        end: The end of the run.
     """
 
     request: RunRequest
@@ -60,6 +82,8 @@ class RunState:
     turn: QueueTurn | None = None
     attempt: int = 1
     running_step: str | None = None
+    end: RunEnd = field(default_factory=RunEnd)
+    _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _confirmations: list[asyncio.Future[None]] = field(default_factory=list)
 
     @cached_property
@@ -76,10 +100,15 @@ class RunState:
 
     async def allow_step(self) -> None:
         """Wait until all that must be on disk before the code of the next step starts is there. Raises as `RunRecord.flush`."""
-        if self.turn is not None:
-            await self.record.write_again(self.turn.record_start)
-        await self.record.flush()
-        await self.record.wait_until_startable()
+        async with self._starting:  # branches start steps at the same time
+            if self.turn is not None:
+                await self.record.write_again(self.turn.record_start)
+            await self.record.flush()
+            await self.record.wait_until_startable()
+
+    def in_branch(self, workers: PooledRun) -> RunState:
+        """Return the state of a branch that runs beside others, in *workers* of its own."""
+        return replace(self, workers=workers, running_step=None)
 
     @property
     def on_step_begun(self) -> Callable[[], None] | None:

@@ -173,8 +173,12 @@ class StepExecutor:
         if not request.is_selected(step.name):
             restore_exports(run, step)
             return None
-        if state.pause is not None and state.pause.step.result.name == step.name:
-            return await self._go_on(run, step, state.pause)
+        if (pause := state.pauses.get(step.name)) is not None:
+            run.record.outbox.add(step.name, pause.step.number, pause.step.sends, run.record.redactor)
+            if pause.has_ended:
+                return await self._go_on(run, step, pause)
+            run.record.keep_pause(pause)
+            return "paused"
         return await self._run(run, step, RerunState())
 
     async def _go_on(self, run: RunState, step: Step, pause: RestoredPause) -> Status | None:
@@ -208,7 +212,10 @@ class StepExecutor:
             run.exports[step.name] = outcome.exports
             pause = outcome.pause_request
             decision = decide_pause(pause, run.request.pause_mode, runs=rerun_state.runs) if pause else None
-            if pause is None or decision is None or decision.action == "go_on":
+            has_no_pause = (
+                pause is None or run.end.status is not None
+            )  # a run that ends in another branch does not pause
+            if pause is None or decision is None or has_no_pause or decision.action == "go_on":
                 run.record.record_step(result, outcome, number=rerun_state.run_number, ends_run=outcome.has_exited)
                 return "exited" if outcome.has_exited else None
             if decision.action == "park":
@@ -226,6 +233,8 @@ class StepExecutor:
         error = outcome.error if outcome is not None else run.packages.find_temporary_failure(step.name)
         if error is None or run.request.pause_mode != "park" or run.request.interface == "notebook":
             return False  # a person who tests a step gets its error at once
+        if run.end.status is not None:  # in another branch
+            return False
         delay_s = retry_delay_s(run.request.workflow, error, state)
         if delay_s is None:
             return False

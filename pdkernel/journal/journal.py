@@ -316,15 +316,27 @@ class Journal(RunQueries):
             concurrent_runs=concurrent_runs,
         )
 
+    def append_wait(self, claim: Claim, wait: WaitRow, *, event: str | None = None) -> Awaitable[bool]:
+        """Submit the pause of a branch, whose run goes on. The result is False if the claim is lost."""
+        now = self._now()
+        return self._writer.write(
+            lambda connection: self._statements.append_wait(connection, claim, wait, now, event=event), is_compound=True
+        )
+
     def park(
-        self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
+        self,
+        claim: Claim,
+        wait: WaitRow,
+        *others: WaitRow,
+        event: str | None = None,
+        outbox: Sequence[OutboxRow] = (),
     ) -> Awaitable[bool]:
         """Submit the run's pause. The result is False if the claim is lost."""
         now = self._now()
         self._active_run_ids.discard(claim.run_id)
 
         def act(connection: Connection) -> bool:
-            done = self._statements.park(connection, claim, wait, now, event=event)
+            done = self._statements.park(connection, claim, (wait, *others), now, event=event)
             if done:
                 self._statements.fill_outbox(connection, claim.run_id, outbox, now + OWN_DELIVERY_S)
             return done

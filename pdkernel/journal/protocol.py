@@ -65,7 +65,7 @@ class RunJournal(Protocol):
         """
         Record a finished step.
 
-        In `append_step`, `finish` and `park`, *event* replaces the run's `runs.event` text in the same commit; None
+        In `append_step`, `append_wait`, `finish` and `park`, *event* replaces the run's `runs.event` text in the same commit; None
         leaves it unchanged.
 
         The write is submitted before the method returns, so it runs beside the caller's work.
@@ -99,14 +99,27 @@ class RunJournal(Protocol):
         """
         ...
 
+    def append_wait(self, claim: Claim, wait: WaitRow, *, event: str | None = None) -> Awaitable[bool]:
+        """
+        Record that a branch of the run pauses, while other branches execute; `park` follows with the same wait, or the run ends.
+
+        `resolve_wait` may end the wait before `park`. Submitted before the method returns, like `append_step`.
+        """
+        ...
+
     def park(
-        self, claim: Claim, wait: WaitRow, *, event: str | None = None, outbox: Sequence[OutboxRow] = ()
+        self,
+        claim: Claim,
+        wait: WaitRow,
+        *others: WaitRow,
+        event: str | None = None,
+        outbox: Sequence[OutboxRow] = (),
     ) -> Awaitable[bool]:
         """
-        Pause the run until `wait.wake_at` or `resolve_wait`; removes the owner.
+        Pause the run until the `wake_at` or `resolve_wait` of one of its waits, of which each branch has one; removes the owner.
 
-        The wait, the status and *outbox* are one commit: a crash loses all of them or none. If `resolve_wait` was called
-        before, the run is ready at once.
+        The waits, the status and *outbox* are one commit: a crash loses all of them or none. If `resolve_wait` was called
+        before for one of them, the run is ready at once.
         """
         ...
 
@@ -209,7 +222,7 @@ class UnrecordedRuns:
     async def _accept(self, *_: Any, **__: Any) -> bool:
         return True
 
-    accept_run = set_package_lock = set_begun = append_step = record_call = finish = park = _accept
+    accept_run = set_package_lock = set_begun = append_step = append_wait = record_call = finish = park = _accept
     record_delivery = release = add_turn = grant_turn = _accept
 
     async def _do_nothing(self, *_: Any, **__: Any) -> None:

@@ -301,8 +301,11 @@ def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:
         if row is not None:
             # a step that has recorded its end has no open pause
             paused = connection.execute(
-                "select data, kind, wake_at from waits where run_id = ? and outcome is null and data <> ''", (run_id,)
-            ).fetchone()
+                "select data, kind, wake_at from waits w where run_id = ? and outcome is null and data <> ''"
+                " and not exists (select 1 from steps s where s.run_id = w.run_id and s.path = w.path"
+                " and s.iteration = w.iteration) order by wake_at is null, wake_at, seq",
+                (run_id,),
+            ).fetchall()
             steps = connection.execute(
                 "select data, seq from steps where run_id = :run union all select data, seq from waits w where run_id = :run"
                 " and data <> '' and not exists (select 1 from steps s where s.run_id = w.run_id and s.path = w.path"
@@ -315,7 +318,7 @@ def _load(connection: Connection, ids: Sequence[str]) -> list[Execution]:
                     RunRow(*row),
                     [data for data, _ in steps],
                     [shown for (shown,) in sends],
-                    wait=None if paused is None else WaitRow(0, "", data=paused[0], kind=paused[1], wake_at=paused[2]),
+                    waits=[WaitRow(0, "", data=row[0], kind=row[1], wake_at=row[2]) for row in paused],
                     decisions=load_decisions(connection, run_id),
                     calls=load_calls(connection, run_id),
                 )

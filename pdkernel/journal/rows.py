@@ -184,7 +184,7 @@ class NewRun(Struct, frozen=True):
 
 class WaitRow(Struct, frozen=True):
     """
-    The pause of a run in one of its steps. Its key is (run, path, iteration, number); a step's next pause replaces the row.
+    The pause of a run in one of its steps; in parallel branches, a run may have several. Its key is (run, path, iteration, number); a step's next pause replaces the row.
 
     The step itself is recorded when the pause is over.
 
@@ -355,6 +355,7 @@ class ClaimedRun(Struct, frozen=True):
         return self.deaths_alone >= MAX_DEATHS_ALONE or self.lost_tasks >= MAX_LOST_TASKS
 
     @property
-    def open_wait(self) -> WaitRow | None:
-        """The pause that has not ended, or None."""
-        return next((wait for wait in self.waits if wait.data and wait.outcome is None), None)
+    def open_waits(self) -> tuple[WaitRow, ...]:
+        """The pauses that have not ended, the one that ends first before the others."""
+        found = (wait for wait in self.waits if wait.data and wait.outcome is None)
+        return tuple(sorted(found, key=lambda wait: (wait.wake_at is None, wait.wake_at, wait.seq)))

@@ -351,22 +351,38 @@ class Statements:
         )
         return done.rowcount == 1
 
-    def park(
+    def append_wait(
         self, connection: Connection, claim: Claim, wait: WaitRow, now: float, *, event: str | None = None
     ) -> bool:
-        """
-        Pause the run if this executor owns it, and insert its wait.
+        """Insert the wait of a run that goes on in other branches, if this executor owns it."""
+        owned = connection.execute(
+            f"select 1 from runs where {_OWNED} /*postgres for update*/",  # noqa: S608
+            {"run": claim.run_id, "fence": claim.fence, "me": self.executor_id},
+        ).fetchone()
+        if owned is None:
+            return False
+        self._insert_wait(connection, claim, wait, now)
+        self._forget_interruptions(connection, claim)
+        if event is not None:
+            connection.execute("update runs set event = ? where id = ?", (escape_json_text(event), claim.run_id))
+        return True
 
-        If a call has resumed the step before it paused, the run is ready at once.
+    def park(
+        self, connection: Connection, claim: Claim, waits: Sequence[WaitRow], now: float, *, event: str | None = None
+    ) -> bool:
         """
-        key = (claim.run_id, replace_unstorable(wait.path), wait.iteration, wait.number)
+        Pause the run if this executor owns it, and insert its waits.
+
+        If a call has resumed one of the steps before, the run is ready at once.
+        """
+        times = [wait.wake_at for wait in waits if wait.wake_at is not None]
         done = connection.execute(
             _PARK,
             {
                 "run": claim.run_id,
                 "fence": claim.fence,
                 "status": "paused",
-                "wake_at": wait.wake_at,
+                "wake_at": min(times, default=None),
                 "event": None if event is None else escape_json_text(event),
                 "me": self.executor_id,
             },
@@ -374,12 +390,19 @@ class Statements:
         if done.rowcount != 1:
             return False
         # after the update, which locks the run: a call may come at this moment
+        have_ended = [self._insert_wait(connection, claim, wait, now) for wait in waits]
+        if any(have_ended):
+            connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (claim.run_id,))
+        self._forget_interruptions(connection, claim)
+        return True
+
+    def _insert_wait(self, connection: Connection, claim: Claim, wait: WaitRow, now: float) -> bool:
+        """Insert or replace the wait, and keep its outcome; return whether a call has ended it already."""
+        key = (claim.run_id, replace_unstorable(wait.path), wait.iteration, wait.number)
         earlier = connection.execute(
             f"select outcome, payload, at from waits where {_STEP_KEY} and number = ?",  # noqa: S608
             key,
         ).fetchone() or (None, None, now)
-        if earlier[0] is not None:
-            connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (claim.run_id,))
         connection.execute(f"delete from waits where {_STEP_KEY} and number <= ?", key)  # noqa: S608
         connection.execute(
             "insert into waits values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -395,8 +418,7 @@ class Statements:
         )
         if wait.has_calls:
             self._forget_calls(connection, claim.run_id, wait)
-        self._forget_interruptions(connection, claim)
-        return True
+        return earlier[0] is not None
 
     def resolve_wait(
         self,
@@ -445,7 +467,10 @@ class Statements:
                 f"update waits set outcome = ?, payload = ?, at = ? where {_STEP_KEY} and number = ?",  # noqa: S608
                 (outcome, payload, now, run_id, *place, number),
             )
-            connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (run_id,))
+            # a run that executes other branches finds the outcome when it pauses
+            connection.execute(
+                "update runs set status = 'ready', wake_at = null where id = ? and status = 'paused'", (run_id,)
+            )
             return "done"
         # a row of its own: the step's earlier pause is needed until the step pauses again
         connection.execute(
@@ -497,7 +522,11 @@ class Statements:
                 f"update waits set wake_at = wake_at - ?, at = ? where {_STEP_KEY} and number = ? and outcome is null",  # noqa: S608
                 (ahead_s, now, run_id, path, iteration, number),
             )
-            connection.execute("update runs set wake_at = wake_at - ? where id = ?", (ahead_s, run_id))
+            connection.execute(
+                "update runs set wake_at = (select min(wake_at) from waits where run_id = :run and outcome is null and data <> '')"
+                " where id = :run",
+                {"run": run_id},
+            )
         connection.execute("update outbox set due = ? where due > ?", (now, now + max_retry_s + FUTURE_S))
 
     def cancel_run(self, connection: Connection, run_id: str, now: float, decision: NewDecision | None) -> bool:

@@ -288,7 +288,7 @@ def build_execution(
     steps: Sequence[str],
     sends: Sequence[str] = (),
     *,
-    wait: WaitRow | None = None,
+    waits: Sequence[WaitRow] = (),
     decisions: Sequence[Decision] = (),
     calls: Sequence[CallRow] = (),
 ) -> Execution:
@@ -299,7 +299,7 @@ def build_execution(
         run: The run's row.
         steps: The `steps.data` texts in step order, and the `waits.data` texts of steps that are not recorded.
         sends: The `outbox.shown` texts in the order of the messages.
-        wait: The pause that has not ended, or None.
+        waits: The pauses that have not ended, the one that ends first before the others.
         decisions: What persons and programs have decided about the run.
         calls: Unsafe calls of interrupted attempts at steps that are not recorded.
     """
@@ -307,6 +307,9 @@ def build_execution(
     output = _decode(run.id, _StoredOutput, "output", run.output) if run.output else _StoredOutput(None, None, {})
     definition = _decode(run.id, _StoredDefinition, "definition", run.definition or '{"steps":[]}')
     results = {result.name: result for result in (_decode(run.id, StepResult, "steps", text) for text in steps)}
+    pauses = tuple(build_pause(decode_step(run.id, wait.data).name, wait) for wait in waits)
+    if run.status != "paused":
+        pauses = ()
     return Execution(
         id=run.id,
         trace_id=run.trace_id,
@@ -329,9 +332,8 @@ def build_execution(
         sends=tuple(_decode(run.id, Delivery, "outbox", shown) for shown in sends),
         lookup=output.lookup,
         outbound_policy=trigger.outbound_policy,
-        pause=None
-        if wait is None or run.status != "paused"
-        else build_pause(decode_step(run.id, wait.data).name, wait),
+        pause=pauses[0] if pauses else None,
+        other_pauses=pauses[1:],
         decisions=tuple(decisions),
         batch=run.batch,
     )

@@ -31,6 +31,7 @@ from pdkernel.journal import (
     NewDecision,
     RecordedEvent,
     WaitKey,
+    WaitRow,
     open_journal_reader,
 )
 from pdkernel.journal import open_journal as open_executor
@@ -163,6 +164,7 @@ async def resume_run(
     run_id: str,
     body: JSON = None,
     *,
+    step: str | None = None,
     pause: WaitKey | None = None,
     decision: NewDecision = _RESUMED,
 ) -> ResumedRun:
@@ -175,14 +177,15 @@ async def resume_run(
         engine: The engine of this process.
         run_id: The id of the run.
         body: The body that the step gets, as from a call of its `resume_url`; or None.
+        step: The step whose pause ends, for a run of which several branches wait; None for the only pause.
         pause: The pause that the caller means; None is the current one.
         decision: What was decided, and by whom, for the record of the run.
 
     Raises:
-        RequestError: There is no such run, the run has ended, or the run is not in that pause. If another decision was first, the
-            message names it.
+        RequestError: There is no such run, the run has ended, the run is not in that pause, or it waits in several steps. If another
+            decision was first, the message names it.
     """
-    is_served = await end_pause(engine, run_id, body, pause=pause, decision=decision)
+    is_served = await end_pause(engine, run_id, body, step=step, pause=pause, decision=decision)
     mine = None if is_served else await engine.journal.claim(run_id)
     return ResumedRun(
         _require(await engine.journal.get_execution(run_id), run_id),
@@ -196,6 +199,7 @@ async def end_pause(
     run_id: str,
     body: JSON = None,
     *,
+    step: str | None = None,
     pause: WaitKey | None = None,
     decision: NewDecision = _RESUMED,
 ) -> bool:
@@ -211,10 +215,10 @@ async def end_pause(
     execution, claimed = found
     if execution.status not in UNFINISHED_STATUSES:
         raise _ended_error(execution)
-    is_served, wait = claimed.origin == "serve", claimed.open_wait
-    if pause is not None and (wait is None or pause != wait.key(run_id)):
+    is_served, wait = claimed.origin == "serve", _find_wait(claimed, step, pause)
+    if pause is not None and wait is None:
         raise await _late_error(engine.journal, pause)
-    if execution.status == "paused" and wait is not None:
+    if wait is not None and (execution.status == "paused" or step is not None or pause is not None):
         key = wait.key(run_id)
         if await engine.resolve_wait(key, "resume", body, decision=decision) != "done":
             raise await _late_error(engine.journal, key)
@@ -249,14 +253,16 @@ async def answer_run(
     if len(note) > MAX_NOTE_CHARACTERS:
         raise RequestError(f"The note has more than {MAX_NOTE_CHARACTERS} characters.", fix="Write a shorter note.")
     found = await engine.journal.load_run(run_id)
-    wait = None if found is None else found[1].open_wait
+    wait = None if found is None else _find_wait(found[1], None, pause)
     if wait is not None and wait.kind != "suspend":
         raise RequestError("Only a run that waits in a suspend can be approved or rejected.", fix="Resume the run.")
     if wait is not None:
         pause = pause or wait.key(run_id)
     body: JSON = {"approved": is_approved, "note": note}
     decision = NewDecision("approved" if is_approved else "rejected", by, note)
-    readers: Sequence[str] = () if found is None else await run_blocking(find_run_readers, found[1])
+    readers: Sequence[str] = ()
+    if found is not None and wait is not None:
+        readers = await run_blocking(find_run_readers, found[1], wait.path)
     if is_approved or wait is None or readers:
         return await resume_run(engine, run_id, body, pause=pause, decision=decision)
     key = wait.key(run_id)
@@ -265,10 +271,36 @@ async def answer_run(
     return ResumedRun(_require(await engine.journal.get_execution(run_id), run_id), None, is_continued=False)
 
 
-def find_run_readers(claimed: ClaimedRun) -> Sequence[str]:
-    """Return the later steps of a paused run that read the answer to its suspend; empty also if the run is not paused."""
-    wait = claimed.open_wait
-    return () if wait is None else _find_readers(claimed.definition, wait.path)
+def _find_wait(claimed: ClaimedRun, step: str | None, pause: WaitKey | None) -> WaitRow | None:
+    """
+    Return the open pause that *step* or *pause* names, or the only one; None without it.
+
+    Raises:
+        RequestError: The run waits in several steps, and none is named; or not in *step*.
+    """
+    run_id, waits = claimed.claim.run_id, claimed.open_waits
+    names = ", ".join(wait.path for wait in waits)
+    if pause is not None:
+        return next((wait for wait in waits if wait.key(run_id) == pause), None)
+    if step is not None:
+        found = next((wait for wait in waits if wait.path == step), None)
+        if found is None:
+            raise RequestError(
+                f"The run {run_id} does not wait in the step {step}.",
+                fix=f"It waits in: {names}" if waits else f"See: pdkernel runs show {run_id}",
+            )
+        return found
+    if len(waits) > 1:
+        raise RequestError(
+            f"The run {run_id} waits in several steps: {names}.",
+            fix=f"Name one of them: pdkernel runs resume {run_id} --step {waits[0].path}",
+        )
+    return next(iter(waits), None)
+
+
+def find_run_readers(claimed: ClaimedRun, step: str) -> Sequence[str]:
+    """Return the later steps of a paused run that read the answer to the suspend of *step*."""
+    return _find_readers(claimed.definition, step)
 
 
 @lru_cache(maxsize=32)

@@ -95,7 +95,12 @@ def explain_status(
             }[pause.kind]
             if left is not None and left < -timedelta(seconds=5) and pause.kind != "suspend":
                 then = "The time has come, but the process of the run has ended."
-            reason = f"Paused in {pause.step} ({pause.kind}){until}. {then} To resume it now: {resume_command} {execution.id}"
+            others = "".join(f", and in {each.step} ({each.kind})" for each in execution.other_pauses)
+            option = f" --step {pause.step}" if others and resume_command.startswith("pdkernel") else ""
+            reason = (
+                f"Paused in {pause.step} ({pause.kind}){until}{others}. {then} "
+                f"To resume it now: {resume_command} {execution.id}{option}"
+            )
         case "queued":
             reason = "The run waits for a process that starts it."
         case "resumed":

@@ -93,6 +93,10 @@ class PooledRun(Protocol):
         """Return the values of JavaScript *expressions*, in order. Raises `StepError`."""
         ...
 
+    def open_branch(self) -> PooledRun:
+        """Return workers for a branch of the run that runs beside others, in the place of the run; `release` finishes them."""
+        ...
+
     def prepare_tmp_outside(self) -> str:
         """Return the path of the working folder for code that runs in this process, in a debugger. Raises `OSError`."""
         ...
@@ -217,6 +221,7 @@ class WorkerPool:
         self._requires_isolation = requires_isolation
         self._closed = False
         self._runs: set[RunWorkers] = set()
+        self._branches: set[RunWorkers] = set()
 
     @property
     def expected_places(self) -> int:
@@ -286,7 +291,7 @@ class WorkerPool:
 
     async def close(self) -> None:
         """End every process."""
-        for run in list(self._runs):
+        for run in (*self._runs, *self._branches):
             run.kill()
         for slot, imports in self._imports.items():
             imports.close()
@@ -526,8 +531,13 @@ class WorkerPool:
         self._slots.discard(slot, wait=False)
         self._start_spare(slot.key, slot.access)
 
+    def open_branch(self, run: RunWorkers) -> None:
+        """Add *run*, the workers of a branch, which has the place of its run."""
+        self._branches.add(run)
+
     def finish_run(self, run: RunWorkers) -> None:
-        """Remove *run* from the active runs and free its place."""
+        """Remove *run* from the active runs and free its place; a branch has none of its own."""
+        self._branches.discard(run)
         if run in self._runs:
             self._runs.discard(run)
             run.place.give_back()

@@ -107,6 +107,10 @@ class WorkerProvider(Protocol):
         """Return what *component* declares, for a run of *setup* and all others; see `WorkerPool.describe_component`."""
         ...
 
+    def open_branch(self, run: RunWorkers) -> None:
+        """Add *run*, the workers of a branch."""
+        ...
+
     def finish_run(self, run: RunWorkers) -> None:
         """Remove *run* from the runs that execute."""
         ...
@@ -260,6 +264,12 @@ class RunWorkers:
             raise error
         assert isinstance(done, Done)
         return cast("list[Evaluation]", done.value)
+
+    def open_branch(self) -> RunWorkers:
+        """Return workers for a branch of the run that runs beside others, in the place of the run; `release` finishes them."""
+        branch = RunWorkers(self._setup, self._pool, self.place)
+        self._pool.open_branch(branch)
+        return branch
 
     def prepare_tmp_outside(self) -> str:
         """

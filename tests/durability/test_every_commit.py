@@ -45,7 +45,7 @@ STEPS = ("answer", "notify", "nap", "ask", "call", "flaky", "last")
 
 
 def workflow(log: Path, url: str) -> list[str]:
-    """The cells of a workflow with a response, messages, pauses, a triggered workflow and an error that is retried."""
+    """The cells of a workflow with a response, messages, pauses in parallel branches, a triggered workflow and an error that is retried."""
     token = "pd.steps['answer']['$return_value']"
     failed = log.with_suffix(".failed")
     return [
@@ -58,8 +58,9 @@ def workflow(log: Path, url: str) -> list[str]:
             options="--app slack",
         ),
         logging_step("notify", log, SEND.format(url=url, step="notify", token=token)),
-        logging_step("nap", log, "pd.flow.delay(1)"),
-        logging_step("ask", log, "return pd.flow.suspend(3600000)"),
+        "%%pdparallel both\nsleeps: always\nasks: always\nskips: never",
+        logging_step("nap", log, "pd.flow.delay(1)", options="--in both.sleeps"),
+        logging_step("ask", log, "return pd.flow.suspend(3600000)", options="--in both.asks"),
         logging_step("call", log, "return pd.flow.trigger('child', {'n': 1})"),
         logging_step(
             "flaky",

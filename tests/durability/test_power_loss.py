@@ -208,7 +208,7 @@ def batches() -> list[list[Any]]:
             lambda c: mine.finish(c, one, "success", "{}", NOW),
             lambda c: mine.fill_outbox(c, "run1", [outbox_row()], NOW),
         ],
-        [lambda c: mine.park(c, two, wait, NOW), lambda c: mine.fill_outbox(c, "run2", [outbox_row(1)], NOW)],
+        [lambda c: mine.park(c, two, (wait,), NOW), lambda c: mine.fill_outbox(c, "run2", [outbox_row(1)], NOW)],
         [lambda c: mine.record_delivery(c, "run1", outbox_row(), "{}", None)],
         [lambda c: mine.resolve_wait(c, WaitKey("run2", "one", number=1), "resumed", b"sealed", NOW, None)],
         [lambda c: owner.claim_one(c, "run2", NOW)],

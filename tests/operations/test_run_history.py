@@ -277,8 +277,7 @@ async def test_only_the_pause_that_is_meant_ends(run: Run, runtime: WorkflowEngi
     paused = await run(WAITS, pause_mode="park")
     found = await runtime.journal.load_run(paused.id)
     assert found is not None
-    assert found[1].open_wait is not None
-    key = found[1].open_wait.key(paused.id)
+    key = found[1].open_waits[0].key(paused.id)
 
     with pytest.raises(RequestError, match=r"The pause of the run .* has ended already"):
         await resume_run(runtime, paused.id, pause=replace_struct(key, number=key.number + 1))

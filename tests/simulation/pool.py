@@ -185,6 +185,10 @@ class SimRun:
         """Run a source."""
         return await sources.run(call, recorder, self._pool.loop, self._note)
 
+    def open_branch(self) -> SimRun:
+        """Fail, because no simulated workflow has blocks."""
+        raise AssertionError("not simulated")
+
     def prepare_tmp_outside(self) -> str:
         """Fail, because no simulated source or step has it."""
         raise AssertionError("not simulated")

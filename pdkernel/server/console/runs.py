@@ -31,6 +31,7 @@ from pdkernel.journal import (
     RunSummary,
     WaitKey,
     WaitRow,
+    build_pause,
 )
 from pdkernel.operations import run_history
 from pdkernel.operations.batches import list_summaries, load_summary, request_retry
@@ -257,13 +258,19 @@ def _describe_run(context: AppContext, execution: Execution, claimed: ClaimedRun
         ),
         None,
     )
-    wait = claimed.open_wait if execution.pause is not None else None
+    waits = claimed.open_waits if execution.pause is not None else ()
     return {
         "identity": format_identity(execution).capitalize(),
         "event": Markup(render_event(execution.trigger)),  # noqa: S704 - escaped by `render`
         "timeline": Markup(timeline.render_html(execution, timeline.TimelineContext(workflow=workflow))),  # noqa: S704 - escaped by `render`
-        "pause": None if wait is None else format_pause(wait),
-        "readers": find_run_readers(claimed),
+        "pauses": [
+            {
+                "id": format_pause(wait),
+                "readers": find_run_readers(claimed, wait.path),
+                **build_pause(wait.path, wait).to_json(),
+            }
+            for wait in waits
+        ],
         "max_note": MAX_NOTE_CHARACTERS,
         "is_unfinished": execution.status in UNFINISHED_STATUSES,
     }

@@ -127,7 +127,7 @@ def test_rules_of_a_case_compare_the_value_of_the_switch() -> None:
 
 
 def test_operands_of_javascript() -> None:
-    """The values of the longest paths into steps are found; what is undefined, a call, or in a function is left out."""
+    """The values of the longest paths into steps are found, also of what a method is called; what is undefined, or in a function, is left out."""
     steps = {"check": {"$return_value": {"amount": 1200, "tags": ["a"]}}, "trigger": {"event": {"x": None}}}
     source = (
         "steps.check.$return_value.amount >= 1000 && !steps.missing?.y && steps.check['$return_value'].tags[0] && event.x "
@@ -138,6 +138,7 @@ def test_operands_of_javascript() -> None:
         "steps.check.$return_value.amount": 1200,
         "steps.check['$return_value'].tags[0]": "a",
         "event.x": None,
+        "steps.check.$return_value.tags": ["a"],
     }
     assert read_operands("steps.check.$return_value.tags.includes(event.x)", steps) == {
         "steps.check.$return_value.tags": ["a"],
