@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from pdkernel.common.clock import Clock
@@ -40,8 +41,8 @@ class RecordWrites:
 
     def __init__(self) -> None:
         self._pending: list[tuple[asyncio.Future[bool], _Write | None]] = []
-        self._start_submitted: asyncio.Future[None] | None = None
-        self._delayed = 0
+        self._has_started = True
+        self._delayed: list[tuple[asyncio.Future[bool], _Write]] = []
 
     def start(self, accept: _Write, *, may_repeat: bool = False) -> None:
         """
@@ -49,25 +50,22 @@ class RecordWrites:
 
         With *may_repeat*, `wait` repeats it as it does later ones, because no caller waits for the answer whether the run was accepted.
         """
-        self._start_submitted = asyncio.get_running_loop().create_future()
+        self._has_started = False
         self._pending.append((asyncio.ensure_future(accept()), accept if may_repeat else None))
 
     def mark_started(self) -> None:
-        """Submit the writes that waited for the first write."""
-        assert self._start_submitted is not None, "`start` was called"
-        if not self._start_submitted.done():
-            self._start_submitted.set_result(None)
+        """Submit the writes that waited for the first write, in their order, as soon as the caller waits for anything."""
+        asyncio.get_running_loop().call_soon(self._submit_delayed)
 
     def submit(self, write: _Write) -> None:
         """Submit *write* after all earlier ones; its result is False if the journal refused it."""
         # the journal writes in the order of calls, and the run's first row must be the first write
-        has_started = self._start_submitted is None or self._start_submitted.done()
-        if has_started and not self._delayed:
-            writing = write()
-        else:
-            self._delayed += 1
-            writing = self._submit_after_start(write)
-        self._pending.append((asyncio.ensure_future(writing), write))
+        if self._has_started:
+            self._pending.append((asyncio.ensure_future(write()), write))
+            return
+        result: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._delayed.append((result, write))
+        self._pending.append((result, write))
 
     async def wait(self, until_retry: Callable[[ProjectError], Awaitable[None]] | None = None) -> None:
         """
@@ -98,14 +96,21 @@ class RecordWrites:
         if fault is not None:
             raise fault
 
-    async def _submit_after_start(self, write: _Write) -> bool:
-        assert self._start_submitted is not None
-        try:
-            await asyncio.shield(self._start_submitted)
-            writing = asyncio.ensure_future(write())
-        finally:
-            self._delayed -= 1
-        return await writing
+    def _submit_delayed(self) -> None:
+        self._has_started = True
+        delayed, self._delayed = self._delayed, []
+        for result, write in delayed:
+            asyncio.ensure_future(write()).add_done_callback(partial(_pass_on, result))
+
+
+def _pass_on(result: asyncio.Future[bool], writing: asyncio.Future[bool]) -> None:
+    """Give *result* the end of *writing*."""
+    if writing.cancelled():
+        result.cancel()
+    elif (fault := writing.exception()) is not None:
+        result.set_exception(fault)
+    else:
+        result.set_result(writing.result())
 
 
 async def retry_unreachable(

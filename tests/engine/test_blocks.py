@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from pdkernel.engine.run_request import TestOptions
 from pdkernel.engine.workflow_engine import WorkflowEngine
+from pdkernel.errors import RequestError
 from pdkernel.execution import BlockChoice, Execution, StepResult
 from pdkernel.files.notebook import read_notebook
 from pdkernel.model import JSON, Block, Branch, Step, Workflow
+from pdkernel.operations.run_history import end_pause
 from pdkernel.operations.run_replay import prepare_fork, start_replay
 from pdkernel.operations.runs import select_steps
 from tests.branch_workflows import WORKFLOWS
@@ -412,6 +414,86 @@ async def test_branches_of_a_parallel_block_run_at_once(shared_run: Run, tmp_pat
     execution = await shared_run(a_workflow(block, *steps), event=an_event({"path": str(tmp_path / "shared")}))
 
     assert execution.status == "success", execution.error
+
+
+async def test_run_is_paused_when_each_branch_waits(runtime: WorkflowEngine, run: Run) -> None:
+    """The run goes on with the branch whose pause ends first, and is paused again until the other branch goes on, too."""
+    block = a_block("%%pdparallel both\na: always\nb: always\nc: always")
+    workflow = a_workflow(
+        block,
+        python_step("long", "pd.flow.delay(60000)", options="--in both.a"),
+        say("after_long", "both.a"),
+        python_step("short", "pd.flow.delay(10)", options="--in both.b"),
+        say("after_short", "both.b"),
+        say("free", "both.c"),
+        say("last", value="pd.steps['both']['$return_value']['c']"),
+    )
+    paused = await run(workflow, pause_mode="park")
+
+    again = await runtime.continue_after_pause(paused.id)
+    assert again is not None
+    await end_pause(runtime, paused.id, step="long")
+    ended = await runtime.continue_after_pause(paused.id)
+
+    assert paused.pause is not None
+    assert again.pause is not None
+    assert ended is not None
+    assert [paused.pause.step, *(each.step for each in paused.other_pauses)] == ["short", "long"]
+    assert ran(paused) == ["long", "short", "free"]
+    assert (again.status, again.pause.step, again.other_pauses) == ("paused", "long", ())
+    assert ran(again) == ["long", "short", "after_short", "free"]
+    assert ended.status == "success", ended.error
+    assert ran(ended) == ["long", "after_long", "short", "after_short", "free", "last"]
+    assert await runtime.journal.get_execution(paused.id) == ended
+
+
+async def test_several_pauses_need_the_name_of_a_step(runtime: WorkflowEngine, run: Run) -> None:
+    """A run of which two branches wait is not resumed without the name of a step."""
+    block = a_block("%%pdparallel both\na: always\nb: always")
+    steps = (python_step(f"at_{name}", "pd.flow.suspend()", options=f"--in both.{name}") for name in "ab")
+    paused = await run(a_workflow(block, *steps), pause_mode="park")
+
+    with pytest.raises(RequestError, match="waits in several steps: at_a, at_b"):
+        await end_pause(runtime, paused.id)
+    with pytest.raises(RequestError, match="does not wait in the step other"):
+        await end_pause(runtime, paused.id, step="other")
+
+
+async def test_failure_beside_a_waiting_branch_ends_the_run(run: Run) -> None:
+    """A run does not pause if a step of another branch fails: it ends with the error."""
+    block = a_block("%%pdparallel both\na: always\nb: always")
+    waits = python_step("waits", "pd.flow.suspend()", options="--in both.a")
+    fails = python_step("fails", "import time\ntime.sleep(0.2)\nraise ValueError('no')", options="--in both.b")
+
+    execution = await run(a_workflow(block, waits, fails, say("last")), pause_mode="park")
+
+    assert execution.status == "error"
+    assert error_of(execution).step == "fails"
+    assert execution.step("last").status == "skipped"
+
+
+async def test_nothing_starts_after_a_failure_in_another_branch(shared_run: Run) -> None:
+    """A step that runs when another branch fails ends, and the step below it does not start."""
+    block = a_block("%%pdparallel both\na: always\nb: always")
+    slow = python_step("slow", "import time\ntime.sleep(0.5)\nreturn 1", options="--in both.a")
+    workflow = a_workflow(
+        block, slow, say("below", "both.a"), python_step("fails", "raise ValueError", options="--in both.b")
+    )
+
+    execution = await shared_run(workflow)
+
+    found = [execution.step(name).status for name in ("slow", "below", "fails")]
+    assert (execution.status, found) == ("error", ["success", "skipped", "error"])
+
+
+async def test_block_without_steps_is_recorded(shared_engine: SharedEngine) -> None:
+    """The decision of a run without any step is in the journal before its end."""
+    workflow = a_workflow(a_block("%%pdif triage\nyes: 'true'"))
+
+    for _ in range(20):
+        execution = await run_in(shared_engine.engine, shared_engine.project.folder.parent)(workflow)
+
+        assert await shared_engine.engine.journal.get_execution(execution.id) == execution
 
 
 async def test_blocks_nest_without_limit(shared_run: Run) -> None:
