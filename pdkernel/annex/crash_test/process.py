@@ -206,9 +206,10 @@ class Server:
             found = await journal.load_run(run_id)
             if found is None or found[0].status not in UNFINISHED_STATUSES:
                 continue
-            unfinished, wait = True, found[1].open_wait
-            if wait is not None and wait.kind == "suspend":
-                await self._engine.resolve_wait(wait.key(run_id), "resume")
+            unfinished = True
+            for wait in found[1].open_waits:
+                if wait.kind == "suspend":
+                    await self._engine.resolve_wait(wait.key(run_id), "resume")
         due = await journal.next_wake()
         if due is not None:
             self._clock.skip_to(due)
@@ -306,9 +307,13 @@ class WatchedJournal:
         """As of `Journal`."""
         return self._watch("end", lambda: self._journal.finish(claim, *args, **settings))
 
-    def park(self, claim: Claim, wait: WaitRow, **settings: Any) -> Awaitable[bool]:
+    def append_wait(self, claim: Claim, wait: WaitRow, *, event: str | None = None) -> Awaitable[bool]:
+        """Record the pause of a branch."""
+        return self._watch("pause", lambda: self._journal.append_wait(claim, wait, event=event), wait.path)
+
+    def park(self, claim: Claim, wait: WaitRow, *others: WaitRow, **settings: Any) -> Awaitable[bool]:
         """As of `Journal`."""
-        return self._watch("pause", lambda: self._journal.park(claim, wait, **settings), wait.path)
+        return self._watch("pause", lambda: self._journal.park(claim, wait, *others, **settings), wait.path)
 
     async def accept_run(self, run: NewRun) -> bool:
         """As of `Journal`: here, the start of a child run."""
