@@ -94,7 +94,7 @@ class CrashOptions(TypedDict):
 @json_option
 def crash_test(state: CliContext, source: Path, as_json: bool, **options: Unpack[CrashOptions]) -> int:
     """
-    Find what a crash of the server makes done twice, and what it loses.
+    Find what a crash does twice or loses.
 
     SOURCE is a notebook or a workflow's folder. The workflow runs once without a crash. Then it runs again for each write of the
     journal and each outbound call: its process is killed there, and another one continues the run as a server does. Stand-ins or

@@ -132,7 +132,7 @@ class RestoredPause:
     A pause that has ended, or of which a branch still waits for the end.
 
     Attributes:
-        row: The pause as it is recorded.
+        row: The pause as it is recorded, until it has ended.
         step: The step that paused.
         is_rerun: Whether the step runs again.
         number: The number of the step's run that paused.
@@ -140,7 +140,7 @@ class RestoredPause:
         payload: The body of the call that resumed the run, or None.
     """
 
-    row: WaitRow = field(repr=False)
+    row: WaitRow | None = field(repr=False)
     step: RestoredStep
     is_rerun: bool
     number: int
@@ -150,7 +150,7 @@ class RestoredPause:
     @property
     def has_ended(self) -> bool:
         """Whether the step goes on."""
-        return self.row.outcome is not None
+        return self.row is None
 
 
 class RestoredRun(Struct, frozen=True):
@@ -394,7 +394,8 @@ def _restore_pause(row: WaitRow, step: RestoredStep, carry: Carry, run_id: str, 
     payload: JSON = None
     if row.payload is not None:
         payload = json.loads(vault.unseal(row.payload, PAYLOAD_LOCATION.format(run_id=run_id, path=row.path)))
-    return RestoredPause(row, step, row.kind in ("rerun", "retry"), row.number, carry, payload)
+    is_open = row.outcome is None
+    return RestoredPause(row if is_open else None, step, row.kind in ("rerun", "retry"), row.number, carry, payload)
 
 
 def seal_payload(payload: JSON, run_id: str, path: str, vault: Vault) -> bytes:

@@ -509,7 +509,8 @@ class RunRecord:
 
     def keep_pause(self, pause: RestoredPause) -> None:
         """Let the run be paused again, when its other branches have ended or wait, in a step whose *pause* has not ended."""
-        self._waits[pause.row.path] = pause.step.result, pause.row
+        if pause.row is not None:
+            self._waits[pause.row.path] = pause.step.result, pause.row
         self.notify(pause.step.result)
 
     async def commit_pause(self) -> None:
