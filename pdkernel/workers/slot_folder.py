@@ -34,6 +34,7 @@ TMP_NAME = "tmp"
 ACCOUNTS_NAME = "passwd"
 """The name of the file in a slot's folder that is `/etc/passwd` for processes with a user of their own."""
 
+_TMP_MODE = 0o700
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LEFT_FILE = (
@@ -117,23 +118,25 @@ class SlotFolder:
         return StepFiles(self._folder, self._path, self.plan)
 
     def is_empty(self) -> bool:
-        """Return whether the last run has left no file."""
+        """Return whether the last run has left no file, and every permission of `/tmp` to the next one."""
         try:
             names = set(os.listdir(self._folder)) - {ACCOUNTS_NAME}  # noqa: PTH208 - by descriptor
             if names != {TMP_NAME}:
                 return not names and not self.plan.namespaces
             with self._open_tmp() as tmp:
-                return self.plan.tmp_names.issuperset(os.listdir(tmp))  # noqa: PTH208 - by descriptor
+                is_usable = stat.S_IMODE(os.fstat(tmp).st_mode) == _TMP_MODE
+                return is_usable and self.plan.tmp_names.issuperset(os.listdir(tmp))  # noqa: PTH208 - by descriptor
         except OSError:  # a step has replaced a folder
             return False
 
     def clear(self) -> bool:
-        """Remove the files of the last run; return whether all of them are gone. May block for long."""
+        """Remove the files of the last run and restore `/tmp`; return whether all of them are gone. May block for long."""
         try:
             kept = {TMP_NAME, ACCOUNTS_NAME} if self.plan.namespaces else {ACCOUNTS_NAME}
             is_clear = self._remove_names(self._folder, self._path, kept)
             if self.plan.namespaces:
                 with self._open_tmp() as tmp:
+                    os.fchmod(tmp, _TMP_MODE)
                     is_clear &= self._remove_names(tmp, f"{self._path}/{TMP_NAME}", self.plan.tmp_names)
         except OSError:
             return False
@@ -162,7 +165,7 @@ class SlotFolder:
             os.close(tmp)
 
     def _make_tmp(self) -> tuple[int, int]:
-        os.mkdir(TMP_NAME, 0o700, dir_fd=self._folder)
+        os.mkdir(TMP_NAME, _TMP_MODE, dir_fd=self._folder)
         tmp = os.open(TMP_NAME, _FOLDER, dir_fd=self._folder)
         try:
             _give(tmp, self._user)

@@ -271,6 +271,12 @@ class PackageAttack(Attack):
         is_of_the_run = os.path.realpath(path).startswith(("/tmp", "/dev/shm")) and not os.path.realpath(path).startswith(PLACE)
         return f"{PLACE}/a" if is_of_the_run else path
 
+    def do_symlink(self):
+        """No link leads to what belongs to a run: another process would follow it that looked at the path before there was a link."""
+        place = self.harmless()
+        self.clear(place)
+        os.symlink(self.random.choice(self.outside), place)
+
     do_link_secret, do_print, do_second_process = Attack.do_link, Attack.read, Attack.read
 
 

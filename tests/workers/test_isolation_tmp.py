@@ -113,6 +113,20 @@ async def test_run_finds_tmp_empty(open_one: Open, language: Language) -> None:
     assert {NAME, "a", ".dot", "link"}.isdisjoint(str(listed.exports["all"]).split())
 
 
+async def test_run_may_write_to_tmp_after_one_that_closed_it(open_one: Open) -> None:
+    """A run that takes the permissions of `/tmp` away takes them from itself only."""
+    first = await open_one()
+    await first.run("python", python("os.chmod('/tmp', 0)"))
+    await first.workers.release()
+
+    second = await open_one()
+    written = await second.run("python", WRITE["python"])
+    read = await second.run("bash", READ["bash"])
+
+    assert written.error is None
+    assert read.exports["$return_value"] == "python"
+
+
 async def test_next_run_uses_the_same_processes(open_one: Open) -> None:
     """A private `/tmp` does not prevent the reuse of warm processes."""
     pids = []

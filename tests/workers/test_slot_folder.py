@@ -270,6 +270,21 @@ def test_replaced_tmp_folder_is_not_used_again(tmp_path: Path, in_its_place: str
     assert not slot.clear()
 
 
+@pytest.mark.parametrize("mode", [0o000, 0o500, 0o4755])
+def test_permissions_of_tmp_are_restored_for_the_next_run(tmp_path: Path, mode: int) -> None:
+    """A step may close its `/tmp`: the slot is not clean then, and its next run gets a folder in which it can write."""
+    slot = SlotFolder(tmp_path, 1, IsolationPlan(namespaces=True))
+    folder = tmp_path / "1" / "tmp"
+
+    folder.chmod(mode)
+    is_clean = slot.is_empty()
+    is_restored = slot.clear()
+
+    assert not is_clean
+    assert is_restored or not IS_ROOT  # another user cannot open the folder, so the slot is not used again
+    assert not is_restored or stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
 @pytest.mark.parametrize("name", ["tmp", "tmp/inner"])
 def test_link_in_a_slot_is_not_followed_when_it_is_emptied(slot: SlotFolder, secret: Path, name: str) -> None:
     """What a link leads to stays."""
