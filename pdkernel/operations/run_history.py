@@ -293,7 +293,7 @@ def _find_wait(claimed: ClaimedRun, step: str | None, pause: WaitKey | None) -> 
     if len(waits) > 1:
         raise RequestError(
             f"The run {run_id} waits in several steps: {names}.",
-            fix=f"Name one of them: pdkernel runs resume {run_id} --step {waits[0].path}",
+            fix=f"Name one of them, such as --step {waits[0].path}",
         )
     return next(iter(waits), None)
 

@@ -81,6 +81,7 @@ class RunsMagics(Magics):
         "--egress", metavar="POLICY", help="with replay and fork: the outbound policy, such as live; default: deny"
     )
     @argument("--body", metavar="JSON", help="with resume: what the paused step gets")
+    @argument("--step", metavar="STEP", help="with resume: the step whose pause ends, if several branches wait")
     @argument("--yes", action="store_true", help="with remove: confirm; with replay and filters: run the selected runs")
     @line_magic
     @show_errors_as_messages
@@ -212,14 +213,16 @@ class RunsMagics(Magics):
         run_id = _one(run_ids or ([] if newest is None else [newest]), "resume ID")
         body = None if chosen.body is None else parse_json(chosen.body, label="--body")
         if session.paused_runs.is_followed(run_id):
-            session.paused_runs.end_pause(run_id, body)
+            session.paused_runs.end_pause(run_id, body, step=chosen.step)
             show_message(f"The run {run_id} goes on below the cell that started it.")
             stopped = session.paused_runs.wait(run_id)
             if stopped is not None:
                 raise_on_failure(stopped)
             return
         decision = NewDecision("resumed", name_caller("notebook"))
-        resumed = session.call_engine(lambda engine: resume_run(engine, run_id, body, decision=decision))
+        resumed = session.call_engine(
+            lambda engine: resume_run(engine, run_id, body, step=chosen.step, decision=decision)
+        )
         claimed = resumed.claimed
         if claimed is None:
             show_message(describe_resumed(resumed))

@@ -274,15 +274,20 @@ class PausedRuns:
         """Return whether this session continues the run at the end of its pause."""
         return run_id in self._followed
 
-    def end_pause(self, run_id: str, body: JSON = None) -> None:
+    def end_pause(self, run_id: str, body: JSON = None, *, step: str | None = None) -> None:
         """
         End the pause of a run, which goes on in the process that follows it; *body* is what its step gets.
+
+        Args:
+            run_id: The id of the run.
+            body: What its step gets, as from a call of its `resume_url`; or None.
+            step: The step whose pause ends, for a run of which several branches wait; None for the only pause.
 
         Raises:
             RequestError: There is no such run, or it is not paused.
         """
         decision = NewDecision("resumed", name_caller("notebook"))
-        self._engine.call(lambda engine: end_pause(engine, run_id, body, decision=decision))
+        self._engine.call(lambda engine: end_pause(engine, run_id, body, step=step, decision=decision))
 
     def cancel(self, run_id: str) -> Execution:
         """Cancel a run, and return its record. Raises `RequestError` if there is no such run, or it has ended."""

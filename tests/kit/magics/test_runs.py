@@ -264,6 +264,26 @@ def test_runs_are_resumed_cancelled_and_removed(notebook: Notebook) -> None:
     assert "Exactly one run must be named" in notebook.run("%pdruns cancel")
 
 
+def test_the_pause_of_one_branch_ends(notebook: Notebook) -> None:
+    """`%pdruns resume ID --step STEP` ends one of several pauses; without `--step` it is refused with the names of the steps."""
+    notebook.run("%pdevent hello")
+    notebook.run("%%pdparallel ask\nsales: always\nlaw: always")
+    for branch in ("sales", "law"):
+        notebook.run(f"%%pdstep {branch} --in ask.{branch} --no-run\ndef handler(pd):\n    pd.flow.suspend(100000)\n")
+    notebook.run("%pdrun")
+    paused = _pause(notebook)
+    unnamed = notebook.run(f"%pdruns resume {paused}")
+    other = notebook.run(f"%pdruns resume {paused} --step nobody")
+    law = notebook.run(f'%pdruns resume {paused} --step law --body \'{{"by": "law"}}\'')
+    sales = notebook.run(f'%pdruns resume {paused} --body \'{{"by": "sales"}}\'')
+
+    assert "waits in several steps" in unnamed
+    assert "does not wait in the step nobody" in other
+    assert '$resume_data: {"by": "law"}' in law
+    assert '$resume_data: {"by": "sales"}' not in law
+    assert '$resume_data: {"by": "sales"}' in sales
+
+
 def _pause(notebook: Notebook) -> str:
     """The id of a new paused run: a replay of a run of the terminal, whose pauses end the command."""
     run_id = newest(notebook)
