@@ -12,9 +12,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
@@ -568,12 +568,11 @@ def parse_moment(text: str, *, option: str, clock: Clock) -> datetime:
     """
     now = clock.now()
     span = _SHORT_SPAN.fullmatch(text.strip().lower())
-    words = f"{span[1]} {_UNITS[span[2]]} ago" if span else text
-    try:
-        found: datetime | None = datetime.fromisoformat(words)
-    except ValueError:
-        # the time to parse words grows fast with their number
-        found = _parse_words(words, now) if len(words) <= _MAX_WORDS_CHARACTERS else None
+    found: datetime | None = None
+    with suppress(ValueError, OverflowError):
+        found = now - timedelta(**{_UNITS[span[2]]: int(span[1])}) if span else datetime.fromisoformat(text)
+    if found is None and len(text) <= _MAX_WORDS_CHARACTERS:  # the time to parse words grows fast with their number
+        found = _parse_words(text, now)
     if found is None:
         shown = text if len(text) <= _MAX_WORDS_CHARACTERS else f"{text[:_MAX_WORDS_CHARACTERS]}..."
         raise RequestError(
