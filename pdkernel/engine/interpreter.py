@@ -49,7 +49,7 @@ from pdkernel.execution import BlockChoice, ErrorRecord, Execution, Status
 from pdkernel.journal import Begun, Claim, ClaimedRun, RunJournal, StoredLock, UnrecordedRuns, encode_output
 from pdkernel.model import JSON, Block, Entry, Step
 from pdkernel.storage import DataStoreTable, ScratchByUser, ScratchCopy, Vault
-from pdkernel.workers import RunPlace, RunSetup, StepPool
+from pdkernel.workers import RunPlace, RunSetup, StepPool, StepSequence
 
 CIRCLE_CHECK_S = 1.0
 """Seconds between two looks whether a child run that waits for its turn, and the run that holds the turn, wait for each other."""
@@ -359,16 +359,16 @@ class Interpreter:
             _log.exception(problem, run_id)
 
     async def _run_child(
-        self, request: RunRequest, *, exists: bool, hands_over: Callable[[], bool], parent: RunPlace
+        self, request: RunRequest, *, exists: bool, hands_over: Callable[[], bool], sequence: StepSequence
     ) -> ExecutedRun:
         """
         Run a workflow that a step triggers, or wait for the run if an interrupted attempt at the step has started it.
 
-        *parent* is the place of the step's run, which lends it.
+        *sequence* are the steps of which one waits; the place of their run is lent.
         """
         assert request.run_ids is not None, "a child has its parent's ids"
-        run_id, watcher = request.run_ids[0], RunWatcher(hands_over=hands_over)
-        async with parent.lent():
+        run_id, watcher, parent = request.run_ids[0], RunWatcher(hands_over=hands_over), sequence.place
+        async with sequence.lent():
             if not exists:
                 limits = find_limits(request)
                 if limits is not None and request.keep_in_journal and self._has_dispatch():
@@ -498,7 +498,18 @@ class Interpreter:
             await workers.release()
             raise
         return RunState(
-            request, workers, record, resolution, actions, payload, setup, ready, exports, watcher=watcher, turn=turn
+            request,
+            workers,
+            record,
+            resolution,
+            actions,
+            payload,
+            setup,
+            ready,
+            exports,
+            workers.place.steps,
+            watcher=watcher,
+            turn=turn,
         )
 
     async def _run_steps(self, run: RunState, state: RestoredRun) -> None:
@@ -614,22 +625,23 @@ class Interpreter:
         limit = asyncio.Semaphore(MAX_BRANCHES_AT_ONCE)
 
         async def run_branch(branch: str) -> tuple[Status | None, int]:
-            async with limit:
+            async with limit, run.sequence.branch() as sequence:
                 workers = run.workers.open_branch()
                 try:
-                    own = run.in_branch(workers)
+                    own = run.in_branch(workers, sequence)
                     return await self._run_entries(own, state, f"{block.name}.{branch}"), own.attempt
                 finally:
                     await workers.release()
 
-        branches = [asyncio.ensure_future(run_branch(branch)) for branch in choice.taken]
-        try:
-            if branches:
-                await asyncio.wait(branches, return_when=asyncio.FIRST_EXCEPTION)
-        finally:  # after an error of the run itself, or its cancellation, no branch goes on
-            for each in branches:
-                each.cancel()
-            ends = await asyncio.gather(*branches, return_exceptions=True)
+        async with run.sequence.split():
+            branches = [asyncio.ensure_future(run_branch(branch)) for branch in choice.taken]
+            try:
+                if branches:
+                    await asyncio.wait(branches, return_when=asyncio.FIRST_EXCEPTION)
+            finally:  # after an error of the run itself, or its cancellation, no branch goes on
+                for each in branches:
+                    each.cancel()
+                ends = await asyncio.gather(*branches, return_exceptions=True)
         faults = [each for each in ends if isinstance(each, BaseException)]
         for fault in sorted(faults, key=lambda fault: isinstance(fault, asyncio.CancelledError)):
             raise fault

@@ -34,7 +34,7 @@ from pdkernel.workers.pool import PooledRun, StepPool, WorkerPool
 from pdkernel.workers.protocols import OutboundGateway, StepServices
 from pdkernel.workers.recorder import MAX_RECORDED_CALLS_BYTES, StepRecorder, limit_prop
 from pdkernel.workers.replies import Effect, Emitted, Pause
-from pdkernel.workers.run_places import RunPlace
+from pdkernel.workers.run_places import RunPlace, StepSequence
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.slot_cache import default_memory_budget, raise_descriptor_limit
 from pdkernel.workers.step_errors import (
@@ -83,6 +83,7 @@ __all__ = [
     "StepOutcome",
     "StepPool",
     "StepRecorder",
+    "StepSequence",
     "StepServices",
     "StepUnsupportedError",
     "WorkerKey",

@@ -5,6 +5,9 @@ Free places go to external users in turn, so that the waiting runs of one user d
 run that its step has started (a child run) does not execute: it lends its place to the child run, and has it back when the child run
 has ended. Only runs that execute have a place, and these end without waiting for another run's place, so no run waits for ever.
 
+Parallel branches of a run share its place: the run executes while at least one of them does, and lends the place when all wait for
+child runs.
+
 A run that must be alone needs all places: when it is its turn, no other run gets one until the runs that execute have ended.
 
 Most steps wait for an API, and some compute. So there may be more places than at the start while runs wait for one, as long as the
@@ -202,6 +205,7 @@ class RunPlace:
         deaths: As for `RunPlaces.new`.
         parent: As for `RunPlaces.new`.
         has_begun: Whether the run has had its place.
+        steps: The steps outside of parallel branches.
         on_change: Called when the run has got or lost its place, or waits for it, until `give_back`.
     """
 
@@ -210,6 +214,7 @@ class RunPlace:
         self.size = size
         self.deaths = deaths
         self.has_begun = False
+        self.steps = StepSequence(self)
         self.on_change: Callable[[], None] | None = None
         self.parent = parent
         self._places = places
@@ -218,11 +223,9 @@ class RunPlace:
         self._waiters: list[asyncio.Future[None]] = []  # done when the run has a place
         self._waiting: deque[RunPlace] = deque()  # the runs below that wait for a place
         self._held_count = 0  # places of this run and of all runs below it
-        self._calls = self._sleeping_calls = (
-            0  # child runs that the step waits for, and those of them that need no place
-        )
+        self._executing = 1  # sequences of steps that execute, or would if the run had its place
+        self._calls = self._sleeping_calls = 0  # child runs that steps wait for, and those of them that need no place
         self._is_asleep = False
-        self._no_calls: asyncio.Future[None] | None = None
 
     @property
     def is_held(self) -> bool:
@@ -238,7 +241,7 @@ class RunPlace:
         """Return whether the run will probably get its place at once; if so, `take` or `give_back` must follow."""
         if self.turn is _ALONE:
             return False
-        if any(each.is_held for each in self._above()):
+        if self._find_lender() is not None:
             return True
         if self._places.expected == 0:
             return False
@@ -257,13 +260,16 @@ class RunPlace:
         self._reserve(False)
         if self.is_held:
             return
-        lender = next((each for each in self._above() if each._held >= self.size), None)
+        lender = self._find_lender()
         if lender is not None:
             lender._lend_to(self)
         elif self._places._take_free(self.size):
             self._receive(self.size)
         else:
             await self._wait()
+
+    def _find_lender(self) -> RunPlace | None:
+        return next((each for each in self._above() if each._held >= self.size and not each._executing), None)
 
     async def _wait(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
@@ -282,7 +288,7 @@ class RunPlace:
                 if not self._waiters:
                     self._leave_queues()
                     self._places._fill()  # others may have waited behind a run that must be alone
-            elif self.is_held and not self._calls:  # the run has got its place meanwhile
+            elif self.is_held and self._executing == 1:  # the run has got its place meanwhile, only for this
                 self._pass_on()
             raise
 
@@ -294,35 +300,6 @@ class RunPlace:
         self._update_sleep()
         if self.is_held:
             self._pass_on()
-
-    @asynccontextmanager
-    async def lent(self) -> AsyncIterator[None]:
-        """Lend the place to child runs inside of the context, which ends when this run has its place again."""
-        self._calls += 1
-        self._update_sleep()
-        try:
-            yield
-        except BaseException:
-            self._end_call()
-            raise
-        self._end_call()
-        if self._calls == 0 and not self._has_ended:
-            await self.take()
-
-    def _end_call(self) -> None:
-        self._calls -= 1
-        self._update_sleep()
-        if self._calls == 0 and self._no_calls is not None and not self._no_calls.done():
-            self._no_calls.set_result(None)
-
-    async def settle(self) -> None:
-        """Wait until child runs that the run no longer waits for have ended, and the run has its place again."""
-        if self._held and not self._calls:  # as at the end of most steps
-            return
-        while self._calls:
-            self._no_calls = asyncio.get_running_loop().create_future()
-            await self._no_calls
-        await self.take()
 
     @contextmanager
     def sleeping(self) -> Iterator[None]:
@@ -345,7 +322,7 @@ class RunPlace:
             self._leave_queues()
             for waiter in waiters:
                 waiter.set_result(None)
-            if not waiters and not self._calls and self.is_held:
+            if not waiters and self._executing and self.is_held:
                 self._pass_on()
         self._lend()
 
@@ -356,8 +333,8 @@ class RunPlace:
         self._update_sleep()
 
     def _lend(self) -> None:
-        """Pass the place on to a run below that waits for one, or to other runs if no run below needs it."""
-        if not self.is_held or not self._calls:
+        """Pass the place on to a run below that waits for one, or to other runs if no run below needs it, unless steps execute."""
+        if not self.is_held or self._executing:
             return
         if self._waiting:
             self._lend_to(self._waiting[0])
@@ -383,7 +360,9 @@ class RunPlace:
         if self._has_ended or self.is_held:
             return False
         # without a place below, no child run would go on, and this run would have none when they have ended
-        return bool(self._waiters) or (self._calls > 0 and self._held_count == 0 and not self._is_asleep)
+        return bool(self._waiters) or (
+            not self._executing and self._calls > 0 and self._held_count == 0 and not self._is_asleep
+        )
 
     def _hold(self, held: int) -> None:
         change = bool(held) - self.is_held
@@ -405,10 +384,88 @@ class RunPlace:
 
     def _update_sleep(self) -> None:
         """Note whether the run only waits for child runs that need no place; the place is then free for other runs."""
-        is_asleep = not self._has_ended and not self._waiters and 0 < self._calls == self._sleeping_calls
+        is_idle = not self._executing and 0 < self._calls == self._sleeping_calls
+        is_asleep = is_idle and not self._has_ended and not self._waiters
         if is_asleep != self._is_asleep:
             self._is_asleep = is_asleep
             if self.parent is not None:
                 self.parent._sleeping_calls += 1 if is_asleep else -1
                 self.parent._update_sleep()
         self._lend()
+
+    def _count(self, *, executing: int = 0, calls: int = 0) -> None:
+        """Note that so many more sequences of steps execute, and that steps wait for so many more child runs."""
+        self._executing += executing
+        self._calls += calls
+        self._update_sleep()
+
+
+class StepSequence:
+    """
+    Steps of a run that run one after another: those of a parallel branch, or those outside of parallel branches.
+
+    Attributes:
+        place: The place of the run, which all sequences share.
+    """
+
+    def __init__(self, place: RunPlace) -> None:
+        self.place = place
+        self._calls = 0  # child runs that the present step waits for
+        self._no_calls: asyncio.Future[None] | None = None
+        self._has_ended = False
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[None]:
+        """
+        Wait for a child run inside of the context, which ends when the run has its place again.
+
+        While no other sequence of the run executes, child runs have the place.
+        """
+        self._calls += 1
+        self.place._count(executing=-1 if self._calls == 1 else 0, calls=1)
+        try:
+            yield
+        except BaseException:
+            self._end_call()
+            raise
+        self._end_call()
+        if self._calls == 0 and not self._has_ended and not self.place._has_ended:
+            await self.place.take()
+
+    def _end_call(self) -> None:
+        self._calls -= 1
+        self.place._count(executing=1 if self._calls == 0 and not self._has_ended else 0, calls=-1)
+        if self._calls == 0 and self._no_calls is not None and not self._no_calls.done():
+            self._no_calls.set_result(None)
+
+    async def settle(self) -> None:
+        """Wait until child runs that the sequence no longer waits for have ended, and the run has its place again."""
+        if self.place.is_held and not self._calls:  # as at the end of most steps
+            return
+        while self._calls:
+            self._no_calls = asyncio.get_running_loop().create_future()
+            await self._no_calls
+        await self.place.take()
+
+    @asynccontextmanager
+    async def split(self) -> AsyncIterator[None]:
+        """Wait for parallel branches inside of the context, which ends when the run has its place again."""
+        self.place._count(executing=-1)
+        try:
+            yield
+        finally:
+            self.place._count(executing=1)
+        if not self.place._has_ended:
+            await self.place.take()
+
+    @asynccontextmanager
+    async def branch(self) -> AsyncIterator[StepSequence]:
+        """Execute the steps of a branch inside of the context, which begins when the run has its place; inside of `split`."""
+        sequence = StepSequence(self.place)
+        self.place._count(executing=1)
+        try:
+            await self.place.take()
+            yield sequence
+        finally:
+            sequence._has_ended = True
+            self.place._count(executing=-1 if sequence._calls == 0 else 0)  # it may have abandoned child runs

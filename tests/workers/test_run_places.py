@@ -8,10 +8,11 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 
-from pdkernel.workers.run_places import ENOUGH_IDLE_SHARE, MachineSpare, RunPlace, RunPlaces
+from pdkernel.workers.run_places import ENOUGH_IDLE_SHARE, MachineSpare, RunPlace, RunPlaces, StepSequence
 
 LIMIT_S = 60
 
@@ -118,7 +119,7 @@ async def test_a_chain_of_runs_has_one_place() -> None:
         await place.take()
         order.append(depth)
         if depth < 10:
-            async with place.lent():
+            async with place.steps.lent():
                 await chain(depth + 1, place)
             assert place.is_held
         order.append(-depth)
@@ -145,14 +146,14 @@ async def test_a_run_that_only_waits_for_paused_runs_has_no_place() -> None:
     async def middle() -> None:
         place = places.new("ada", top)
         await place.take()
-        async with place.lent():
+        async with place.steps.lent():
             with place.sleeping():
                 await wakes.wait()
         order.append("middle")
         place.give_back()
 
     async def wait() -> None:
-        async with top.lent():
+        async with top.steps.lent():
             await middle()
         order.append("top")
         top.give_back()
@@ -192,7 +193,7 @@ async def test_a_run_waits_for_child_runs_that_it_has_abandoned() -> None:
     await parent.take()
 
     async def child() -> None:
-        async with parent.lent():
+        async with parent.steps.lent():
             place = places.new("ada", parent)
             await place.take()
             try:
@@ -204,7 +205,7 @@ async def test_a_run_waits_for_child_runs_that_it_has_abandoned() -> None:
     call = asyncio.ensure_future(child())
     await settled()
     call.cancel()
-    settle = asyncio.ensure_future(parent.settle())
+    settle = asyncio.ensure_future(parent.steps.settle())
     await settled()
     waited = not settle.done() and not parent.is_held
     ends.set()
@@ -212,6 +213,77 @@ async def test_a_run_waits_for_child_runs_that_it_has_abandoned() -> None:
 
     assert waited
     assert parent.is_held
+
+
+async def test_a_branch_that_waits_for_a_child_run_leaves_the_place_to_the_other_branches() -> None:
+    """While a branch executes, a child run of another branch waits for a place; it has that of the run when no branch executes."""
+    places = RunPlaces(1)
+    parent = places.new("ada")
+    await parent.take()
+    child = places.new("ada", parent)
+    order, computed = [], asyncio.Event()
+
+    async def call() -> None:
+        async with parent.steps.branch() as steps, steps.lent():
+            await child.take()
+            order.append("child")
+            child.give_back()
+
+    async def compute() -> None:
+        async with parent.steps.branch():
+            await computed.wait()
+            order.append("branch")
+
+    async def run() -> None:
+        async with parent.steps.split():
+            await asyncio.gather(compute(), call())
+        order.append("run")
+        parent.give_back()
+
+    task = asyncio.ensure_future(run())
+    await settled()
+    during = (parent.is_held, child.is_held)
+    computed.set()
+    await asyncio.wait_for(task, LIMIT_S)
+
+    assert during == (True, False)
+    assert order == ["branch", "child", "run"]
+    assert places.expected == 1
+
+
+async def test_a_run_has_no_place_while_each_branch_waits_for_a_paused_run() -> None:
+    """When the last branch that executes has ended, and child runs of the others are paused, another run has the place."""
+    places = RunPlaces(1)
+    parent, other = places.new("ada"), places.new("bob")
+    await parent.take()
+    wakes, computed = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        async with parent.steps.branch() as steps, steps.lent():
+            with parent.sleeping():
+                await wakes.wait()
+
+    async def compute() -> None:
+        async with parent.steps.branch():
+            await computed.wait()
+
+    async def run() -> None:
+        async with parent.steps.split():
+            await asyncio.gather(compute(), wait())
+        parent.give_back()
+
+    task = asyncio.ensure_future(run())
+    waiting = asyncio.ensure_future(other.take())
+    await settled()
+    before = other.is_held
+    computed.set()
+    await asyncio.wait_for(waiting, LIMIT_S)
+    other.give_back()
+    wakes.set()
+    await asyncio.wait_for(task, LIMIT_S)
+
+    assert not before
+    assert places.expected == 1
 
 
 async def test_a_run_that_must_be_alone_executes_alone() -> None:
@@ -296,7 +368,7 @@ async def test_a_run_is_not_alone_while_its_child_run_executes() -> None:
     parent.on_change = lambda: seen.append(parent.is_alone)
     await parent.take()
     waiting = asyncio.ensure_future(other.take())
-    async with parent.lent():
+    async with parent.steps.lent():
         child = places.new("ada", parent)
         await child.take()
         await settled()
@@ -325,7 +397,7 @@ async def test_reserved_places_are_not_expected_by_others() -> None:
 
 class Simulation:
     """
-    Random trees of runs, which pause, start child runs one after another or at once, end early and are cancelled.
+    Random trees of runs, which pause, split into branches, start child runs one after another or at once, end early and are cancelled.
 
     Args:
         seed: Makes the choices.
@@ -335,36 +407,66 @@ class Simulation:
         self.chance = random.Random(seed)
         self.count = self.chance.randint(1, 4)
         self.places = RunPlaces(self.count, before_alone_s=0)
-        self.executing = self.most = 0
+        self.executing = Counter[RunPlace]()  # branches
+        self.most = 0
 
     async def execute(self, place: RunPlace) -> None:
         """Execute code of a run, which has a place."""
         assert place.is_held
-        self.executing += 1
-        self.most = max(self.most, self.executing)
+        self.executing[place] += 1
+        self.most = max(self.most, len(self.executing))
         try:
             for _ in range(self.chance.randint(0, 3)):
-                assert not place.is_alone or self.executing == 1
+                assert place.is_held
+                assert not place.is_alone or len(self.executing) == 1
                 await asyncio.sleep(0)
         finally:
-            self.executing -= 1
+            self.executing[place] -= 1
+            self.executing += Counter()  # without the places of zero branches
 
     async def run(self, depth: int, user: str, parent: RunPlace | None) -> None:
-        """One run with up to three steps."""
+        """One run."""
         place = self.places.new(user, parent, is_alone=parent is None and self.chance.random() < 0.2)
         await place.take()
         try:
-            for _ in range(self.chance.randint(1, 3)):
-                await self.execute(place)
-                if depth < 5 and self.chance.random() < 0.5:
-                    await self.step(depth, user, place)
+            await self.steps(depth, user, place.steps)
         finally:
             place.give_back()
 
-    async def step(self, depth: int, user: str, place: RunPlace) -> None:
+    async def steps(self, depth: int, user: str, sequence: StepSequence, nesting: int = 0) -> None:
+        """Up to three steps, or blocks of parallel branches."""
+        for _ in range(self.chance.randint(1, 3)):
+            await self.execute(sequence.place)
+            if nesting < 3 and self.chance.random() < 0.2:
+                await self.block(depth, user, sequence, nesting)
+            elif depth < 5 and self.chance.random() < 0.5:
+                await self.step(depth, user, sequence)
+
+    async def block(self, depth: int, user: str, sequence: StepSequence, nesting: int) -> None:
+        """Execute up to three branches at once; one may fail, and then all end."""
+
+        async def branch() -> None:
+            async with sequence.branch() as own:
+                await self.steps(depth, user, own, nesting + 1)
+
+        async with sequence.split():
+            branches = [asyncio.ensure_future(branch()) for _ in range(self.chance.randint(0, 3))]
+            try:
+                if branches and self.chance.random() < 0.2:
+                    await asyncio.sleep(0)
+                elif branches:
+                    await asyncio.wait(branches)
+            finally:
+                for each in branches:
+                    each.cancel()
+                await asyncio.gather(*branches, return_exceptions=True)
+            for each in branches:
+                assert each.cancelled() or each.exception() is None
+
+    async def step(self, depth: int, user: str, sequence: StepSequence) -> None:
         """A step that starts child runs, and may end before they do."""
         calls = [
-            asyncio.ensure_future(self.call(depth, user, place)) for _ in range(self.chance.choice([1, 1, 2, 2, 3]))
+            asyncio.ensure_future(self.call(depth, user, sequence)) for _ in range(self.chance.choice([1, 1, 2, 2, 3]))
         ]
         try:
             if self.chance.random() < 0.2:
@@ -374,11 +476,12 @@ class Simulation:
         finally:
             for call in calls:
                 call.cancel()
-        await place.settle()
+        await sequence.settle()
 
-    async def call(self, depth: int, user: str, place: RunPlace) -> None:
+    async def call(self, depth: int, user: str, sequence: StepSequence) -> None:
         """Start a child run; it may pause, and may continue outside of the tree."""
-        async with place.lent():
+        place = sequence.place
+        async with sequence.lent():
             await asyncio.sleep(0)
             await self.run(depth + 1, user, place)
             if self.chance.random() < 0.3:
