@@ -62,7 +62,11 @@ _RECORD_CALL = (
 )
 _EVENT = "event = coalesce(:event, event)"
 _FINISH = f"update runs set status = :status, output = :output, ended = :at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
-_PARK = f"update runs set status = :status, wake_at = :wake_at, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
+_WAKE_AT_FIRST_WAIT = (
+    "update runs set wake_at = (select min(wake_at) from waits where run_id = :run and outcome is null and data <> '')"
+    " where id = :run and status = 'paused'"
+)
+_PARK = f"update runs set status = :status, wake_at = null, owner = null, {_EVENT} where {_OWNED}"  # noqa: S608
 _MESSAGE_KEY = "run_id = ? and path = ? and number = ? and position = ?"
 _STEP_KEY = "run_id = ? and path = ? and iteration = ?"
 _TABLES_OF_A_RUN = ("steps", "waits", "outbox", "decisions", "calls_in_flight", "interruptions")
@@ -375,14 +379,12 @@ class Statements:
 
         If a call has resumed one of the steps before, the run is ready at once.
         """
-        times = [wait.wake_at for wait in waits if wait.wake_at is not None]
         done = connection.execute(
             _PARK,
             {
                 "run": claim.run_id,
                 "fence": claim.fence,
                 "status": "paused",
-                "wake_at": min(times, default=None),
                 "event": None if event is None else escape_json_text(event),
                 "me": self.executor_id,
             },
@@ -392,17 +394,19 @@ class Statements:
         # after the update, which locks the run: a call may come at this moment
         have_ended = [self._insert_wait(connection, claim, wait, now) for wait in waits]
         if any(have_ended):
-            connection.execute("update runs set status = 'ready', wake_at = null where id = ?", (claim.run_id,))
+            connection.execute("update runs set status = 'ready' where id = ?", (claim.run_id,))
+        else:
+            connection.execute(_WAKE_AT_FIRST_WAIT, {"run": claim.run_id})
         self._forget_interruptions(connection, claim)
         return True
 
     def _insert_wait(self, connection: Connection, claim: Claim, wait: WaitRow, now: float) -> bool:
         """Insert or replace the wait, and keep its outcome; return whether a call has ended it already."""
         key = (claim.run_id, replace_unstorable(wait.path), wait.iteration, wait.number)
-        earlier = connection.execute(
-            f"select outcome, payload, at from waits where {_STEP_KEY} and number = ?",  # noqa: S608
+        outcome, payload, at, data, wake_at = connection.execute(
+            f"select outcome, payload, at, data, wake_at from waits where {_STEP_KEY} and number = ?",  # noqa: S608
             key,
-        ).fetchone() or (None, None, now)
+        ).fetchone() or (None, None, now, "", None)
         connection.execute(f"delete from waits where {_STEP_KEY} and number <= ?", key)  # noqa: S608
         connection.execute(
             "insert into waits values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -410,15 +414,19 @@ class Statements:
                 *key,
                 wait.seq,
                 wait.kind,
-                wait.wake_at,
+                wake_at
+                if data
+                else wait.wake_at,  # it was corrected if a clock was set back while other branches executed
                 escape_json_text(wait.data),
                 wait.carry,
-                *earlier,
+                outcome,
+                payload,
+                at,
             ),
         )
         if wait.has_calls:
             self._forget_calls(connection, claim.run_id, wait)
-        return earlier[0] is not None
+        return outcome is not None
 
     def resolve_wait(
         self,
@@ -513,7 +521,7 @@ class Statements:
         """
         rows = connection.execute(
             "select run_id, w.path, w.iteration, w.number, w.at - ? from runs r join waits w on w.run_id = r.id"
-            " and w.outcome is null and w.at > ? where r.status = 'paused' and r.wake_at > ?"
+            " and w.outcome is null and w.at > ? where r.status in ('running', 'ready') or (r.status = 'paused' and r.wake_at > ?)"
             " /*postgres for update of r skip locked*/",
             (now, now + FUTURE_S, now),
         ).fetchall()
@@ -522,11 +530,7 @@ class Statements:
                 f"update waits set wake_at = wake_at - ?, at = ? where {_STEP_KEY} and number = ? and outcome is null",  # noqa: S608
                 (ahead_s, now, run_id, path, iteration, number),
             )
-            connection.execute(
-                "update runs set wake_at = (select min(wake_at) from waits where run_id = :run and outcome is null and data <> '')"
-                " where id = :run",
-                {"run": run_id},
-            )
+            connection.execute(_WAKE_AT_FIRST_WAIT, {"run": run_id})
         connection.execute("update outbox set due = ? where due > ?", (now, now + max_retry_s + FUTURE_S))
 
     def cancel_run(self, connection: Connection, run_id: str, now: float, decision: NewDecision | None) -> bool:

@@ -1424,6 +1424,26 @@ async def test_times_of_a_clock_that_was_ahead_are_corrected(open_journal: Open,
     assert await journal.wake_due() == 1
 
 
+async def test_the_wait_of_a_branch_is_corrected_while_other_branches_execute(
+    open_journal: Open, clock: ManualClock
+) -> None:
+    """If the clock is set back before the run pauses in all branches, the pause that began first ends after its own time."""
+    clock.jump(3600)
+    journal = open_journal("serve")
+    await journal.accept_run(new_run())
+    claim, wait = Claim.first("run"), wait_row(wake_at=journal.clock.now().timestamp() + 60)
+    await journal.append_wait(claim, wait)
+    clock.jump(-3600)
+    for _ in range(2):
+        journal.clock.now()
+        clock.advance(30)
+    await journal.next_wake()
+
+    await journal.park(claim, wait)
+    clock.advance(60)
+    assert await journal.wake_due() == 1
+
+
 async def test_newer_tables_stop_an_executor(journal: Journal, database: Database) -> None:
     """An executor claims no run after a newer version has changed the tables, and says what to do; later it claims again."""
     await journal.accept_run(new_run(queue="mail"))

@@ -39,7 +39,8 @@ class Effect:
 
     Attributes:
         kind: `start`; `end` if the code ended or was ended; `stop` if the task of its run was cancelled; `bug` if an unexpected
-            exception came instead of the start; `release` if the run executes no further step.
+            exception came instead of the start; `release` if the run executes no further step; `decide` if the block `DECIDED` is
+            evaluated.
         run: The run's id.
         step: The step's name.
         workflow: The workflow's name.
@@ -59,6 +60,8 @@ class Effect:
 
 CALLS = {"call": (("Plain", 1), ("Single", 1)), "twins": (("Echo", 1), ("Echo", 2), ("Plain", 1))}
 """The workflows that a step calls, with the number in the payload, by the kind of the step."""
+DECIDED = "coin1"
+"""The block whose conditions are evaluated."""
 RESULTS = {"Plain": "work3", "Single": "work2"}
 """What the called workflows return; Echo returns the number."""
 CHANGED_CHANCE = 0.1
@@ -160,9 +163,9 @@ class SimPool:
 class SimRun:
     """The workers of one run; implements `PooledRun`."""
 
-    def __init__(self, pool: SimPool, setup: RunSetup, place: RunPlace) -> None:
+    def __init__(self, pool: SimPool, setup: RunSetup, place: RunPlace, *, is_branch: bool = False) -> None:
         self.place = place
-        self._pool, self._setup = pool, setup
+        self._pool, self._setup, self._is_branch = pool, setup, is_branch
         self._failed: asyncio.Future[StepError] | None = None
 
     def prepare_steps(self, steps: Sequence[Step]) -> None:
@@ -186,8 +189,8 @@ class SimRun:
         return await sources.run(call, recorder, self._pool.loop, self._note)
 
     def open_branch(self) -> SimRun:
-        """Fail, because no simulated workflow has blocks."""
-        raise AssertionError("not simulated")
+        """Return the workers of a branch, which has the place of the run."""
+        return SimRun(self._pool, self._setup, self.place, is_branch=True)
 
     def prepare_tmp_outside(self) -> str:
         """Fail, because no simulated source or step has it."""
@@ -196,7 +199,9 @@ class SimRun:
     async def evaluate(
         self, expressions: Sequence[str], steps: Mapping[str, Mapping[str, JSON]], *, timeout_s: float = 30.0
     ) -> list[Evaluation]:
-        """Return the values of paths."""
+        """Return the values of paths, and note the decision of a block."""
+        if self._setup.workflow == "Branched":
+            self._note("decide", DECIDED)
         values: dict[str, object] = {"trigger": self._setup.trigger, **steps}
         found = evaluate_plain_paths(expressions, values, self._setup.variables)
         assert found is not None
@@ -255,6 +260,8 @@ class SimRun:
                 event = self._setup.trigger["event"]
                 assert isinstance(event, dict)
                 result = event.get("number")
+            case "toss":
+                result = chance.random() < 0.7
             case "call" | "twins":
                 result = await self._call_others(kind, call)
         recorder.add_reply(Export("$return_value", result))
@@ -285,6 +292,7 @@ class SimRun:
             self._failed.set_result(error)
 
     async def release(self) -> None:
-        """Finish the run."""
-        self._note("release", "")
-        self.place.give_back()
+        """Finish the run, or a branch of it."""
+        if not self._is_branch:
+            self._note("release", "")
+            self.place.give_back()

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pdkernel.execution import BlockChoice, Execution
 from pdkernel.journal import open_reader
 from pdkernel.journal.sqlite import SqliteBackend
 from pdkernel.journal.text_columns import ExecutionQuery
@@ -30,9 +31,21 @@ from tests.simulation.world import NOT_STORED, Host, Server, World, a_world
 
 START_S = 1.0
 """The longest time between the start of a run and that of its first step, in virtual seconds."""
-EVENTS = ("Plain", "Long", "Single", "Throttled", "Delayed", "Approved", "Caller", "Twins", "Failing", "Early")
+EVENTS = (
+    "Plain",
+    "Long",
+    "Single",
+    "Throttled",
+    "Delayed",
+    "Approved",
+    "Caller",
+    "Twins",
+    "Failing",
+    "Early",
+    "Branched",
+)
 DRAWS = (sources.draw, deliveries.draw, commands.draw)
-CALLERS = {"Caller": "call", "Twins": "twins"}
+CALLERS = {"Caller": "call", "Twins": "twins", "Branched": "call"}
 """The workflows that call others, with the kind of the step."""
 DIFFERS = "RepeatedCallDiffers"
 """The error of a repeated step whose call differs from those of the interrupted attempt."""
@@ -55,7 +68,7 @@ after its next commit, before it knows. `outage` and `crash`: the same for all h
 """
 PATIENCE_S = 60.0
 """Virtual seconds for which a run may wait after the last fault, beside the time of all runs that wait with it: see `_check_waits`."""
-WORK_S = {"Long": 8.0, "Slow": 45.0, "Cold": 12.0, "Delayed": 5.0, "Poison": 60.0}
+WORK_S = {"Long": 8.0, "Slow": 45.0, "Cold": 12.0, "Delayed": 5.0, "Branched": 8.0, "Poison": 60.0}
 """The longest time of a run of a workflow, in virtual seconds, if nothing befalls it; that of Poison includes ten restarts."""
 OTHER_WORK_S = 3.0
 """The time of a run of any other workflow, with its share of the period of a throttle."""
@@ -103,7 +116,7 @@ def make_scenario(seed: int, hosts: int = 1) -> Scenario:
         operations.append(Operation(at, kind, what, chance.choice([1, 1, 1, 2, 8])))
     if chance.random() < 0.2:
         operations.append(Operation(chance.uniform(0, STORY_S / 2), "event", "Poison"))
-    if "Approved" in events:
+    if "Approved" in events or "Branched" in events:
         operations += [Operation(chance.uniform(0, STORY_S), "resume") for _ in range(chance.randint(0, 4))]
     amounts: dict[str, Callable[[], float]] = {
         "freeze": lambda: chance.uniform(0.1, 30),
@@ -400,6 +413,7 @@ def check_promises(world: World, runs: Sequence[Run]) -> None:
         _check_limits,
         _check_order,
         _check_children,
+        _check_branches,
         _check_bugs,
         _check_texts,
     ):
@@ -468,7 +482,7 @@ def _check_ends(world: World, runs: Sequence[Run]) -> Iterator[str]:
         elif found == unwritten and run.id not in accepted:
             continue  # its caller knows; a response of "Early" has no id of a run, but `_check_accepted` counts them
         elif (run.status == "error" and world.has_bugs) or (
-            found == expired and run.workflow == "Approved" and world.has_changed_clock
+            found == expired and run.workflow in ("Approved", "Branched") and world.has_changed_clock
         ):
             continue
         elif found == ("error", DIFFERS) and run.workflow in CALLERS and _is_repeated(world, run.id):
@@ -538,8 +552,27 @@ def _check_children(world: World, runs: Sequence[Run]) -> Iterator[str]:
         calls = Counter(child for child, _ in CALLS[CALLERS[run.workflow]]) if run.workflow in CALLERS else {}
         for workflow, most in calls.items():
             count = children[run.id, workflow]
-            if count > most or (count < most and run.status == "success"):
+            if count > most or (count < most and run.status == "success" and not _has_tossed_else(run)):
                 yield f"the run {run.id} of {run.workflow} has {count} runs of {workflow}"
+
+
+def _has_tossed_else(run: Execution) -> bool:
+    """Whether the call of a run of Branched is in the branch that was not taken."""
+    return any(isinstance(step.choice, BlockChoice) and step.choice.taken == ("else",) for step in run.steps)
+
+
+def _check_branches(world: World, runs: Sequence[Run]) -> Iterator[str]:
+    """A run of Branched that ends well has executed the steps of the recorded branch and those around, and no other step."""
+    begun = defaultdict[str, set[str]](set)
+    for effect in world.watch.effects:
+        if effect.kind == "start" and effect.workflow == "Branched":
+            begun[effect.run].add(effect.step)
+    for run in (each.record for each in runs if each.record.workflow == "Branched"):
+        taken = {"work5"} if _has_tossed_else(run) else {"work1", "work2", "work3", "work4", "delay1", "ask1", "call1"}
+        expected = {"toss1", "work6"} | taken
+        found = begun[run.id]
+        if not found <= expected or (run.status == "success" and found != expected):
+            yield f"the run {run.id} of Branched, {run.status}, has executed {sorted(found)} of {sorted(expected)}"
 
 
 def _check_bugs(world: World, runs: Sequence[Run]) -> Iterator[str]:

@@ -39,6 +39,9 @@ class StepWatch:
         if effect.kind == "release":
             self._release(effect)
             return
+        if effect.kind == "decide":
+            self._check_recorded(effect, f"the block {effect.step} was decided at {effect.at:.3f}")
+            return
         self.effects.append(effect)
         key = effect.run, effect.step
         active = [each for each in self._active.pop(key, []) if not each.process.is_dead]
@@ -101,9 +104,7 @@ class StepWatch:
 
     def _check_start(self, effect: Effect, active: list[Effect]) -> None:
         what = f"the step {effect.step} of {effect.workflow} began at {effect.at:.3f} in {effect.process.name}"
-        query = "select 1 from steps where run_id = ? and name = ?"
-        if self._connection.execute(query, (effect.run, effect.step)).fetchone():
-            self.problems.append(f"{what}, and was recorded before")
+        self._check_recorded(effect, what)
         for other in active:
             if effect.at > other.process.thawed_at + THAW_S and (other.process.has_others or not self._is_cut(other)):
                 self.problems.append(f"{what}, while it was active in {other.process.name} since {other.at:.3f}")
@@ -114,6 +115,11 @@ class StepWatch:
             self.problems.append(f"{what}, whose lease had ended at {process.lease_ends_at:.3f}")
         if effect.at > process.link.down_since + MARGIN_S:
             self.problems.append(f"{what}, which was without its database since {process.link.down_since:.3f}")
+
+    def _check_recorded(self, effect: Effect, what: str) -> None:
+        query = "select 1 from steps where run_id = ? and name = ?"
+        if self._connection.execute(query, (effect.run, effect.step)).fetchone():
+            self.problems.append(f"{what}, and was recorded before")
 
     @staticmethod
     def _is_cut(effect: Effect) -> bool:

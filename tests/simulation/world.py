@@ -26,13 +26,13 @@ from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.errors import PdkernelError
 from pdkernel.files.source import RefusedSource, WorkflowSource
 from pdkernel.journal.journal import Journal
-from pdkernel.model import JSON, Workflow
+from pdkernel.model import JSON, Step, Workflow
 from pdkernel.server import AppContext, create_app
 from pdkernel.server.app_context import ServedWorkflow, ServeSettings
 from pdkernel.server.app_state import get_state
 from pdkernel.server.uvicorn_server import start_background_tasks
 from pdkernel.storage import Project
-from tests.builders import a_workflow, python_step
+from tests.builders import a_block, a_workflow, python_step
 from tests.simulation import commands, deliveries
 from tests.simulation.backend import Disk, FaultyBackend
 from tests.simulation.commands import Commands
@@ -40,7 +40,7 @@ from tests.simulation.database import Link, SharedBackend, SharedProject, SimDat
 from tests.simulation.deliveries import Network
 from tests.simulation.loop import PROCESS, InjectedBug, SeededIds, SimClock, SimLoop, SimProcess
 from tests.simulation.operations import FAULT_S
-from tests.simulation.pool import SimGateway, SimPool
+from tests.simulation.pool import DECIDED, SimGateway, SimPool
 from tests.simulation.sources import SOURCES
 from tests.simulation.watch import StepWatch
 
@@ -63,7 +63,26 @@ def workflows_of(version: int) -> tuple[Workflow, ...]:
             *(python_step(step, f"return {version}") for step in steps), name=name, response=response, **settings
         )
 
+    def step(name: str, branch: str) -> Step:
+        return python_step(name, f"return {version}", options=f"--in {branch}")
+
+    branched = a_workflow(
+        python_step("toss1", f"return {version}"),
+        a_block(f"%%pdif {DECIDED}\nyes: {{a: {{{{steps.toss1.$return_value}}}}, op: 'true'}}\nelse:"),
+        step("work1", f"{DECIDED}.yes"),
+        a_block(f"%%pdparallel both --in {DECIDED}.yes\nsleeps: always\nasks: always\ncalls: always\nworks: always"),
+        step("delay1", "both.sleeps"),
+        step("work2", "both.sleeps"),
+        step("ask1", "both.asks"),
+        step("call1", "both.calls"),
+        step("work3", "both.works"),
+        step("work4", "both.works"),
+        step("work5", f"{DECIDED}.else"),
+        python_step("work6", f"return {version}"),
+        name="Branched",
+    )
     return (
+        branched,
         flow("Plain", "work1", "work2", "work3"),
         flow("Long", "work1", "long1", "work2"),
         flow("Slow", "work1", "slow1", "work2"),
