@@ -712,6 +712,11 @@ class Workflow:
             yield (found := self.block(block)), branch
             inside = found.inside
 
+    def find_common_branch(self, names: Sequence[str]) -> str | None:
+        """Return the innermost `BLOCK.BRANCH` that has all steps and blocks *names* in it, or None."""
+        around = [[f"{block.name}.{branch}" for block, branch in self.branches_around(name)] for name in names]
+        return next((each for each in around[0] if all(each in others for others in around)), None) if around else None
+
     def visible_names(self, name: str) -> tuple[str, ...]:
         """
         Return the steps and blocks whose exports the step or block *name* may read, in the order of their cells.

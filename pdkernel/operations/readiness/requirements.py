@@ -73,6 +73,7 @@ class AppReadiness:
         account_name: Display name of the account.
         healthy: False if the credentials are known not to work.
         fix: How to connect or repair the account.
+        branch: The `BLOCK.BRANCH` that all these steps are in, or None.
     """
 
     app: str
@@ -82,6 +83,7 @@ class AppReadiness:
     account_name: str = ""
     healthy: bool = True
     fix: str = ""
+    branch: str | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -149,7 +151,7 @@ def _account(app: AppReadiness) -> str:
 
 
 def _needed_by(app: AppReadiness) -> str:
-    return f"needed by {formatting.format_list(app.steps)}"
+    return f"needed by {formatting.format_list(app.steps)}{'' if app.branch is None else f', in the branch {app.branch} only'}"
 
 
 _INTERPRETERS: Mapping[Language, Callable[[], object]] = {"node": find_node, "go": find_go}
@@ -282,12 +284,12 @@ def _missing_accounts(
             )
         )
         # the first account creates the user; the other accounts are missing as well
-        found += [_missing_account(app, steps, "ID", snapshot) for app, steps in list(needed.items())[1:]]
+        found += [_missing_account(app, steps, "ID", snapshot, workflow) for app, steps in list(needed.items())[1:]]
     needs_plan = False
     for user in user_ids:
         lookup = look_up_accounts(bindings, RunIdentity(user, environment), snapshot).lookup
         if lookup is not None and lookup.failed is not None:
-            found += _missing_of(lookup, user, snapshot)
+            found += _missing_of(lookup, user, snapshot, workflow)
             needs_plan = needs_plan or lookup.failed.link == "plan"
     if found and newest.more:
         found.append(
@@ -324,7 +326,7 @@ def _unknown_apps(workflow: Workflow, catalog: Catalog) -> list[MissingRequireme
     ]
 
 
-def _missing_of(lookup: Lookup, user: str, snapshot: DirectorySnapshot) -> list[MissingRequirement]:
+def _missing_of(lookup: Lookup, user: str, snapshot: DirectorySnapshot, workflow: Workflow) -> list[MissingRequirement]:
     """Return the missing user, else the missing accounts, of a failed lookup."""
     if not lookup.user_exists:
         return [
@@ -334,17 +336,21 @@ def _missing_of(lookup: Lookup, user: str, snapshot: DirectorySnapshot) -> list[
                 f"The external user {user} does not exist in {lookup.environment}; their first account creates them.",
                 snapshot.format_connect_command(lookup.apps[0].app, user),
             ),
-            *(_missing_account(app.app, app.steps, user, snapshot) for app in lookup.apps[1:]),
+            *(_missing_account(app.app, app.steps, user, snapshot, workflow) for app in lookup.apps[1:]),
         ]
-    return [_missing_account(app.app, app.steps, user, snapshot) for app in lookup.apps if app.chosen is None]
+    return [_missing_account(app.app, app.steps, user, snapshot, workflow) for app in lookup.apps if app.chosen is None]
 
 
-def _missing_account(app: str, steps: Sequence[str], user: str, snapshot: DirectorySnapshot) -> MissingRequirement:
+def _missing_account(
+    app: str, steps: Sequence[str], user: str, snapshot: DirectorySnapshot, workflow: Workflow
+) -> MissingRequirement:
+    branch = workflow.find_common_branch(steps)
+    needing = f"step {', '.join(steps)}" + ("" if branch is None else f", in the branch {branch} only,")
     who = "The external user" if user == "ID" else user
     return MissingRequirement(
         "account",
         f"{user}/{app}",
-        f"{who} has no {app} account in {snapshot.environment}; step {', '.join(steps)} needs it.",
+        f"{who} has no {app} account in {snapshot.environment}; {needing} needs it.",
         snapshot.format_connect_command(app, user),
     )
 
@@ -474,6 +480,7 @@ def check_app_accounts(
                 account_name=account.name if account else "",
                 healthy=account.healthy if account else True,
                 fix=f"Connect one in the form of %pduser, or: {command}",
+                branch=workflow.find_common_branch(app.steps),
             )
         )
     return [*rows, *check_own_accounts(workflow, directory=directory, catalog=catalog)]
@@ -500,6 +507,7 @@ def check_own_accounts(workflow: Workflow, *, directory: Directory, catalog: Cat
                 account_name=account.name if account else "",
                 healthy=account.healthy if account else True,
                 fix=f"Add {account_id}: {command}",
+                branch=workflow.find_common_branch(steps),
             )
         )
     return rows

@@ -28,7 +28,7 @@ from pdkernel.operations.readiness.requirements import (
     render_accounts_text,
 )
 from pdkernel.storage import Project
-from tests.builders import a_workflow, bash_step, go_step, node_step, python_step
+from tests.builders import a_block, a_workflow, bash_step, go_step, node_step, python_step
 from tests.render.reading import EVIL, Page, assert_view
 
 Connect = Callable[..., str]
@@ -270,6 +270,28 @@ def test_own_accounts(project: Project, connect: Connect) -> None:
             f"pdkernel accounts add --own --app slack --id apn_gone {TOKEN}",
         )
     ]
+
+
+def test_an_account_of_one_branch_says_so(project: Project, connect: Connect) -> None:
+    """An account that only steps of one branch need names the branch, of nested ones the innermost; one that others need, too, does not."""
+    connect("ada", app="github")
+    workflow = a_workflow(
+        python_step("read", options="--app github"),
+        a_block("%%pdif triage\nurgent: 'true'\nelse:"),
+        python_step("page", options="--in triage.urgent --app slack --app github"),
+        a_block("%%pdparallel tell --in triage.urgent\nsales: always\nteam: always"),
+        python_step("sell", options="--in tell.sales --app openai"),
+        python_step("post", options="--in tell.team --app slack"),
+    )
+    places = {"directory": LocalDirectory(project), "catalog": Catalog.for_project(project, environ={})}
+
+    found = check_app_accounts(workflow, **places, user="ada", environment="development")
+
+    assert {app.app: app.branch for app in found} == {"github": None, "slack": "triage.urgent", "openai": "tell.sales"}
+    shown = render_accounts_text(found, external_user_id="ada", environment="development")
+    assert "(needed by page and post, in the branch triage.urgent only)" in shown
+    said = [message for _, name, message, _ in missing(project, workflow) if name == "ada/openai"]
+    assert said == ["ada has no openai account in development; step sell, in the branch tell.sales only, needs it."]
 
 
 def test_the_accounts_of_a_run(project: Project, connect: Connect) -> None:
