@@ -24,6 +24,8 @@ class _Line(NamedTuple):
         detail: A step's language or action, a block's type, or when a branch runs.
         is_branch: Whether the line is a branch, whose name is followed by a colon.
         problem: A word about why the step or block does not run, or empty text.
+        block: The block of a branch, or empty text.
+        below: The step or block after which a new step of the branch is written, or empty text.
     """
 
     depth: int
@@ -31,6 +33,8 @@ class _Line(NamedTuple):
     detail: str
     is_branch: bool = False
     problem: str = ""
+    block: str = ""
+    below: str = ""
 
 
 def render_outline(workflow: Workflow, block: str | None = None) -> RichOutput:
@@ -46,8 +50,9 @@ def _iter_lines(workflow: Workflow) -> Iterator[_Line]:
         if isinstance(item, tuple):
             block, branch = item
             inner = workflow.entries(f"{block.name}.{branch.name}")
-            detail = describe_condition(block, branch)
-            yield _Line(depth, branch.name, _shorten(detail) + ("" if inner else " (no steps)"), is_branch=True)
+            detail = _shorten(describe_condition(block, branch)) + ("" if inner else " (no steps)")
+            below = _find_last(workflow, block, branch)
+            yield _Line(depth, branch.name, detail, is_branch=True, block=block.name, below=below)
             waiting += [(depth + 1, entry) for entry in reversed(inner)]
         elif isinstance(item, Step):
             problem = "cannot be read" if item.problem else "disabled" if item.disabled else ""
@@ -57,6 +62,22 @@ def _iter_lines(workflow: Workflow) -> Iterator[_Line]:
             problem = "cannot be read" if item.problem else ""
             yield _Line(depth, item.name, _shorten(" ".join(detail.split())), problem=problem)
             waiting += [(depth + 1, (item, branch)) for branch in reversed(item.branches)]
+
+
+def _find_last(workflow: Workflow, block: Block, branch: Branch) -> str:
+    """Return the name of the last cell of *branch*; without steps, that of the nearest branch above that has some, else *block*."""
+    place = block.branches.index(branch)
+    name = block.name
+    for above in reversed(block.branches[: place + 1]):
+        if inner := workflow.entries(f"{block.name}.{above.name}"):
+            name = inner[-1].name
+            break
+    while name != block.name and isinstance(last := workflow.entry(name), Block):
+        inside = [entry for each in last.branches for entry in workflow.entries(f"{name}.{each.name}")]
+        if not inside:
+            break
+        name = inside[-1].name
+    return name
 
 
 def _shorten(text: str) -> str:
@@ -81,9 +102,18 @@ def _render_html(lines: list[_Line], block: str | None) -> Html:
         name = muted(f"{line.name}:") if line.is_branch else inline_code(line.name)
         parts = [tag("strong", name) if is_marked else name, " ", muted(line.detail)]
         parts += [" ", pill(line.problem, "warn")] if line.problem else []
+        if is_marked:
+            parts += [" ", _action("pd-rename", f"Rename the block {line.name}")]
+        elif block is not None and line.block == block:
+            parts += [" ", _action("pd-add", f"Add a step to {block}.{line.name} below {line.below}")]
         style = f"margin-left:{line.depth * 18}px;padding:1px 6px"
         if is_marked:
             style += ";border-left:3px solid #0969da;background-color:rgba(9,105,218,0.1)"
         current = {"aria_current": "true"} if is_marked else {}
         rows.append(tag("div", *parts, style=style, **current))
     return tag("div", join(rows), style=CONTAINER_STYLE, role="group", aria_label="Outline of the workflow")
+
+
+def _action(class_name: str, title: str) -> Html:
+    """Return a button that the JupyterLab extension shows and serves; it reads *title*."""
+    return tag("code", class_=class_name, title=title, style="display:none")

@@ -255,6 +255,38 @@ def test_the_mark_of_an_edited_step_runs_it(page: LabPage) -> None:
     expect(page.output(1)).to_contain_text("100")
 
 
+def test_a_block_gets_steps_and_another_name(page: LabPage) -> None:
+    """In a block's outline, a click adds a step below the branch's last cell, and Rename changes the block in all cells that name it."""
+    cells = [
+        "%%pdif triage\nurgent: 'true'\nlater: 'false'\nelse:",
+        "%%pdstep page --in triage.urgent\ndef handler(pd):\n    return 1",
+        '%%pdstep after\ndef handler(pd):\n    return pd.steps["triage"]["$return_value"]',
+    ]
+    page.new_notebook(cells, name="block.ipynb")
+    page.run_cell(0)
+    page.screenshot("block")
+
+    page.output(0).get_by_role("button", name="Add a step to triage.later").click()
+    expect(page.editor(2)).to_contain_text("%%pdstep later_step --in triage.later")
+    rename = page.output(0).get_by_role("button", name="Rename the block triage")
+    rename.focus()
+    page.page.keyboard.press("Enter")
+    page.page.locator(".jp-Dialog input").fill("sorted")
+    page.page.locator(".jp-Dialog .jp-mod-accept").click()
+
+    expect(page.output(0).get_by_role("button", name="Rename the block sorted")).to_be_visible()
+    expect(page.output(0)).to_contain_text("later_step")
+    page.screenshot("block renamed")
+    saved = ["".join(cell["source"]) for cell in json.loads(page.save().read_text())["cells"]]
+    assert [text.split("\n")[0] for text in saved] == [
+        "%%pdif sorted",
+        "%%pdstep page --in sorted.urgent",
+        "%%pdstep later_step --in sorted.later",
+        "%%pdstep after",
+    ]
+    assert 'pd.steps["sorted"]' in saved[3]
+
+
 def test_running_and_saving_changes_no_metadata(page: LabPage) -> None:
     """A notebook that pdkernel wrote has the same metadata, cells and ids after Run All and Save: `nbdime` shows outputs only."""
     path, _ = write_notebook_template(page.lab.root / "churn" / "work.ipynb", template="new.ipynb")

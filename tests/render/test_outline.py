@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,20 @@ def test_the_outline_as_html() -> None:
     assert "<script>" not in html
     assert html.count('aria-current="true"') == 1
     assert html.index("find_invoice") < html.index("reproduce") < html.index("report")
+
+
+def test_the_actions_of_the_marked_block() -> None:
+    """Only the marked block can be renamed, and each of its branches gets a step below its last cell, or that of the branch above."""
+    html = str(render_outline(workflow("support"), "route").html)
+
+    assert re.findall(r'title="([^"]*)"', html) == [
+        "Rename the block route",
+        "Add a step to route.billing below find_invoice",
+        "Add a step to route.bug below page",
+        "Add a step to route.leaving below keep",
+        "Add a step to route.unknown below keep",
+        "Add a step to route.default below keep",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
  * pdkernel's JupyterLab extension: highlights step cells in their language, copies the path of a clicked `code.pd-k`, opens the
  * page that a button `.pd-link` requests, interrupts the kernel for a button `.pd-stop`, writes the cell that a button `.pd-write`
  * requests, and shows saved forms without their kernel. It sends the cells of the workflow to the kernel as the screen shows them, and
- * asks the kernel to run stale steps after a click on their mark.
+ * asks the kernel to run stale steps after a click on their mark. It adds steps to the branches of a block, and renames blocks.
  *
  * It is written by hand and served unchanged: without bundler, import, inline script or inline style, so that it works under a
  * strict content security policy. It reads step cells, and the HTML and classes `pd-...` of outputs.
@@ -234,6 +234,97 @@
     onPress(onActivate);
   }
 
+  // ---- Steps and names of blocks -----------------------------------------------------------------------------------
+
+  const ADD = 'code.pd-add';
+  const RENAME = 'code.pd-rename';
+  const ADD_TITLE = /^Add a step to (\w+)\.(\w+) below (\w+)$/;
+  const RENAME_TITLE = /^Rename the block (\w+)$/;
+  const NAMED = /^((?:[ \t]*(?:(?:#|\/\/)[^\n]*)?\n)*[ \t]*%%pd(?:step|if|switch|parallel)[ \t]+)(\w+)/;
+  const STEP_NAME = /^[A-Za-z_]\w*$/;
+
+  /** The name of the step or block of a cell with *source*; undefined for another cell. */
+  const nameOf = source => NAMED.exec(source)?.[2];
+
+  /** Write a step of *branch* below the cell of the step or block *below*, and select it. It does not run. */
+  function addStep(content, block, branch, below) {
+    const model = content.model.sharedModel;
+    const names = model.cells.map(cell => (cell.cell_type === 'code' ? nameOf(cell.getSource()) : undefined));
+    const above = names.includes(below) ? names.lastIndexOf(below) : names.lastIndexOf(block);
+    if (above < 0) {
+      notify(`The notebook has no cell of the block ${block}. Run the cell again.`);
+      return;
+    }
+    let name = `${branch}_step`;
+    for (let number = 2; names.includes(name); number++) {
+      name = `${branch}_step${number}`;
+    }
+    const source = `%%pdstep ${name} --in ${block}.${branch}\ndef handler(pd):\n    return None`;
+    model.insertCell(above + 1, { cell_type: 'code', source, metadata: { trusted: true } });
+    content.deselectAll();
+    content.activeCellIndex = above + 1;
+    content.scrollToItem(above + 1, 'smart');
+    content.mode = 'edit';
+  }
+
+  /** Rename *block* in its own cell, in `--in` of the cells inside, and where code reads `steps.NAME`; then run the block's cell. */
+  async function renameBlock(panel, block) {
+    const asked = await apputils.InputDialog.getText({ title: `Rename the block ${block}`, label: 'New name', text: block });
+    const name = asked.button.accept ? (asked.value ?? '').trim() : block;
+    if (name === block) {
+      return;
+    }
+    const content = panel.content;
+    const model = content.model.sharedModel;
+    const cells = model.cells.filter(cell => cell.cell_type === 'code' && DIRECTIVE.test(cell.getSource()));
+    if (!STEP_NAME.test(name) || name === 'trigger') {
+      notify(`${name} is not a name for a block: use letters, digits and underscores, and begin with a letter.`);
+      return;
+    }
+    if (cells.some(cell => nameOf(cell.getSource()) === name)) {
+      notify(`Another step or block has the name ${name}. Choose another name.`);
+      return;
+    }
+    const inside = new RegExp(`^(.*%%pd(?:step|if|switch|parallel)[^\\n]*?--in(?:[ \\t]+|=))${block}(?=\\.)`, 'm');
+    const reads = new RegExp(`(\\bsteps(?:\\??\\.|\\[\\s*["']))${block}(?!\\w)`, 'g');
+    const own = new RegExp(`(%%pd(?:if|switch|parallel)[ \\t]+)${block}(?!\\w)`);
+    model.transact(() => {
+      for (const cell of cells) {
+        const before = cell.getSource();
+        let after = before.replace(inside, `$1${name}`).replace(reads, `$1${name}`);
+        if (nameOf(before) === block) {
+          after = after.replace(own, `$1${name}`);
+        }
+        if (after !== before) {
+          cell.setSource(after);
+        }
+      }
+    });
+    content.deselectAll();
+    content.activeCellIndex = model.cells.findIndex(cell => cell.cell_type === 'code' && nameOf(cell.getSource()) === name);
+    await notebook.NotebookActions.run(content, panel.sessionContext);
+  }
+
+  /** A click on an action of a block's outline adds a step, or asks for a new name. */
+  function watchBlocks() {
+    onPress(event => {
+      const action = event.target instanceof Element ? event.target.closest(`${ADD}, ${RENAME}`) : null;
+      const panel = action && senderOf(action)?.panel;
+      if (!panel) {
+        return;
+      }
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      const added = ADD_TITLE.exec(action.title);
+      const renamed = RENAME_TITLE.exec(action.title);
+      if (added) {
+        addStep(panel.content, added[1], added[2], added[3]);
+      } else if (renamed) {
+        renameBlock(panel, renamed[1]);
+      }
+    });
+  }
+
   // ---- Forms without their kernel ----------------------------------------------------------------------------------
 
   const VIEW = 'application/vnd.jupyter.widget-view+json';
@@ -361,6 +452,13 @@
     ${STALE}:hover { text-decoration: underline; }
     ${STALE}:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
     ${STALE}[aria-disabled] { cursor: progress; opacity: 0.6; }
+    ${ADD}.pd-add, ${RENAME}.pd-rename { display: inline-block !important; cursor: pointer; padding: 0 8px; border-radius: 3px;
+      font-family: var(--jp-ui-font-family, sans-serif); font-size: 85%; border: 1px solid var(--jp-border-color1, #bdbdbd);
+      color: var(--jp-content-font-color1, #24292f); background: transparent; }
+    ${ADD}::before { content: "Add a step here"; }
+    ${RENAME}::before { content: "Rename"; }
+    :is(${ADD}, ${RENAME}):hover { background: var(--jp-layout-color2, #eee) !important; }
+    :is(${ADD}, ${RENAME}):focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
     ${OTHER} { padding: 0 6px; border: 1px solid var(--jp-border-color1, #bdbdbd); font-size: 80%; opacity: 0;
       font-family: var(--jp-ui-font-family, sans-serif); }
     :is(summary, li):hover > ${OTHER}, li > div:hover > ${OTHER}, ${OTHER}:focus-visible { opacity: 1; }
@@ -433,6 +531,11 @@ ${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind
    * does not find a button in a `summary`, which is a button itself: there, C copies the first key, and Shift+C the second.
    */
   function restoreButtons(root) {
+    for (const action of root.querySelectorAll(`${ADD}, ${RENAME}`)) {
+      action.setAttribute('role', 'button');
+      action.setAttribute('tabindex', '0');
+      action.setAttribute('aria-label', action.title);
+    }
     for (const key of root.querySelectorAll(`${KEY}[title^="Copy "], ${STALE}`)) {
       const summary = key.closest('summary');
       if (summary) {
@@ -498,7 +601,7 @@ ${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind
       for (const record of records) {
         for (const node of record.addedNodes) {
           if (node instanceof Element && node.parentElement) {
-            restoreButtons(node.matches(`${KEY}, ${STALE}`) ? node.parentElement : node);
+            restoreButtons(node.matches(`${KEY}, ${STALE}, ${ADD}, ${RENAME}`) ? node.parentElement : node);
             nameForms(node.matches(FORM_LINE) ? node.parentElement : node);
           }
         }
@@ -698,6 +801,7 @@ ${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind
       watchPages();
       watchSending();
       watchStaleMarks();
+      watchBlocks();
       tracker.forEach(panel => watchNotebook(panel, languages));
       tracker.widgetAdded.connect((_sender, panel) => watchNotebook(panel, languages));
     }
