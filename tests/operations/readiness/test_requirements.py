@@ -283,9 +283,14 @@ def test_an_account_of_one_branch_says_so(project: Project, connect: Connect) ->
         python_step("sell", options="--in tell.sales --app openai"),
         python_step("post", options="--in tell.team --app slack"),
     )
-    places = {"directory": LocalDirectory(project), "catalog": Catalog.for_project(project, environ={})}
 
-    found = check_app_accounts(workflow, **places, user="ada", environment="development")
+    found = check_app_accounts(
+        workflow,
+        directory=LocalDirectory(project),
+        catalog=Catalog.for_project(project, environ={}),
+        user="ada",
+        environment="development",
+    )
 
     assert {app.app: app.branch for app in found} == {"github": None, "slack": "triage.urgent", "openai": "tell.sales"}
     shown = render_accounts_text(found, external_user_id="ada", environment="development")
