@@ -18,7 +18,7 @@ from msgspec import field
 from pdkernel.common.encode import JsonStruct
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import RequestError
-from pdkernel.execution import Execution, StepResult, StepStatus
+from pdkernel.execution import BlockChoice, Execution, StepResult, StepStatus
 from pdkernel.model import JSON, Block, Entry, Step, Workflow, split_inside
 
 MAX_RECENT_RUNS = 10
@@ -68,13 +68,26 @@ class LastStepResults:
         """
         Record the results of a run that have one of *statuses* and belong to steps or blocks of *workflow*, and return their names.
 
-        A block is recorded after the steps in it, whose exports it has.
+        A block is recorded after the steps in it, whose exports it has. Steps of branches that did not run have no result any more.
         """
+        for result in results:
+            if isinstance(result.choice, BlockChoice) and result.status == "success":
+                self._discard_branches(workflow, result.name, result.choice)
         by_name = {result.name: result for result in results if result.status in statuses}
         ordered = [entry for entry in _inner_first(workflow) if entry.name in by_name]
         for entry in ordered:
             self.record(entry, by_name[entry.name], scope)
         return [name for name in by_name if any(entry.name == name for entry in ordered)]
+
+    def _discard_branches(self, workflow: Workflow, block: str, choice: BlockChoice) -> None:
+        """Discard the results of steps in the branches of *block* that *choice* has not taken, except pins."""
+        for entry in workflow.all_entries:
+            known = self._steps.get(entry.name)
+            if known is None or known.result.status == "pinned":
+                continue
+            around = workflow.branches_around(entry.name)
+            if any(each.name == block and branch not in choice.taken for each, branch in around):
+                self.discard(entry.name)
 
     def discard(self, name: str) -> None:
         """Discard the result of step *name*, if any."""

@@ -15,14 +15,14 @@ from pdkernel.egress import parse_policy
 from pdkernel.engine.run_request import RunRequest
 from pdkernel.errors import ActionNotFoundError, DirectiveError, EventError, PdkernelError, RequestError
 from pdkernel.event import Event
-from pdkernel.execution import RunTrigger, StepResult
+from pdkernel.execution import BlockChoice, RunTrigger, StepResult
 from pdkernel.kit.session import Session
 from pdkernel.kit.session.state import RunSettings
 from pdkernel.kit.session.step_results import MAX_RECENT_RUNS, LastStepResults, RecentRuns, compute_fingerprint
 from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent
 from tests.accounts.upstream import PROJECT, Upstream
-from tests.builders import a_workflow, an_event, python_step
+from tests.builders import a_block, a_workflow, an_event, python_step
 from tests.render.builders import an_execution
 
 Make = Callable[..., Session]
@@ -313,6 +313,27 @@ def test_the_order_of_results_survives_a_restart() -> None:
 
     assert restarted.find_stale_steps(workflow, "event") == {"c"}
     assert restarted.find_stale_steps(workflow, "other event") == {"a", "c"}
+
+
+def test_a_branch_that_did_not_run_has_no_results() -> None:
+    """After a run that takes another branch, nothing is stale because of a step that ran for an earlier event; a pin stays."""
+    workflow = a_workflow(
+        a_block("%%pdif triage\nyes: 'true'\nelse:"),
+        python_step("page", options="--in triage.yes"),
+        python_step("wait", options="--in triage.else"),
+        python_step("pinned", options="--in triage.else"),
+        python_step("last"),
+    )
+    results = LastStepResults()
+    results.record(workflow.step("wait"), StepResult("wait", "success"), "earlier event")
+    results.record(workflow.step("pinned"), StepResult("pinned", "pinned"), "earlier event")
+    choice = BlockChoice("if", ("yes",))
+    run = (StepResult("triage", "success", choice=choice), *(StepResult(name, "success") for name in ("page", "last")))
+
+    results.record_all(workflow, run, "event", ("success",))
+
+    assert results.find_stale_steps(workflow, "event") == set()
+    assert (results.get("wait"), results.get("pinned")) == (None, StepResult("pinned", "pinned"))
 
 
 def test_a_disabled_step_is_not_edited() -> None:
