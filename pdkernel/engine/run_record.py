@@ -515,6 +515,7 @@ class RunRecord:
 
     async def commit_pause(self) -> None:
         """Write the pauses with the queued messages, and wait for the disk. Raises as `flush` does."""
+        await self.flush()  # steps of branches whose writes are repeated must be on disk before the pause
         waiting = sorted(
             self._waits.values(), key=lambda each: (each[1].wake_at is None, each[1].wake_at or 0.0, each[1].seq)
         )

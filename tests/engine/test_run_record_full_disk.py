@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from pdkernel.engine.deliveries import NOTIFICATION_STEP
+from pdkernel.engine.record_writes import WRITE_RETRY_S
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.journal import Journal
 from pdkernel.model import Trigger
 from pdkernel.storage import Project
-from tests.builders import Gate, a_workflow, python_step
+from tests.builders import Gate, a_block, a_workflow, python_step
 from tests.engine.conftest import Run, error_of
 
 
@@ -68,6 +69,27 @@ async def test_a_cancelled_run_does_not_wait_for_room(run: Run, tmp_path: Path) 
         execution = await running
 
     assert (execution.status, execution.step("two").status) == ("cancelled", "skipped")
+
+
+async def test_a_pause_waits_for_the_steps_of_other_branches(run: Run, full: WorkflowEngine) -> None:
+    """On a full disk, a run is not paused in one branch before the step of another branch is recorded, which would run again."""
+    block = a_block("%%pdparallel both\nwaits: always\nworks: always")
+    waits = python_step("wait", "pd.flow.suspend(60_000)", options="--in both.waits")
+    works = python_step("work", "return 'x' * 400_000", options="--in both.works")
+    running = asyncio.ensure_future(run(a_workflow(block, waits, works), interface="http", pause_mode="park"))
+    journal = full.journal
+    assert isinstance(journal, Journal)
+    await asyncio.sleep(3 * WRITE_RETRY_S)
+    was_done = running.done()
+
+    await journal._writer.write(lambda connection: connection.execute("pragma max_page_count = 1000000").fetchone())
+    async with asyncio.timeout(30):
+        execution = await running
+
+    recorded = await journal.load_run(execution.id)
+    assert (was_done, execution.status) == (False, "paused")
+    assert recorded is not None
+    assert [step.name for step in recorded[1].steps if step.name == "work"] == ["work"]
 
 
 async def test_a_served_run_waits_for_room(run: Run, full: WorkflowEngine, caplog: pytest.LogCaptureFixture) -> None:
