@@ -330,7 +330,7 @@ def test_a_branch_that_did_not_run_has_no_results() -> None:
     choice = BlockChoice("if", ("yes",))
     run = (StepResult("triage", "success", choice=choice), *(StepResult(name, "success") for name in ("page", "last")))
 
-    results.record_all(workflow, run, "event", ("success",))
+    results.record_all(workflow, run, "event", ["success"])
 
     assert results.find_stale_steps(workflow, "event") == set()
     assert (results.get("wait"), results.get("pinned")) == (None, StepResult("pinned", "pinned"))
