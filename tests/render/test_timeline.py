@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from pdkernel.execution import (
     CANCELLED,
     AccountUse,
+    BlockChoice,
     Decision,
     Delivery,
     ErrorRecord,
@@ -28,7 +29,7 @@ from pdkernel.execution import (
 from pdkernel.model import JSON
 from pdkernel.render import timeline
 from pdkernel.render.timeline.view_model import MAX_SHOWN_EXPORTS
-from tests.builders import a_step, a_workflow, python_step
+from tests.builders import a_block, a_step, a_workflow, python_step
 from tests.growth import assert_linear
 from tests.render import builders
 from tests.render.reading import Page, assert_view
@@ -554,3 +555,25 @@ def test_a_cancelled_step_is_not_an_error() -> None:
     assert "■ cancelled count" in Page(html).text
     assert "✗ error" not in text
     assert "✗ error" not in html
+
+
+def test_a_block_shows_its_decision_and_its_branches() -> None:
+    """A block shows the conditions with their values and the branch that ran; steps say their branch, and those below start after it."""
+    judged = {"branch": "high", "holds": True, "result": True, "source": "n > 1", "reads": {"n": 2}}
+    block = StepResult("triage", "success", duration_ms=1.0, choice=BlockChoice("if", ("high",), (judged,)))
+    page = StepResult("page", "success", duration_ms=1.0, block="triage", branch="high", path="triage.high.page")
+    wait = StepResult("wait", "skipped", block="triage", branch="low", path="triage.low.wait")
+    workflow = a_workflow(
+        a_block("%%pdif triage\nhigh: n > 1\nlow: 'false'"),
+        python_step("page", options="--in triage.high"),
+        python_step("wait", options="--in triage.low"),
+    )
+
+    execution, notes = builders.an_execution(steps=(block, page, wait)), timeline.TimelineContext(workflow=workflow)
+    text, html = timeline.render_text(execution, notes), timeline.render_html(execution, notes)
+
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "branch ✓ high: n > 1 (n is 2)" in lines
+    assert any(line.startswith("✓ success page Python in high") for line in lines)
+    assert "↷ skipped wait Python in low" in lines
+    assert "Python in high" in html

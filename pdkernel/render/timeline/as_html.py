@@ -104,7 +104,7 @@ def _row(row: view_model.TimelineStep, name_px: int) -> Html:
     parts = [
         tag("span", pill(str(row.label), row.label.tone), style="display:inline-block;min-width:100px"),
         tag("strong", breakable(row.result.name), style=_build_name_style(row, name_px)),
-        *([tag("span", row.language, style=f"{MUTED_STYLE};margin-right:8px;min-width:55px")] if row.language else []),
+        *([tag("span", row.kind, style=f"{MUTED_STYLE};margin-right:8px;min-width:55px")] if row.kind else []),
         *(_mark(mark) for mark in row.badges),
         tag("span", row.summary, style="flex:1 1 200px;margin-right:8px") if row.summary else Html(""),
     ]

@@ -57,11 +57,11 @@ def _steps(execution: Execution, notes: TimelineContext) -> Iterator[str]:
     rows = view_model.build_rows(execution, notes)
     shown_names = [f"{'  ' * min(row.level, _MAX_LEVELS)}{row.result.name}" for row in rows]
     names = max(map(len, shown_names), default=0)
-    languages = max((len(row.language) for row in rows), default=0)
+    kinds = max((len(row.kind) for row in rows), default=0)
     for row, name in zip(rows, shown_names, strict=True):
-        head = f"  {row.label!s:<10}  {name:<{names}}  {row.language:<{languages}}".rstrip()
+        head = f"  {row.label!s:<10}  {name:<{names}}  {row.kind:<{kinds}}".rstrip()
         if row.duration:
-            width = 16 + names + languages
+            width = 16 + names + kinds
             bar = "" if row.result.duration_ms is None else f"  {_bar(row)}"
             head = f"{head:<{width}} {row.duration:>9}{bar}"
         yield "  ".join([head, *(f"[{mark}]" for mark in row.badges)]).rstrip()

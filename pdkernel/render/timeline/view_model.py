@@ -134,6 +134,7 @@ class TimelineStep:
     One step of a timeline.
 
     Attributes:
+        kind: The step's language, or `action`; a block's type; then the branch.
         bar_start: The start of the bar, a fraction from 0 to 1; *bar_width* is its width. Branches of a parallel block begin together.
         level: The number of blocks around the step.
         conditions: Of a block, each evaluated condition with its operands, the branches that run with ✓.
@@ -143,7 +144,7 @@ class TimelineStep:
 
     result: StepResult
     label: formatting.StatusLabel
-    language: str
+    kind: str
     badges: tuple[str, ...]
     duration: str
     bar_start: float
@@ -177,9 +178,7 @@ def build_rows(execution: Execution, notes: TimelineContext) -> list[TimelineSte
             TimelineStep(
                 result=step,
                 label=_label(step, state),
-                language=_describe_language(notes.find_step(step.name))
-                if isinstance(step.choice, UnsetType)
-                else step.choice.type,
+                kind=_describe_kind(step, notes.find_step(step.name)),
                 error=build_error(step.error, execution, notes, step.logs) if step.error is not None else None,
                 badges=_marks(step, notes),
                 duration=formatting.format_elapsed(_elapsed_ms(step, execution, notes))
@@ -438,9 +437,13 @@ def _marks(step: StepResult, notes: TimelineContext) -> tuple[str, ...]:
     return tuple(marks)
 
 
-def _describe_language(step: Step | None) -> str:
-    """Return the language of *step*, or `action`; empty if it is not known."""
-    return "" if step is None or step.problem else "action" if step.uses else LANGUAGE_NAMES[step.language]
+def _describe_kind(result: StepResult, step: Step | None) -> str:
+    """Return the language of *step*, or `action`; the type of a block; then the branch. Without the step, what is known."""
+    if not isinstance(result.choice, UnsetType):
+        kind = str(result.choice.type)
+    else:
+        kind = "" if step is None or step.problem else "action" if step.uses else LANGUAGE_NAMES[step.language]
+    return f"{kind} in {result.branch}".lstrip() if result.branch else kind
 
 
 def _merge_logs(step: StepResult) -> tuple[LogBlock, ...]:
