@@ -559,7 +559,7 @@ def test_a_cancelled_step_is_not_an_error() -> None:
 
 def test_a_block_shows_its_decision_and_its_branches() -> None:
     """A block shows the conditions with their values and the branch that ran; steps say their branch, and those below start after it."""
-    judged = {"branch": "high", "holds": True, "result": True, "source": "n > 1", "reads": {"n": 2}}
+    judged: dict[str, JSON] = {"branch": "high", "holds": True, "result": True, "source": "n > 1", "reads": {"n": 2}}
     block = StepResult("triage", "success", duration_ms=1.0, choice=BlockChoice("if", ("high",), (judged,)))
     page = StepResult("page", "success", duration_ms=1.0, block="triage", branch="high", path="triage.high.page")
     wait = StepResult("wait", "skipped", block="triage", branch="low", path="triage.low.wait")
