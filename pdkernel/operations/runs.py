@@ -44,6 +44,7 @@ def select_steps(
     first: str | None = None,
     last: str | None = None,
     stale: Collection[str] | None = None,
+    known: Collection[str] = (),
 ) -> frozenset[str] | None:
     """
     Names of the steps to run and of the blocks to decide, or None for all.
@@ -53,7 +54,9 @@ def select_steps(
         step: Run this step alone, whatever the blocks around it decide, or this block with its branches.
         first: Run this step or block and those below. If it is in a branch, the other branches of an if or switch block do not run.
         last: Run this step and those above.
-        stale: Run these steps, whose results are stale; None if they were not asked for.
+        stale: Run these steps, whose results are stale; None if they were not asked for. A block decides again, so that steps in it
+            run, too, that have had no result because it took another branch.
+        known: With *stale*, the steps and blocks that have a result.
 
     Raises:
         UnknownStepError: The workflow has no such step.
@@ -64,7 +67,8 @@ def select_steps(
             raise RequestError("--stale chooses the steps by itself.", fix="Leave out the steps, or --stale.")
         if not stale:
             raise RequestError("No step is stale.", fix="To run all steps: %pdrun")
-        return frozenset(stale)
+        inner = (name for block in stale for name in _find_inner(workflow, block) if name not in known)
+        return frozenset((*stale, *inner))
     if step is not None:
         if first or last:
             raise RequestError(

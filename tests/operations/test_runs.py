@@ -22,7 +22,7 @@ from pdkernel.operations.runs import (
     split_names,
 )
 from pdkernel.storage import Project
-from tests.builders import a_workflow, python_step
+from tests.builders import a_block, a_workflow, python_step
 from tests.notebook_files import notebook_of
 
 WORKFLOW = a_workflow(*(python_step(name) for name in "abcd"))
@@ -242,6 +242,21 @@ def test_a_step_alone_excludes_a_range(other: str) -> None:
     """A step that runs alone and a first or last step are refused together, instead of one of them without an effect."""
     with pytest.raises(RequestError, match="A step that runs alone excludes --from and --to"):
         select_steps(WORKFLOW, step="b", **{other: "c"})
+
+
+def test_a_stale_block_decides_for_all_its_branches() -> None:
+    """The steps of a stale block without a result are selected, too: the block may take their branch now."""
+    workflow = a_workflow(
+        a_block("%%pdif triage\nhigh: 'true'\nelse:"),
+        python_step("page", options="--in triage.high"),
+        a_block("%%pdparallel both --in triage.else\none: always"),
+        python_step("mail", options="--in both.one"),
+        python_step("last"),
+    )
+
+    selected = select_steps(workflow, stale={"triage", "last"}, known={"triage", "page", "last"})
+
+    assert selected == {"triage", "both", "mail", "last"}
 
 
 def test_stale_steps_are_selected() -> None:

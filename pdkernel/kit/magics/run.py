@@ -64,7 +64,14 @@ class RunMagics(Magics):
         chosen = parse_arguments(self.pdrun, line)
         session = get_session(self.shell)
         stale = session.stale_steps if chosen.stale else None
-        only = select_steps(session.workflow, step=chosen.step, first=chosen.first, last=chosen.last, stale=stale)
+        only = select_steps(
+            session.workflow,
+            step=chosen.step,
+            first=chosen.first,
+            last=chosen.last,
+            stale=stale,
+            known=session.get_exports(),
+        )
         users: list[str | None] = [None]
         if chosen.users is not None:
             users = [*list_run_users(chosen.users, session.directory, session.environment)]

@@ -209,7 +209,7 @@ class StepMagics(Magics):
         from pdkernel.operations.runs import select_steps
 
         session = get_session(self.shell)
-        only = select_steps(session.workflow, stale=session.stale_steps)
+        only = select_steps(session.workflow, stale=session.stale_steps, known=session.get_exports())
         execution = session.run(only=only)
         for name, timeline in self._shown.items():
             if only is not None and name in only:

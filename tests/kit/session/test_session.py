@@ -21,6 +21,7 @@ from pdkernel.kit.session.state import RunSettings
 from pdkernel.kit.session.step_results import MAX_RECENT_RUNS, LastStepResults, RecentRuns, compute_fingerprint
 from pdkernel.model import AppBinding, Step, StoreBinding
 from pdkernel.operations.events import TestEvent
+from pdkernel.operations.runs import select_steps
 from tests.accounts.upstream import PROJECT, Upstream
 from tests.builders import a_block, a_workflow, an_event, python_step
 from tests.render.builders import an_execution
@@ -334,6 +335,26 @@ def test_a_branch_that_did_not_run_has_no_results() -> None:
 
     assert results.find_stale_steps(workflow, "event") == set()
     assert (results.get("wait"), results.get("pinned")) == (None, StepResult("pinned", "pinned"))
+
+
+def test_a_changed_condition_runs_the_other_branch(session: Session) -> None:
+    """The stale steps after a changed condition are the block, the steps of the branch that it takes now, and those below."""
+    session.choose_event(an_event({"n": 1}))
+    for name, text in {
+        "triage": "%%pdif triage\nhigh: steps.trigger.event.body.n > 5\nelse:",
+        "page": "%%pdstep page --in triage.high\ndef handler(pd):\n    return 'paged'",
+        "mail": "%%pdstep mail --in triage.else\ndef handler(pd):\n    return 'mailed'",
+        "last": "%%pdstep last\ndef handler(pd):\n    return pd.steps['triage']['$return_value']['$return_value']",
+    }.items():
+        session.record_cell(text, cell_id=name)
+    first = session.run()
+    session.record_cell("%%pdif triage\nhigh: steps.trigger.event.body.n > 0\nelse:", cell_id="triage")
+
+    stale = select_steps(session.workflow, stale=session.stale_steps, known=session.get_exports())
+    again = session.run(only=stale)
+
+    assert (first.step("last").return_value, again.step("last").return_value) == ("mailed", "paged")
+    assert session.stale_steps == set()
 
 
 def test_a_disabled_step_is_not_edited() -> None:
