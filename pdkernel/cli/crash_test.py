@@ -80,7 +80,7 @@ class CrashOptions(TypedDict):
     cloup.option(
         "--real-calls",
         is_flag=True,
-        help="Permit --egress live and allow=HOST: each call is sent for real, once and more for each crash point.",
+        help="Permit --egress live and allow=HOST: each call is sent for real, twice and more for each crash point.",
     ),
 )
 @cloup.option(
@@ -96,8 +96,8 @@ def crash_test(state: CliContext, source: Path, as_json: bool, **options: Unpack
     """
     Find what a crash does twice or loses.
 
-    SOURCE is a notebook or a workflow's folder. The workflow runs once without a crash. Then it runs again for each write of the
-    journal and each outbound call: its process is killed there, and another one continues the run as a server does. Stand-ins or
+    SOURCE is a notebook or a workflow's folder. The workflow runs twice without a crash, and what differs between these runs is not
+    compared. Then it runs again for each write of the journal and each outbound call: its process is killed there, and another one continues the run as a server does. Stand-ins or
     recordings answer the calls, in a temporary copy of the project.
     """
     from pdkernel.annex.crash_test import CrashTest, choose_crash_policy
@@ -164,7 +164,7 @@ class _Progress:
 
     def show(self, done: int, total: int) -> None:
         """Show the progress."""
-        text = f"{done} of {total} crash points" if total else "The run without a crash"
+        text = f"{done} of {total} crash points" if total else "The runs without a crash"
         if self._is_shown and self._is_terminal:
             click.echo(f"\r\033[K{text} ...", err=True, nl=False)
         elif self._is_shown and time.monotonic() >= self._next_line:

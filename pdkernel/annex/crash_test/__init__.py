@@ -5,7 +5,7 @@ Crash tests of the user's own workflows: what a crash makes done twice, and what
     process   a process that executes runs as a server does, and dies at a crash point
     policy    the outbound policy: real hosts do not answer by default
     stand_in_process  built-in stand-ins, which remember what a killed process has sent
-    tester    the run without a crash, and a run with a crash at each point
+    tester    the control runs, which do not crash, and a run with a crash at each point
     findings  what a crash changes
     report    the report, with what mends each finding
 

@@ -61,10 +61,11 @@ class CrashReport(JsonStruct, frozen=True):
     Attributes:
         workflow: The workflow's name.
         policy: The outbound policy of the runs.
-        status: The status of the run without a crash.
+        status: The status of the first run without a crash.
         points: The crash points that were tried, in the order of the run.
         left_out: Crash points that the limit left out.
         steps: The steps with their languages.
+        varying: What differs between two runs without a crash, and is not compared: `the body of calls of charge`.
     """
 
     workflow: str
@@ -73,6 +74,7 @@ class CrashReport(JsonStruct, frozen=True):
     points: tuple[PointResult, ...]
     left_out: tuple[CrashPoint, ...]
     steps: Mapping[str, str]
+    varying: tuple[str, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -116,6 +118,7 @@ class CrashReport(JsonStruct, frozen=True):
                 for result in self.points
             ],
             "left_out": [point.describe() for point in self.left_out],
+            "varying": list(self.varying),
             "not_observed": NOT_OBSERVED,
         }
 
@@ -154,6 +157,8 @@ class CrashReport(JsonStruct, frozen=True):
             yield f"The run came by another way and did not reach {format_count(missed, 'crash point')}."
         if self.left_out:
             yield f"Left out: {format_count(len(self.left_out), 'crash point')}. Try them, too, with --limit {len(self.points) + len(self.left_out)}."
+        if self.varying:
+            yield f"Not compared, because it differs without a crash, too: {', '.join(self.varying)}."
         yield from textwrap.wrap(NOT_OBSERVED, _WIDTH)
 
 

@@ -1,5 +1,5 @@
 """
-A crash test: the run of a workflow without a crash, and the same run with a crash at each point and a recovery.
+A crash test: two runs of a workflow without a crash, and the same run with a crash at each point and a recovery.
 
 The runs take place in copies of a temporary project, each in processes of its own, which a fork server starts. The user's project is only read.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from pdkernel.accounts import LocalDirectory
-from pdkernel.annex.crash_test.findings import RunOutcome, compare_outcomes
+from pdkernel.annex.crash_test.findings import RunOutcome, compare_outcomes, find_varying
 from pdkernel.annex.crash_test.points import CrashPoint, Ledger, SeenCall
 from pdkernel.annex.crash_test.process import (
     CALLS_FILE,
@@ -51,10 +51,12 @@ MAX_POINTS = 60
 """Crash points that are tried by default."""
 AT_ONCE = 2
 """Crash points that are tried at the same time."""
-REFERENCE_LIMIT_S = 600.0
-"""Seconds that the run without a crash may take."""
+CONTROL_RUNS = 2
+"""Runs without a crash: what differs between them is not compared."""
+CONTROL_LIMIT_S = 600.0
+"""Seconds that a run without a crash may take."""
 _MIN_LIMIT_S, _LIMIT_FACTOR = 60.0, 5
-"""A run with a crash may take so many seconds at least, and so many times as long as the one without."""
+"""A run with a crash may take so many seconds at least, and so many times as long as one without."""
 _COPIED_SETTINGS = ("actions", "actions_licence", "apps")
 """Settings that a run needs. Without a mail server and without `error_notification`, nothing is sent to a person."""
 _PRELOADED = (
@@ -106,41 +108,33 @@ class CrashTest:
 
     def run(self) -> CrashReport:
         """
-        Run the workflow without a crash, and with a crash at each point.
+        Run the workflow twice without a crash, and with a crash at each point.
 
         Raises:
-            RequestError: The run without a crash fails or is refused, so there is nothing to compare with.
+            RequestError: A run without a crash fails or is refused, so there is nothing to compare with.
             InternalError: A process of the test failed.
         """
         with _scratch_folder() as folder, _Processes() as processes:
             start = folder / "start"
             self._prepare(start)
-            reference_folder = _copy(start, folder / "reference")
             began = time.monotonic()
             find_policy = self._start_stand_ins(processes)
-            task = ProcessTask(reference_folder, self._packages, find_policy("reference"), lists_points=True)
-            processes.start(task)
-            self.on_progress(0, 0)
-            (ended,) = processes.wait_any(REFERENCE_LIMIT_S)
-            if ended.exitcode not in (0, -signal.SIGKILL):
-                raise _build_fault(reference_folder)
-            reference = self._read_reference(reference_folder)
-            reached = Ledger.read(reference_folder / POINTS_FILE, CrashPoint)
-            reached = _list_points(reached)
+            controls, reached = self._run_controls(processes, start, find_policy)
             chosen = _choose(reached, self.limit)
-            limit_s = max(_MIN_LIMIT_S, _LIMIT_FACTOR * (time.monotonic() - began))
+            limit_s = max(_MIN_LIMIT_S, _LIMIT_FACTOR * (time.monotonic() - began) / CONTROL_RUNS)
             tasks = [
                 ProcessTask(folder / str(number), self._packages, find_policy(str(number)), dies_at=point)
                 for number, point in enumerate(chosen)
             ]
-            results = self._try_points(processes, start, tasks, reference, limit_s)
+            results = self._try_points(processes, start, tasks, controls, limit_s)
         return CrashReport(
             workflow=self.source.workflow.name,
             policy=self.policy.text,
-            status=reference.root.status,
+            status=controls[0].root.status,
             points=tuple(results),
             left_out=tuple(point for point in reached if point not in chosen),
             steps={step.name: step.language for step in self.source.workflow.steps},
+            varying=find_varying(controls),
         )
 
     @property
@@ -177,11 +171,26 @@ class CrashTest:
             finally:
                 loop.close()
 
-    def _read_reference(self, folder: Path) -> RunOutcome:
+    def _run_controls(
+        self, processes: _Processes, start: Path, find_policy: Callable[[str], str | None]
+    ) -> tuple[list[RunOutcome], list[CrashPoint]]:
+        """Run the workflow twice without a crash; return what the runs have done, and the crash points of the first."""
+        self.on_progress(0, 0)
+        controls = []
+        for number in range(CONTROL_RUNS):
+            folder = _copy(start, start.with_name(f"control-{number}"))
+            processes.start(ProcessTask(folder, self._packages, find_policy(folder.name), lists_points=number == 0))
+            (ended,) = processes.wait_any(CONTROL_LIMIT_S)
+            if ended.exitcode not in (0, -signal.SIGKILL):
+                raise _build_fault(folder)
+            controls.append(self._read_control(folder))
+        return controls, _list_points(Ledger.read(start.with_name("control-0") / POINTS_FILE, CrashPoint))
+
+    def _read_control(self, folder: Path) -> RunOutcome:
         outcome = _read_outcome(folder)
         if outcome is None:
             raise RequestError(
-                f"The run without a crash did not end within {REFERENCE_LIMIT_S:g} s, so there is nothing to compare with.",
+                f"The run without a crash did not end within {CONTROL_LIMIT_S:g} s, so there is nothing to compare with.",
                 fix="Use an event with which the workflow ends sooner.",
             )
         run = outcome.root
@@ -208,7 +217,7 @@ class CrashTest:
         processes: _Processes,
         start: Path,
         tasks: Sequence[ProcessTask],
-        reference: RunOutcome,
+        controls: Sequence[RunOutcome],
         limit_s: float,
     ) -> list[PointResult]:
         """Try the crash points of *tasks*, some at the same time; return the results in their order."""
@@ -232,11 +241,11 @@ class CrashTest:
                 if task.number == 1 and ended.exitcode != 0:
                     start_process(number, replace(task, number=2, dies_at=None))
                     continue
-                outcome = _read_outcome(task.folder)
-                findings = compare_outcomes(reference, outcome, limit_s)
-                point = tasks[number].dies_at
+                point, is_reached = tasks[number].dies_at, task.number == 2
                 assert point is not None
-                results[number] = PointResult(point, task.number == 2, tuple(findings))
+                # a run that came by another way has not crashed
+                findings = compare_outcomes(controls, _read_outcome(task.folder), limit_s) if is_reached else ()
+                results[number] = PointResult(point, is_reached, tuple(findings))
                 remove_tree(task.folder)
         self.on_progress(len(results), len(tasks))
         return [results[number] for number in sorted(results)]

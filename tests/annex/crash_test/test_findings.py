@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pdkernel.annex.crash_test.findings import Finding, RunOutcome, compare_outcomes
+from pdkernel.annex.crash_test.findings import Finding, RunOutcome, compare_outcomes, find_varying
 from pdkernel.annex.crash_test.points import SeenCall
 from pdkernel.execution import ErrorRecord, Execution, RunTrigger, StepResult
 
@@ -40,9 +40,9 @@ def outcome(*calls: SeenCall, steps: tuple[StepResult, ...] = (), status: str = 
     return RunOutcome([execution], calls)
 
 
-def compare(reference: RunOutcome, crashed: RunOutcome | None) -> list[Finding]:
+def compare(reference: RunOutcome, crashed: RunOutcome | None, *controls: RunOutcome) -> list[Finding]:
     """The findings of a run with a crash."""
-    return list(compare_outcomes(reference, crashed, 60))
+    return list(compare_outcomes([reference, *controls], crashed, 60))
 
 
 @pytest.mark.parametrize(
@@ -130,3 +130,96 @@ def test_a_run_that_does_not_end_is_lost() -> None:
     assert [finding.what for finding in compare(outcome(), None)] == [
         "The run did not end within 60 s after the crash."
     ]
+
+
+@pytest.mark.parametrize(
+    ("controls", "varying", "crashed", "texts"),
+    [
+        ([[call("a")], [call("b")]], ["body of calls"], [call("c")], []),
+        (
+            [[call("a")], [call("b")]],
+            ["body of calls"],
+            [call("c"), call("d", process=2)],
+            [f"POST {URL} arrived twice, without an Idempotency-Key."],
+        ),
+        ([[call("a"), call("b")], [call("b"), call("b")]], ["body of calls"], [call("a"), call("a")], []),
+        ([[call("a"), call("b")], [call("b"), call("a")]], [], [call("b"), call("a")], []),
+        (
+            [[call(url=f"{URL}/1")], [call(url=f"{URL}/2")]],
+            ["URL of calls"],
+            [call(url=f"{URL}/3"), call(url=f"{URL}/4", process=2)],
+            ["POST to api.example.test arrived twice, without an Idempotency-Key."],
+        ),
+        (
+            [[call(url="https://a.test/")], [call(url="https://b.test/")]],
+            ["host of calls"],
+            [call(url="https://c.test/")],
+            [],
+        ),
+        (
+            [[call(url="https://a.test/")], [call(url="https://b.test/")]],
+            ["host of calls"],
+            [call(url="https://c.test/"), call(url="https://d.test/")],
+            ["POST arrived twice, without an Idempotency-Key."],
+        ),
+        ([[call(url="https://a.test/")], [call(url="https://b.test/")]], ["host of calls"], [], ["POST was not made."]),
+        ([[], [call()]], ["number of calls"], [call()], []),
+        ([[call()], []], ["number of calls"], [], []),
+        (
+            [[], [call()]],
+            ["number of calls"],
+            [call(), call(process=2)],
+            [f"POST {URL} arrived twice, without an Idempotency-Key."],
+        ),
+        (
+            [[call("a"), call("1")], [call("a"), call("2")]],
+            ["body of calls"],
+            [call("a"), call("a", process=2)],
+            [f"POST {URL} arrived twice, without an Idempotency-Key."],
+        ),
+    ],
+    ids=[
+        "body",
+        "body and twice",
+        "one of two bodies",
+        "order",
+        "URL and twice",
+        "host",
+        "host and twice",
+        "host and lost",
+        "number",
+        "number and not made",
+        "number and twice",
+        "another call twice",
+    ],
+)
+def test_calls_that_vary_without_a_crash(
+    controls: list[list[SeenCall]], varying: list[str], crashed: list[SeenCall], texts: list[str]
+) -> None:
+    """What differs between control runs is not compared, and calls are still counted: more than in each control run are a finding."""
+    first, second = (outcome(*calls) for calls in controls)
+
+    assert find_varying([first, second]) == tuple(f"the {what} of charge" for what in varying)
+    assert [finding.what for finding in compare(first, outcome(*crashed), second)][:1] == texts
+
+
+def test_steps_that_vary_without_a_crash() -> None:
+    """A status and an export that differ between control runs are not compared; the others are."""
+    steps = [
+        (StepResult("a", "success", exports={"id": 1, f"x{number}": 1}), StepResult("b", status))  # type: ignore[arg-type]
+        for number, status in enumerate(("success", "skipped"))
+    ]
+    controls = [outcome(steps=each) for each in steps]
+
+    found = compare(controls[0], outcome(steps=(StepResult("a", "success"), StepResult("b", "not_run"))), controls[1])
+
+    assert find_varying(controls) == ("the export x0 of a", "the status of b", "the export x1 of a")
+    assert [finding.what for finding in found] == ["It does not export id any more."]
+
+
+def test_a_result_that_varies_without_a_crash() -> None:
+    """A run that ends in two ways by itself may end in either."""
+    controls = [outcome(), outcome(status="exited")]
+
+    assert find_varying(controls) == ("the status of the run",)
+    assert compare(controls[0], outcome(status="exited"), controls[1]) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from pdkernel.annex.crash_test.findings import Finding
 from pdkernel.annex.crash_test.points import CrashPoint
 from pdkernel.annex.crash_test.report import CrashReport, PointResult
@@ -54,6 +56,16 @@ def test_a_report_without_findings() -> None:
         "Not observed: everything but HTTP to other machines. What a step does to files, databases, data stores and\n"
         "this machine may be done twice, too.\n"
     )
+
+
+def test_what_is_not_compared() -> None:
+    """The text has a line, and the JSON a list, of what differs without a crash, too."""
+    report = replace(a_report(), varying=("the body of calls of charge", "the status of last"))
+
+    line = "Not compared, because it differs without a crash, too: the body of calls of charge, the status of last."
+    assert line in report.render_text().splitlines()
+    assert report.to_json()["varying"] == list(report.varying)
+    assert "Not compared" not in a_report().render_text()
 
 
 def test_the_json_has_findings_and_points() -> None:

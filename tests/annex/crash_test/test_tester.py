@@ -16,7 +16,7 @@ from pdkernel.egress import parse_policy
 from pdkernel.errors import RequestError
 from pdkernel.storage import Project
 from tests.annex.crash_test.conftest import URL, RunCrashTest
-from tests.builders import a_workflow, node_step, python_step
+from tests.builders import a_block, a_workflow, node_step, python_step
 from tests.http_servers import AnsweringServer
 
 POST = f"""\
@@ -27,7 +27,24 @@ urllib.request.urlopen(request).read()
 CHARGE = "HEADERS = {}\n" + POST
 CHARGE_WITH_KEY = "HEADERS = {'Idempotency-Key': pd.steps['trigger']['context']['id'] + '-charge'}\n" + POST
 
-
+RANDOM = """\
+import urllib.request, uuid
+value = uuid.uuid4().hex
+HEADERS = {KEY}
+request = urllib.request.Request({URL}, data=value.encode(), method="POST", headers=HEADERS)
+urllib.request.urlopen(request).read()
+pd.export("x" + value, 1)
+return value
+"""
+COIN = """\
+import itertools, os
+for number in itertools.count():
+    try:
+        os.mkdir(f"{FOLDER}/{number}")
+    except FileExistsError:
+        continue
+    return number % 2 == 0
+"""
 SLACK = """\
 import json, urllib.request
 def call(method, **fields):
@@ -68,8 +85,8 @@ def test_a_call_without_a_key_is_done_twice(crash_test: RunCrashTest, stand_in: 
     assert points_of(report, "charge") == {"after send", "before step"}
     assert all(result.is_reached for result in report.points)
     assert (
-        len(stand_in.requests) == 1 + len(report.points) + 2
-    )  # without a crash, once for each point, and twice at two
+        len(stand_in.requests) == 2 + len(report.points) + 2
+    )  # twice without a crash, once for each point, and twice at two
     assert "Idempotency-Key" in report.mend(report.findings[0])
     assert 'pd.context.get("attempt", 1)' in report.mend(report.findings[0])
 
@@ -79,7 +96,7 @@ def test_a_call_with_a_key_is_done_once(crash_test: RunCrashTest, stand_in: Answ
     report = crash_test(a_workflow(python_step("charge", CHARGE_WITH_KEY), python_step("last")))
 
     assert report.findings == ()
-    assert len(stand_in.requests) > 1 + len(report.points)
+    assert len(stand_in.requests) > 2 + len(report.points)
 
 
 def test_a_key_of_each_attempt_is_no_help(crash_test: RunCrashTest) -> None:
@@ -161,6 +178,67 @@ def test_calls_at_the_same_time(crash_test: RunCrashTest) -> None:
     assert report.lost == ()
 
 
+def test_what_varies_by_itself_is_not_reported(crash_test: RunCrashTest) -> None:
+    """Random bodies, hosts, exports and results are not reported; a call that the crash repeats is."""
+    key = "{'Idempotency-Key': pd.steps['trigger']['context']['id']}"
+    with_key = RANDOM.replace("{KEY}", key).replace("{URL}", repr(URL))
+    elsewhere = RANDOM.replace("{KEY}", "{}").replace("{URL}", "f'https://h{value}.example.test/'")
+
+    report = crash_test(a_workflow(python_step("charge", with_key), python_step("tell", elsewhere)))
+
+    assert kinds(report) == {("tell", "done_twice", "no_key")}
+    assert points_of(report, "tell") == {"after send", "before end"}
+    (line,) = (line for line in report.render_text().splitlines() if line.startswith("Not compared"))
+    assert "the body of calls of charge, the host of calls of tell, the export x" in line
+
+
+@pytest.mark.parametrize("url", [repr(URL), "'https://api.example.test/charges/' + value"], ids=["body", "URL"])
+def test_what_varies_by_itself_is_counted(crash_test: RunCrashTest, url: str) -> None:
+    """A call with a random body or URL that a crash repeats is done twice: one finding, at the points that repeat it."""
+    code = RANDOM.replace("{KEY}", "{}").replace("{URL}", url)
+
+    report = crash_test(a_workflow(python_step("charge", code), python_step("last")))
+
+    assert len(report.findings) == 1
+    assert "arrived twice, without an Idempotency-Key" in report.findings[0].what
+    assert points_of(report, "charge") == {"after send", "before step"}
+
+
+def test_a_decision_that_varies_by_itself(crash_test: RunCrashTest, tmp_path: Path) -> None:
+    """A branch that only every second run takes is not lost where it is not taken, and its call is done twice if it is repeated."""
+    folder = tmp_path / "coin"
+    folder.mkdir()
+    workflow = a_workflow(
+        python_step("toss", COIN.replace("{FOLDER}", str(folder))),
+        a_block("%%pdif heads\nyes: steps.toss.$return_value"),
+        python_step("charge", CHARGE, options="--in heads.yes"),
+        python_step("last"),
+    )
+
+    report = crash_test(workflow)
+
+    assert kinds(report) <= {("charge", "done_twice", "no_key")}
+    assert {"the number of calls of charge", "the status of charge"} <= {*report.varying}
+
+
+def test_a_point_that_is_not_reached_has_no_finding(crash_test: RunCrashTest, tmp_path: Path) -> None:
+    """A run that comes by another way does not crash, so nothing that differs in it is a finding."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    third = COIN.replace("{FOLDER}", str(folder)).replace("% 2 == 0", "< 2")
+    workflow = a_workflow(
+        python_step("first", third),
+        a_block("%%pdif early\nyes: steps.first.$return_value"),
+        python_step("charge", CHARGE_WITH_KEY, options="--in early.yes"),
+    )
+
+    report = crash_test(workflow)
+
+    missed = [result for result in report.points if not result.is_reached]
+    assert missed
+    assert all(result.findings == () for result in missed)
+
+
 def test_pauses_take_no_time(crash_test: RunCrashTest) -> None:
     """A delay of an hour and a suspend are crash points; the steps after them are found by their names."""
     workflow = a_workflow(
@@ -183,7 +261,7 @@ def test_other_effects_are_not_observed(crash_test: RunCrashTest, tmp_path: Path
 
     report = crash_test(a_workflow(step, python_step("last")))
 
-    assert len(written.read_text()) > 1 + len(report.points)
+    assert len(written.read_text()) > 2 + len(report.points)
     assert report.findings == ()
     assert "Not observed: everything but HTTP to other machines. What a step does to files" in report.render_text()
 
