@@ -34,7 +34,7 @@ SPHINX := $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
 # what make actions installs: about 290 MB, under the packages' own licences
 SWEEP ?= .venv/actions
 
-RERUNS := --reruns 1 --reruns-delay 1 --rerun-show-tracebacks -r fER
+RERUNS := --reruns 2 --reruns-delay 2 --rerun-show-tracebacks -r fER
 
 .PHONY: lab demo test check dev t docs slow fuzz actions conformance contract crash sim bench forms first-run pictures chromium clean
 
