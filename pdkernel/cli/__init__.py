@@ -19,6 +19,7 @@ from pdkernel.cli import (  # noqa: F401 - each module adds its commands
     invoke,
     migrate,
     migrate_record,
+    migrate_shadow,
     migrate_urls,
     new,
     project,

@@ -109,9 +109,9 @@ def report(
     if compare:
         built = msgspec.structs.replace(built, records=_compare_records(state, found, egress))
     if html_file is not None:
-        _write(html_file, render_page(built))
+        write_page(html_file, render_page(built))
         for proof in built.records:
-            _write(html_file.with_name(name_record_page(proof)), render_record_page(proof, built.created_at))
+            write_page(html_file.with_name(name_record_page(proof)), render_record_page(proof, built.created_at))
     if as_json:
         print_json(built.to_json())
     else:
@@ -205,7 +205,7 @@ def plan(
     written = ((html_file, render_plan_page), (csv_file, render_csv), (ics_file, render_calendar))
     for file, render in written:
         if file is not None:
-            _write(file, render(built))
+            write_page(file, render(built))
     if as_json:
         print_json(built.to_json())
     else:
@@ -271,7 +271,8 @@ def open_api(state: CliContext, org_id: str | None) -> WorkflowApi:
     return WorkflowApi(Sdk(login), org_id=org_id)
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
+    """Write the file of an option such as `--html`. Raises `RequestError` if it cannot be written."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as fault:

@@ -91,7 +91,6 @@ def compare_with_records(
                 directory=directory,
                 environ=environ,
                 policy=policy,
-                clock=project.clock,
                 progress=progress,
             )
         )

@@ -7,7 +7,7 @@ still be compared, so the comparison (`proof.record_comparison`, `proof.recorded
 may stay longer. With this package, delete its doors:
 
     cli.migrate, cli.migrate_record,             the commands, and their lines in `cli` and the section in `cli.app`
-        cli.migrate_urls
+        cli.migrate_shadow, cli.migrate_urls
     accounts.sdk: WorkflowApi                    the REST API of workflows
     templates/record_step.mjs, dump_step.mjs     the steps for Pipedream
     tests, pages                                 tests/annex/migration, tests/cli/test_migrate*.py, docs/how-to/record.md, move-away.md
@@ -23,4 +23,5 @@ may stay longer. With this package, delete its doors:
     url_rewrite       the files, variables and data stores with such URLs; writing all of them or none, and undoing it
     record_steps      steps that record what a workflow does at Pipedream, written into synced folders
     collection        the endpoint that receives their entries, and entries paired to recorded runs
+    shadow            recorded runs compared as they arrive, and the results by workflow and step
 """

@@ -18,6 +18,7 @@ from pdkernel.annex.migration.migration_report import (
     iter_groups,
 )
 from pdkernel.annex.migration.plan import MovePlan, render_table
+from pdkernel.annex.migration.shadow import ShadowReport
 from pdkernel.annex.proof.report import RecordProof
 from pdkernel.render.markup import Html, inline_code, join, join_lines, pill, tag
 
@@ -48,6 +49,13 @@ def render_record_page(proof: RecordProof, created_at: str) -> str:
     return _build_page(title, [tag("h1", title), proof.render_html(), note])
 
 
+def render_shadow_page(report: ShadowReport, created_at: str) -> str:
+    """Render what compared records have shown as one HTML page."""
+    title = "Here and at Pipedream"
+    note = tag("p", f"pdkernel migrate shadow, {created_at}", class_="note")
+    return _build_page(title, [tag("h1", title), report.render_html(), note])
+
+
 def render_plan_page(plan: MovePlan) -> str:
     """Render the plan of a move as one HTML page."""
     title = "Plan of the move from Pipedream"
@@ -74,7 +82,7 @@ def _build_page(title: str, body: list[Html]) -> str:
     head = Html(
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{title}</title>\n<style>{_STYLE}</style>"
+        f"{tag('title', title)}\n<style>{_STYLE}</style>"
     )
     page = tag("html", tag("head", head), tag("body", tag("main", join_lines(body))), lang="en")
     return f"<!DOCTYPE html>\n{page}\n"

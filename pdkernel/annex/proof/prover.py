@@ -138,12 +138,12 @@ async def run_proof(
                 verdicts.append(await _CaseComparison(runner, *sides, redactor).compare(case))
     differences = _compare_definitions(exported, read, redactor)
     fields = _grade_fields(read, exported.workflow)
-    records = await _compare_records(exported, read, directory, clock, progress)
+    records = await _compare_records(exported, read, directory, progress)
     return Proof(str(folder), names, differences, tuple(verdicts), fields, (*notes, *case_notes), records)
 
 
 async def _compare_records(
-    exported: ExportedNotebook, read: ExportedFolder, directory: Directory, clock: Clock, progress: ProgressListener
+    exported: ExportedNotebook, read: ExportedFolder, directory: Directory, progress: ProgressListener
 ) -> RecordProof | None:
     """Return the files compared with the runs that were recorded at Pipedream; None without records."""
     if not (exported.project.folder / RECORDS_FOLDER).is_dir():
@@ -160,7 +160,6 @@ async def _compare_records(
         project=exported.project,
         directory=directory,
         environ=exported.environ,
-        clock=clock,
         progress=progress,
     )
 

@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from pdkernel.annex.proof.comparison import MISSING, ValueDifference, find_differences, is_refused_before_start
 from pdkernel.annex.proof.recorded_runs import OMITTED, RecordArchive, RecordedRun
@@ -39,7 +42,6 @@ from pdkernel.annex.proof.side_runner import (
     normalize_for_run,
 )
 from pdkernel.common.blocking import run_blocking
-from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.common.identity import Directory, parse_environment
 from pdkernel.common.redaction import Redactor
 from pdkernel.common.secret_patterns import REDACTED
@@ -122,7 +124,6 @@ async def compare_records(
     directory: Directory,
     environ: Mapping[str, str],
     policy: OutboundPolicy | None = None,
-    clock: Clock = SYSTEM_CLOCK,
     progress: ProgressListener = lambda _: None,
 ) -> RecordProof:
     """
@@ -136,14 +137,78 @@ async def compare_records(
         directory: Users and accounts.
         environ: Environment variables with settings of package registries.
         policy: A stand-in that answers outbound calls; None refuses them.
-        clock: Gives the time of the comparison.
         progress: Called with a line for each record.
 
     Raises:
         DamagedRecordError: A record cannot be decrypted.
         RequestError: The rules of a person cannot be read.
     """
-    records, rules = archive.load(workflow_id), archive.load_rules(workflow_id)
+    records = archive.load(workflow_id)
+    comparing = iter_verdicts(
+        target,
+        records,
+        archive.load_rules(workflow_id),
+        project=project,
+        directory=directory,
+        environ=environ,
+        policy=policy,
+        progress=progress,
+    )
+    verdicts = [verdict async for _, verdict in comparing]
+    return build_record_proof(
+        target,
+        workflow_id,
+        verdicts,
+        branches=(name for record in records for name in record.branches),
+        known_branches=(name for record in records for name in record.known_branches),
+    )
+
+
+def build_record_proof(
+    target: RecordTarget,
+    workflow_id: str,
+    verdicts: Iterable[RecordVerdict],
+    *,
+    branches: Iterable[str],
+    known_branches: Iterable[str],
+) -> RecordProof:
+    """Return the *verdicts* on runs of one workflow as a proof; the branches are those of its fields, in any order."""
+    steps = [step for step in target.moved_workflow.steps if not step.disabled]
+    return RecordProof(
+        workflow=target.workflow.name,
+        workflow_id=workflow_id,
+        steps=tuple(step.name for step in steps),
+        verdicts=_learn_ids(tuple(verdicts)),
+        branches=tuple(sorted(set(branches))),
+        known_branches=tuple(sorted(set(known_branches))),
+        responding=tuple(step.name for step in steps if responds(step) != "never"),
+    )
+
+
+async def iter_verdicts(
+    target: RecordTarget,
+    records: Iterable[RecordedRun],
+    rules: Mapping[str, str],
+    *,
+    project: Project,
+    directory: Directory,
+    environ: Mapping[str, str],
+    policy: OutboundPolicy | None = None,
+    progress: ProgressListener = lambda _: None,
+) -> AsyncGenerator[tuple[RecordedRun, RecordVerdict], None]:
+    """
+    Yield each of *records* with its verdict, as soon as it is compared; close the iterator, which has worker processes.
+
+    Args:
+        target: The workflow.
+        records: Its recorded runs, the oldest first; they are read one by one.
+        rules: The places that a person declared not comparable, with the reasons.
+        project: As in `compare_records`, and so are the others.
+        directory: Users and accounts.
+        environ: Environment variables with settings of package registries.
+        policy: A stand-in that answers outbound calls; None refuses them.
+        progress: Called with a line for each record.
+    """
     folder, workflow = target.folder.resolve(), target.moved_workflow
     side = ProofSide(
         workflow=normalize_for_run(workflow, workflow),
@@ -154,13 +219,10 @@ async def compare_records(
         source_path=target.path,
     )
     redactor = Redactor(collect_secrets(project, folder))
-    found: list[_RunComparison] = []
     start = partial(ProofRunner.start, project, cache_directory(directory, project), environ)
-    days: dict[str, list[RecordedRun]] = {}
-    for record in records:
-        days.setdefault(record.at[:10], []).append(record)
-    for runs in days.values():
-        at = runs[0].started_at.replace(microsecond=0)
+    for _, runs in groupby(records, key=lambda record: record.at[:10]):
+        first = next(runs)
+        at = first.started_at.replace(microsecond=0)
         # one clock a day: a workflow that reads the date does what it did on that day
         async with await start(frozen_time=at) as runner:
             other = _Lazy(partial(start, frozen_time=at + _OTHER_TIME, seed=_OTHER_SEED))
@@ -168,23 +230,15 @@ async def compare_records(
                 excluded = find_unavailable_actions(
                     side.workflow, runner.catalog.with_sources(side.actions, base=side.folder)
                 )
-                for record in runs:
+                for record in chain([first], runs):
                     progress(f"comparing {record.name} ...")
-                    compared = _RunComparison(side, record, rules, runner, other, excluded, policy, now=clock.now())
+                    compared = _RunComparison(
+                        side, record, rules, runner, other, excluded, policy, now=project.clock.now()
+                    )
                     await compared.run()
-                    found.append(compared)
+                    yield record, compared.build_verdict(redactor)
             finally:
                 await other.close()
-    _learn_ids(found)
-    return RecordProof(
-        workflow=workflow.name,
-        workflow_id=workflow_id,
-        steps=tuple(step.name for step in workflow.steps if not step.disabled),
-        verdicts=tuple(each.build_verdict(redactor) for each in found),
-        branches=tuple(sorted({name for record in records for name in record.branches})),
-        known_branches=tuple(sorted({name for record in records for name in record.known_branches})),
-        responding=tuple(step.name for step in workflow.steps if not step.disabled and responds(step) != "never"),
-    )
 
 
 class _Lazy:
@@ -267,16 +321,26 @@ class _RunComparison:
     async def run(self) -> None:
         """Run the event until every step is the same or has the recorded exports."""
         try:
+            await self._run()
+        except RecursionError:
+            self.refusal = "The event or an export is nested too deeply to be compared."
+
+    async def _run(self) -> None:
+        try:
             event = self.record.build_event()
+            environment = parse_environment(self.record.environment)
         except EventError:
             self.refusal = "The event was too large for the record, or is not an object."
+            return
+        except RequestError as fault:
+            self.refusal = str(fault)
             return
         case = ProofCase(
             self.record.name,
             Path(f"{self.record.name}.json"),
             event,
             self.record.external_user_id,
-            parse_environment(self.record.environment),
+            environment,
         )
         while True:
             ran = await self._runner.run(self._side, case, pins=self._pins, policy=self._policy)
@@ -423,10 +487,13 @@ class _RunComparison:
                 continue
             places = tuple(
                 RecordedPlace(
-                    place.path,
+                    redactor.redact_text(place.path),
                     _show(place.recorded, redactor),
                     _show(place.here, redactor),
                     redactor.redact_text(place.reason) if place.reason else None,
+                    has_ids=_is_id(place.recorded)
+                    and _is_id(place.here)
+                    and not _is_given(self.record, found.name, place.recorded),
                 )
                 for place in found.places
             )
@@ -447,28 +514,40 @@ def _describe_end(ran: SideRun) -> str:
     return f"here, {last.name} {'fails' if last.error is not None else 'ends it'}"
 
 
-def _learn_ids(found: Sequence[_RunComparison]) -> None:
+def _learn_ids(verdicts: tuple[RecordVerdict, ...]) -> tuple[RecordVerdict, ...]:
     """Declare ids that the other side made not comparable: distinct in all records, and one constant id here."""
-    places: dict[tuple[str, str], list[tuple[_RunComparison, _Step, _Place]]] = {}
-    for run in found:
-        for step in run.steps.values():
+    groups: dict[tuple[str, str], list[RecordedPlace]] = {}
+    for run in verdicts:
+        for step in run.steps:
             for place in step.places:
-                if place.differs:
-                    places.setdefault((step.name, re.sub(r"\[\d+\]", "[*]", place.path)), []).append((run, step, place))
-    for group in places.values():
-        recorded = [json.dumps(place.recorded) for _, _, place in group if place.recorded is not MISSING]
-        here = {json.dumps(place.here) for _, _, place in group if place.here is not MISSING}
-        is_learned = (
-            len(recorded) == len(group) >= _MIN_LEARNED_RECORDS
-            and len(set(recorded)) == len(recorded)
-            and len(here) == 1
-            and all(_is_id(place.recorded) and _is_id(place.here) for _, _, place in group)
-            and not any(_is_given(run.record, step.name, place.recorded) for run, step, place in group)
+                if place.reason is None:
+                    groups.setdefault((step.step, general_path(place.path)), []).append(place)
+    learned = {
+        key
+        for key, group in groups.items()
+        if len(group) >= _MIN_LEARNED_RECORDS
+        and len({place.recorded for place in group}) == len(group)
+        and len({place.here for place in group}) == 1
+        and all(place.has_ids for place in group)
+    }
+
+    def settle(step: RecordedStep) -> RecordedStep:
+        places = tuple(
+            replace(place, reason=_OTHER_SIDE)
+            if place.reason is None and (step.step, general_path(place.path)) in learned
+            else place
+            for place in step.places
         )
-        if is_learned:
-            for _, step, place in group:
-                place.reason = _OTHER_SIDE
-                step.settle()
+        if places == step.places or any(place.reason is None for place in places):
+            return replace(step, places=places)
+        return replace(step, places=places, verdict="not comparable", reason=places[0].reason)
+
+    return tuple(replace(run, steps=tuple(map(settle, run.steps))) for run in verdicts) if learned else verdicts
+
+
+def general_path(path: str) -> str:
+    """Return *path* with `[*]` in place of each index."""
+    return re.sub(r"\[\d+\]", "[*]", path)
 
 
 def _is_given(record: RecordedRun, step: str, value: Any) -> bool:

@@ -2,7 +2,8 @@
 Runs that were recorded at Pipedream, sealed in files of the project.
 
     records/inbox/       entries as they arrive: one start, one end and one end of a branch are up to three entries of a run
-    records/WORKFLOW/    NAME.event.sealed and NAME.expected.sealed: what a run got, and what it did
+    records/WORKFLOW/    NAME.event.sealed and NAME.expected.sealed: what a run got, and what it did;
+                         NAME.compared.sealed: the result of `migrate shadow`
 
 The files are encrypted with a key of their own, which the project's database holds sealed, so a rotation of the project's key leaves
 them readable.
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -33,10 +34,13 @@ from pdkernel.event import Event
 from pdkernel.model import JSON
 from pdkernel.storage import Project, Vault
 
+T = TypeVar("T")
 RECORDS_FOLDER = "records"
 _INBOX = "inbox"
 _KEY_NAME = "records/key"
 _KEY_BYTES = 32
+_EXPECTED = ".expected.sealed"
+_COMPARED = ".compared.sealed"
 _RULES_FILE = "not-comparable.json"
 RECOUNT_S = 60.0
 """Seconds after which the entries of a full archive are counted again."""
@@ -165,6 +169,19 @@ class RecordArchive:
         for path in self._entry_paths()[start:]:
             yield self._read(path)
 
+    def list_entries(self) -> dict[tuple[str, str], tuple[Path, ...]]:
+        """Return the files of the entries that arrived, by the folder of the workflow and a hash of the run."""
+        found: dict[tuple[str, str], tuple[Path, ...]] = {}
+        for path in self._entry_paths():
+            key = (path.parts[-3], path.name.partition(".")[0])
+            found[key] = (*found.get(key, ()), path)
+        return found
+
+    def read_entry(self, path: Path) -> dict[str, Any]:
+        """Return one entry of `list_entries`. Raises `DamagedRecordError`."""
+        found: dict[str, Any] = self._read(path)
+        return found
+
     # ── recorded runs ──────────────────────────────────────────────────────────────
 
     def save(self, run: RecordedRun) -> tuple[Path, Path]:
@@ -178,18 +195,36 @@ class RecordArchive:
 
     def load(self, workflow_id: str) -> tuple[RecordedRun, ...]:
         """Return the recorded runs of a workflow, the oldest first."""
-        base = self.folder / _SAFE.sub("_", workflow_id)
-        found = []
-        for path in sorted(base.glob("*.expected.sealed")) if base.is_dir() else ():
-            content = self._read(path)
-            content["event"] = self._read(path.with_name(path.name.replace(".expected.", ".event.")))
-            found.append(msgspec.convert(content, RecordedRun))
+        found = (self.load_run(path) for path in self.list_runs(workflow_id))
         return tuple(sorted(found, key=lambda run: (run.at, run.run)))
+
+    def list_runs(self, workflow_id: str) -> list[Path]:
+        """Return the files of the expected results of a workflow's recorded runs; the names begin with the time."""
+        return sorted((self.folder / _SAFE.sub("_", workflow_id)).glob(f"*{_EXPECTED}"))
+
+    def load_run(self, path: Path) -> RecordedRun:
+        """Return one run of `list_runs`. Raises `DamagedRecordError`."""
+        content = self._read(path)
+        content["event"] = self._read(path.with_name(path.name.replace(".expected.", ".event.")))
+        return msgspec.convert(content, RecordedRun)
 
     def workflow_ids(self) -> list[str]:
         """Return the ids of the workflows that have recorded runs."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(each.name for each in folders if each.is_dir() and each.name != _INBOX)
+
+    def save_result(self, run: RecordedRun, result: JsonStruct) -> None:
+        """Store the *result* of a comparison with *run*; an earlier result is replaced at once."""
+        path = self.folder / _SAFE.sub("_", run.workflow) / f"{run.name}{_COMPARED}"
+        self._write(path, self._seal(path, msgspec.to_builtins(result)))
+
+    def load_results(self, workflow_id: str, kind: type[T]) -> dict[str, T]:
+        """Return the stored results by the names of the runs; a result that cannot be read as *kind* is left out."""
+        found = {}
+        for path in (self.folder / _SAFE.sub("_", workflow_id)).glob(f"*{_COMPARED}"):
+            with suppress(DamagedRecordError, msgspec.ValidationError):
+                found[path.name.removesuffix(_COMPARED)] = msgspec.convert(self._read(path), kind)
+        return found
 
     # ── rules of a person ──────────────────────────────────────────────────────────
 

@@ -350,12 +350,14 @@ class RecordedPlace(JsonStruct, frozen=True):
         recorded: The recorded value as JSON text; None for no value.
         here: The value here as JSON text; None for no value.
         reason: Why the place is not comparable; None for a difference.
+        has_ids: Whether both values look like ids, and the step did not get the recorded one.
     """
 
     path: str
     recorded: str | None
     here: str | None
     reason: str | None = None
+    has_ids: bool = False
 
 
 class RecordedStep(JsonStruct, frozen=True):
@@ -516,7 +518,7 @@ class RecordProof(JsonStruct, frozen=True):
             lines += [
                 "",
                 f"{run.name}, step {step.step}: {place.path or step.reason}",
-                *(f"  {side}" for side in _record_sides(place)),
+                *(f"  {side}" for side in describe_sides(place)),
             ]
         if len(shown) > MAX_SHOWN_DIFFERENCES:
             lines += [
@@ -542,7 +544,7 @@ class RecordProof(JsonStruct, frozen=True):
         for run, found, place in shown[:MAX_SHOWN_DIFFERENCES]:
             parts.append(tag("p", f"{run.name}, step {found.step}: ", tag("code", place.path or found.reason or "")))
             if place.path:
-                parts.append(tag("pre", "\n".join(_record_sides(place))))
+                parts.append(tag("pre", "\n".join(describe_sides(place))))
         if len(shown) > MAX_SHOWN_DIFFERENCES:
             parts.append(tag("p", f"{format_count(len(shown) - MAX_SHOWN_DIFFERENCES, 'more difference')} not shown."))
         if reasons := list(_iter_reasons(self)):
@@ -592,7 +594,8 @@ def _iter_reasons(proof: RecordProof) -> Iterator[str]:
         yield f"Not comparable: {', '.join(named)}{more}: {reason}"
 
 
-def _record_sides(place: RecordedPlace) -> list[str]:
+def describe_sides(place: RecordedPlace) -> list[str]:
+    """Return a line for each side of *place*, with the start of its value; none for a place without a path."""
     if not place.path:
         return []
     sides: tuple[tuple[str, Any], ...] = (("Pipedream", place.recorded), ("here", place.here))
