@@ -498,18 +498,7 @@ class Interpreter:
             await workers.release()
             raise
         return RunState(
-            request,
-            workers,
-            record,
-            resolution,
-            actions,
-            payload,
-            setup,
-            ready,
-            exports,
-            workers.place.steps,
-            watcher=watcher,
-            turn=turn,
+            request, workers, record, resolution, actions, payload, setup, ready, exports, watcher=watcher, turn=turn
         )
 
     async def _run_steps(self, run: RunState, state: RestoredRun) -> None:
@@ -625,15 +614,15 @@ class Interpreter:
         limit = asyncio.Semaphore(MAX_BRANCHES_AT_ONCE)
 
         async def run_branch(branch: str) -> tuple[Status | None, int]:
-            async with limit, run.sequence.branch() as sequence:
-                workers = run.workers.open_branch()
+            async with limit, run.workers.sequence.branch() as sequence:
+                workers = run.workers.open_branch(sequence)
                 try:
-                    own = run.in_branch(workers, sequence)
+                    own = run.in_branch(workers)
                     return await self._run_entries(own, state, f"{block.name}.{branch}"), own.attempt
                 finally:
                     await workers.release()
 
-        async with run.sequence.split():
+        async with run.workers.sequence.split():
             branches = [asyncio.ensure_future(run_branch(branch)) for branch in choice.taken]
             try:
                 if branches:

@@ -20,7 +20,7 @@ from pdkernel.engine.step_actions import StepActions
 from pdkernel.errors import InternalError, OutboundCallRefusedError, describe_fault
 from pdkernel.execution import Status
 from pdkernel.model import JSON
-from pdkernel.workers import PooledRun, RunSetup, StepSequence
+from pdkernel.workers import PooledRun, RunSetup
 
 
 @dataclass
@@ -60,7 +60,6 @@ class RunState:
         exports: Exports by step so far, not redacted.
         first_refusals: The error of the first refused outbound call, by step.
         failed_calls: Messages about outbound calls without an answer, by step, without duplicates.
-        sequence: The steps of which the next one is a part.
         watcher: Who watches the run.
         turn: The turn of a run of a limited workflow, or None.
         attempt: The attempt at the next step: 2 or more if the step was interrupted before.
@@ -77,7 +76,6 @@ class RunState:
     worker_setup: RunSetup
     packages: PreparedPackages
     exports: dict[str, Mapping[str, JSON]]
-    sequence: StepSequence
     first_refusals: dict[str, OutboundCallRefusedError] = field(default_factory=dict)
     failed_calls: dict[str, list[str]] = field(default_factory=dict)
     watcher: RunWatcher = field(default_factory=RunWatcher)
@@ -108,9 +106,9 @@ class RunState:
             await self.record.flush()
             await self.record.wait_until_startable()
 
-    def in_branch(self, workers: PooledRun, sequence: StepSequence) -> RunState:
+    def in_branch(self, workers: PooledRun) -> RunState:
         """Return the state of a branch that runs beside others, in *workers* of its own."""
-        return replace(self, workers=workers, sequence=sequence, running_step=None)
+        return replace(self, workers=workers, running_step=None)
 
     @property
     def on_step_begun(self) -> Callable[[], None] | None:

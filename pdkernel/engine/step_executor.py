@@ -384,7 +384,7 @@ class StepExecutor:
             in_flight.end()
         if run.record.write_error is not None:  # a call found that the run is lost
             raise run.record.write_error
-        await run.sequence.settle()  # the step may have ended before the runs that it has started
+        await run.workers.sequence.settle()  # the step may have ended before the runs that it has started
         return with_calls_explained(run, step.name, outcome)
 
     async def _choose_stores(self, run: RunState, step: Step, *, is_repeat: bool) -> DataStoreTable | ScratchCopy:
@@ -429,7 +429,7 @@ class StepExecutor:
             return {
                 "flow": ChildRunService(
                     replace_request(run.request, data_stores=data_stores) if is_scratch else run.request,
-                    partial(self._run_other, sequence=run.sequence),
+                    partial(self._run_other, sequence=run.workers.sequence),
                     children=ChildRuns(
                         run.record.run_id, step.name, number, self._load_children if is_repeat else None
                     ),

@@ -42,7 +42,7 @@ from pdkernel.workers.isolation_plan import (
 from pdkernel.workers.process_memory import proportional_bytes
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
-from pdkernel.workers.run_places import MachineSpare, RunPlace, RunPlaces
+from pdkernel.workers.run_places import MachineSpare, RunPlace, RunPlaces, StepSequence
 from pdkernel.workers.run_workers import RunWorkers
 from pdkernel.workers.slot_cache import SlotCache, WorkerSlot
 from pdkernel.workers.slot_folder import SlotFolder
@@ -57,6 +57,11 @@ class PooledRun(Protocol):
     @property
     def place(self) -> RunPlace:
         """The run's place among those that execute."""
+        ...
+
+    @property
+    def sequence(self) -> StepSequence:
+        """The steps that these workers run, those of a branch or those outside of parallel branches."""
         ...
 
     def prepare_steps(self, steps: Sequence[Step]) -> None:
@@ -93,7 +98,7 @@ class PooledRun(Protocol):
         """Return the values of JavaScript *expressions*, in order. Raises `StepError`."""
         ...
 
-    def open_branch(self) -> PooledRun:
+    def open_branch(self, sequence: StepSequence) -> PooledRun:
         """Return workers for a branch of the run that runs beside others, in the place of the run; `release` finishes them."""
         ...
 
@@ -261,7 +266,7 @@ class WorkerPool:
         place = place or self.new_place(setup.external_user_id)
         if wait_for_place:
             await place.take()
-        run = RunWorkers(setup, self, place)
+        run = RunWorkers(setup, self, place.steps)
         self._runs.add(run)
         return run
 

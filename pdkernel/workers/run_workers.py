@@ -36,7 +36,7 @@ from pdkernel.workers.process_memory import BYTES_PER_MB, MemoryWatch
 from pdkernel.workers.protocols import OutboundGateway
 from pdkernel.workers.recorder import StepRecorder
 from pdkernel.workers.replies import Done, parse_evaluations
-from pdkernel.workers.run_places import RunPlace
+from pdkernel.workers.run_places import StepSequence
 from pdkernel.workers.slot_cache import WorkerSlot
 from pdkernel.workers.step_errors import STARTED_AGAIN_NOTE, ProcessLostError
 from pdkernel.workers.step_exchange import StepExchange, WorkerGone, WorkerRequest, diagnose_exit
@@ -122,10 +122,12 @@ class RunWorkers:
 
     Attributes:
         place: The run's place among those that execute.
+        sequence: The steps that the workers run.
     """
 
-    def __init__(self, setup: RunSetup, pool: WorkerProvider, place: RunPlace) -> None:
-        self.place = place
+    def __init__(self, setup: RunSetup, pool: WorkerProvider, sequence: StepSequence) -> None:
+        self.sequence = sequence
+        self.place = sequence.place
         self._setup = setup
         self._pool = pool
         self._slot: WorkerSlot | None = None
@@ -265,9 +267,9 @@ class RunWorkers:
         assert isinstance(done, Done)
         return cast("list[Evaluation]", done.value)
 
-    def open_branch(self) -> RunWorkers:
+    def open_branch(self, sequence: StepSequence) -> RunWorkers:
         """Return workers for a branch of the run that runs beside others, in the place of the run; `release` finishes them."""
-        branch = RunWorkers(self._setup, self._pool, self.place)
+        branch = RunWorkers(self._setup, self._pool, sequence)
         self._pool.open_branch(branch)
         return branch
 

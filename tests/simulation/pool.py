@@ -26,7 +26,7 @@ from pdkernel.workers import (
     StepRecorder,
 )
 from pdkernel.workers.replies import Export, Pause, Respond, StepResponse
-from pdkernel.workers.run_places import RunPlace, RunPlaces
+from pdkernel.workers.run_places import RunPlace, RunPlaces, StepSequence
 from tests.simulation import deliveries, sources
 from tests.simulation.deliveries import Network
 from tests.simulation.loop import InjectedBug, SimLoop, SimProcess
@@ -154,7 +154,7 @@ class SimPool:
         place = place or self.new_place(setup.external_user_id)
         if wait_for_place:
             await place.take()
-        return SimRun(self, setup, place)
+        return SimRun(self, setup, place.steps)
 
     async def close(self) -> None:
         """Do nothing: there are no processes."""
@@ -163,8 +163,9 @@ class SimPool:
 class SimRun:
     """The workers of one run; implements `PooledRun`."""
 
-    def __init__(self, pool: SimPool, setup: RunSetup, place: RunPlace, *, is_branch: bool = False) -> None:
-        self.place = place
+    def __init__(self, pool: SimPool, setup: RunSetup, sequence: StepSequence, *, is_branch: bool = False) -> None:
+        self.sequence = sequence
+        self.place = sequence.place
         self._pool, self._setup, self._is_branch = pool, setup, is_branch
         self._failed: asyncio.Future[StepError] | None = None
 
@@ -188,9 +189,9 @@ class SimRun:
         """Run a source."""
         return await sources.run(call, recorder, self._pool.loop, self._note)
 
-    def open_branch(self) -> SimRun:
+    def open_branch(self, sequence: StepSequence) -> SimRun:
         """Return the workers of a branch, which has the place of the run."""
-        return SimRun(self._pool, self._setup, self.place, is_branch=True)
+        return SimRun(self._pool, self._setup, sequence, is_branch=True)
 
     def prepare_tmp_outside(self) -> str:
         """Fail, because no simulated source or step has it."""
