@@ -190,6 +190,7 @@ class LiveTimeline:
         self._metadata = metadata or {}
         self._only = only
         self._has_own_event = has_own_event
+        self._event_name = None if has_own_event else session.event_name
         self._handle: DisplayHandle | None = None
         self._lock = threading.Lock()
         self._drawn = time.monotonic()  # a step shorter than `REFRESH_S` is drawn once, at its end
@@ -247,6 +248,7 @@ class LiveTimeline:
                 self._session,
                 self.latest,
                 only=self._only,
+                event_name=self._event_name,
                 has_own_event=self._has_own_event,
                 can_stop=self.in_foreground,
             )

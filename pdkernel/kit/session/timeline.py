@@ -21,6 +21,7 @@ def render_timeline(
     execution: Execution,
     *,
     only: Collection[str] | None = None,
+    event_name: str | None = None,
     has_own_event: bool = False,
     can_stop: bool = False,
 ) -> RichOutput:
@@ -31,6 +32,7 @@ def render_timeline(
         session: The session of the notebook that ran.
         execution: The execution, finished or not.
         only: Names of the steps to show, without the response. None shows the whole run.
+        event_name: The name of the event when the run began, if it has one.
         has_own_event: Whether the event of the run is not the chosen one: a request to the draft's endpoint started it, or
             it runs a recorded event. Its results are never stale.
         can_stop: Whether an interrupt of the kernel stops the run.
@@ -38,7 +40,6 @@ def render_timeline(
     workflow = session.workflow
     finished = execution.finished_at is not None
     stale = session.find_stale_steps(execution) if finished and not has_own_event else ()
-    name = None if has_own_event else session.event_name
     responds = only is None and workflow.trigger.type == "http"
     now = session.project.clock.now()
     note = explain_status(execution, now=now, resume_command=RESUME_LINE) if execution.status == "paused" else None
@@ -49,7 +50,7 @@ def render_timeline(
         stale=stale,
         edited=edited,
         workflow=workflow,
-        event_name=name,
+        event_name=event_name,
         has_response=responds,
         note=note,
         now=now,

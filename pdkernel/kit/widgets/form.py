@@ -155,7 +155,7 @@ class BackgroundRunner:
     def _draw_run(self, execution: Execution | None) -> None:
         if execution is None:
             return
-        view = render_timeline(self._session, execution)
+        view = render_timeline(self._session, execution, event_name=self._session.event_name)
         if view != self._view:
             self._view = view
             self._draw(view)

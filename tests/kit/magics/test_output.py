@@ -220,6 +220,19 @@ def test_both_outputs_show_another_user(notebook: Notebook, run: Run, updates: C
     assert any("The choice has changed since: other, as grace" in text for text in updates())
 
 
+def test_a_timeline_keeps_the_name_of_its_event(notebook: Notebook, run: Run, updates: Callable[[], list[str]]) -> None:
+    """A timeline that is drawn again after another event was chosen says for which event its run was."""
+    run("%pdevent hello")
+    run(CHECK)
+    run("%pdrun")
+
+    notebook.session.choose_event(Event({"method": "GET"}), "other")
+
+    drawn = [text for text in updates() if "✓ success" in text]
+    assert drawn
+    assert all("hello (POST /)" in text and "other" not in text for text in drawn)
+
+
 def test_a_timeline_marks_an_edited_step(run: Run) -> None:
     """The timeline of `%pdrun` marks an edited step and later steps as stale."""
     run("%pdevent hello")
