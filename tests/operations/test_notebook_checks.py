@@ -261,7 +261,7 @@ def test_the_notebooks_of_this_repository(catalog: Catalog) -> None:
     """Each output of a step in the notebooks that come with pdkernel is marked, and belongs to its cell."""
     found = [check_notebook(path, catalog=catalog) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 
-    assert len(found) == 5
+    assert len(found) == 6
     assert {(each.is_passed, each.unmarked_outputs) for each in found} == {(True, ())}
 
 
