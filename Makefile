@@ -22,7 +22,7 @@ INSTALL := $(BIN)/python -I tests/install_progress.py $(if $(V),-v)
 PROPERTIES := tests/common/test_redaction.py tests/language/shape tests/language/directive tests/language/expression \
   tests/files/definition tests/runtimes tests/workers/test_run_workers_values.py tests/egress/test_recording.py tests/storage/test_data_stores.py \
   tests/storage/test_vault.py tests/kit/widgets tests/operations/readiness/test_matrix.py tests/egress/test_http1.py \
-  tests/server/fuzz/test_link.py tests/server/endpoint/test_responses.py
+  tests/server/fuzz/test_link.py tests/server/endpoint/test_responses.py tests/durability/test_random_blocks.py
 
 FUZZ ?= 50000
 MINUTES ?= 2
