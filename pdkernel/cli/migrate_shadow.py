@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -96,7 +98,7 @@ def shadow(
         on_difference=show_difference,
     )
     try:
-        report = _follow(state, following, html_file, once=once)
+        report = asyncio.run(_follow(state, following, html_file, once=once))
     finally:
         following.close()
     if as_json:
@@ -106,23 +108,32 @@ def shadow(
     return 1 if report.differs or report.unreadable else 0
 
 
-def _follow(state: CliContext, following: Shadow, html_file: Path | None, *, once: bool) -> ShadowReport:
-    """Compare records until Ctrl-C, or, with *once*, those that are here; returns the last report."""
-    is_first = True
-    try:
-        while True:
+async def _follow(state: CliContext, following: Shadow, html_file: Path | None, *, once: bool) -> ShadowReport:
+    """Compare records until an interrupt, or, with *once*, those that are here; returns the last report."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        following.is_stopped = True
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    shown: tuple[str, ...] | None = None
+    with contextlib.suppress(asyncio.CancelledError):
+        while not following.is_stopped:
             began = time.monotonic()
-            count = asyncio.run(following.compare_new())
+            count = await following.compare_new()
             took = time.monotonic() - began
-            if count or is_first:
-                report = following.build_report()
-                _show(state, report, html_file, once=once)
+            if count or following.problems != shown:
+                shown = following.problems
+                _show(state, following.build_report(), html_file, once=once)
             if once:
-                return report
-            is_first = False
-            time.sleep(max(_PAUSE_S, _PAUSE_PER_LOOK * took if not count else 0))
-    except KeyboardInterrupt:
-        return following.build_report()
+                break
+            await asyncio.sleep(max(_PAUSE_S, _PAUSE_PER_LOOK * took if not count else 0))
+    if once and following.is_stopped:
+        raise click.Abort
+    return following.build_report()
 
 
 def _show(state: CliContext, report: ShadowReport, html_file: Path | None, *, once: bool) -> None:

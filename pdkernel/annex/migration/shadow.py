@@ -2,7 +2,7 @@
 Records compared as they arrive (`pdkernel migrate shadow`), and what they have shown so far, by workflow and step.
 
 A result is stored in one file before the next record is compared, so a process that is killed repeats at most the record that it was
-comparing. A result belongs to the record and to the text of the workflow, `compute_text`: a record that got its end later is compared
+comparing, and that record once: it may have caused the end, and would keep all others from their turn. A result belongs to the record and to the text of the workflow, `compute_text`: a record that got its end later is compared
 again, and results of another text are counted apart.
 """
 
@@ -51,6 +51,8 @@ from pdkernel.storage import Project
 
 RUN_TIME: Final = timedelta(minutes=15)
 """How long a record without an end is expected to get it: a run at Pipedream takes at most 750 seconds, without its pauses."""
+_MAX_ATTEMPTS = 2
+_GIVEN_UP = "The process ended twice while it compared the record. Compare it again: --again"
 _MAX_PLACES = 20
 _MAX_PLACE_CHARS = 1_000
 _LOCK_FILE = ".shadow.lock"
@@ -63,16 +65,18 @@ class ShadowResult(JsonStruct, frozen=True):
     Attributes:
         text: The text of the workflow that was compared, as `compute_text`.
         record: A hash of the record.
-        verdict: The verdict, with at most 20 places of a step.
+        verdict: The verdict, with at most 20 places of a step; None while the record is compared.
+        attempts: How often the comparison was begun without an end.
         branches: Branches whose end was recorded.
         known_branches: All branches that have a recording step at their end.
     """
 
     text: str
     record: str
-    verdict: RecordVerdict
+    verdict: RecordVerdict | None
     branches: tuple[str, ...] = ()
     known_branches: tuple[str, ...] = ()
+    attempts: int = 0
 
 
 class FirstDifference(JsonStruct, frozen=True):
@@ -293,6 +297,7 @@ class Shadow:
         on_difference: Called with the workflow's name, the step and a difference at a place that has not differed before.
 
     Raises:
+        NotebookError: A source contains no workflow.
         RequestError: Another process compares the records of the project.
     """
 
@@ -321,7 +326,16 @@ class Shadow:
         self._followed: dict[str, _Followed] = {}
         self._reported: set[tuple[str, str, str, str]] = set()
         self._problems: dict[str, str] = {}
+        self.is_stopped = False
+        """Whether `compare_new` shall end without the record that it is comparing; set it before its task is cancelled."""
+        for source in sources:
+            find_sources(source)
         self._lock = _lock(self._archive.folder)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Sentences about workflows and records that cannot be read."""
+        return tuple(self._problems.values())
 
     def close(self) -> None:
         """Let another process compare the records."""
@@ -353,7 +367,7 @@ class Shadow:
         return ShadowReport(
             tuple(self._build_workflow(each, targets[each]) for each in ids if each in targets),
             tuple(each for each in ids if each not in targets and self._archive.list_runs(each)),
-            tuple(self._problems.values()),
+            self.problems,
             sum(key.startswith("source ") for key in self._problems),
         )
 
@@ -377,7 +391,7 @@ class Shadow:
         """Return the workflows by Pipedream's id, as they are now."""
         found: dict[str, RecordTarget] = {}
         self._problems = {key: text for key, text in self._problems.items() if not key.startswith("source ")}
-        for path in (each for source in self._sources for each in find_sources(source)):
+        for path in self._iter_sources():
             try:
                 loaded = load_source(path)
             except PdkernelError as error:
@@ -387,6 +401,13 @@ class Shadow:
             if workflow_id is not None:
                 found.setdefault(workflow_id, RecordTarget.of(loaded))
         return found
+
+    def _iter_sources(self) -> Iterator[Path]:
+        for source in self._sources:
+            try:
+                yield from find_sources(source)
+            except PdkernelError as error:
+                self._problems[f"source {source}"] = f"{source} is not compared: {error}"
 
     def _follow(self, workflow_id: str) -> _Followed:
         if workflow_id not in self._followed:
@@ -398,9 +419,10 @@ class Shadow:
     ) -> int:
         rules = self._archive.load_rules(workflow_id)
         text = compute_text(target, rules)
+        begun: list[RecordedRun] = []
         verdicts = iter_verdicts(
             target,
-            due,
+            self._iter_begun(due, followed, text, begun),
             rules,
             project=self._project,
             directory=self._directory,
@@ -409,14 +431,40 @@ class Shadow:
             progress=self._progress,
         )
         count = 0
-        async with aclosing(verdicts):
-            async for record, verdict in verdicts:
-                result = ShadowResult(text, _hash(record), _limit(verdict), record.branches, record.known_branches)
-                self._archive.save_result(record, result)
-                followed.results[record.name] = result
-                count += 1
-                self._report_differences(target.workflow.name, result)
+        try:
+            async with aclosing(verdicts):
+                async for record, verdict in verdicts:
+                    if self.is_stopped:  # the run was cancelled, so its verdict says nothing
+                        break
+                    self._save(followed, record, _build_result(text, record, _limit(verdict)))
+                    begun.clear()
+                    count += 1
+                    self._report_differences(target.workflow.name, text, verdict)
+        finally:
+            for record in begun:  # ended by an error or a person, not by the record
+                self._archive.remove_result(record)
         return count
+
+    def _iter_begun(
+        self, due: Iterable[RecordedRun], followed: _Followed, text: str, begun: list[RecordedRun]
+    ) -> Iterator[RecordedRun]:
+        """Yield the records of *due* whose comparison begins, which is stored; one that has ended two processes is given up."""
+        for record in due:
+            earlier = followed.results.get(record.name)
+            is_same = earlier is not None and earlier.record == _hash(record) and not self._again
+            attempts = earlier.attempts if earlier is not None and is_same else 0
+            if attempts >= _MAX_ATTEMPTS:
+                refused = RecordVerdict(record.name, record.at, record.status, (), refusal=_GIVEN_UP)
+                self._save(followed, record, _build_result(text, record, refused))
+                continue
+            begun.append(record)
+            mark = _build_result(text, record, None)
+            self._archive.save_result(record, replace(mark, attempts=attempts + 1))
+            yield record
+
+    def _save(self, followed: _Followed, record: RecordedRun, result: ShadowResult) -> None:
+        self._archive.save_result(record, result)
+        followed.results[record.name] = result
 
     def _iter_due(self, workflow_id: str, followed: _Followed) -> Iterator[RecordedRun]:
         """Yield the records to compare, the oldest first, one by one: the next is read when the result of the last is stored."""
@@ -433,7 +481,7 @@ class Shadow:
                 followed.seen[path.name] = stamp
                 continue
             result = followed.results.get(record.name)
-            is_new = result is None or result.record != _hash(record)
+            is_new = result is None or result.verdict is None or result.record != _hash(record)
             is_first_look = path.name not in followed.seen
             if is_new and _may_get_end(record, self._project.clock.now()):
                 followed.waiting.add(record.name)
@@ -442,12 +490,12 @@ class Shadow:
                 yield record
             followed.seen[path.name] = stamp
 
-    def _report_differences(self, workflow: str, result: ShadowResult) -> None:
-        for step in result.verdict.steps:
+    def _report_differences(self, workflow: str, text: str, verdict: RecordVerdict) -> None:
+        for step in verdict.steps:
             if step.verdict != "differs":
                 continue
-            found = find_first_difference(result.verdict, step)
-            key = (workflow, result.text, step.step, general_path(found.path))
+            found = find_first_difference(verdict, step)
+            key = (workflow, text, step.step, general_path(found.path))
             if key not in self._reported:
                 self._reported.add(key)
                 self._on_difference(workflow, step.step, found)
@@ -455,14 +503,15 @@ class Shadow:
     def _build_workflow(self, workflow_id: str, target: RecordTarget) -> ShadowWorkflow:
         followed = self._follow(workflow_id)
         text = compute_text(target, self._archive.load_rules(workflow_id))
-        present = [result for _, result in sorted(followed.results.items()) if result.text == text]
-        others = [result for result in followed.results.values() if result.text != text]
+        results = [result for _, result in sorted(followed.results.items()) if result.verdict is not None]
+        present = [result for result in results if result.text == text]
+        others = [result for result in results if result.text != text]
 
         def build(results: Sequence[ShadowResult]) -> RecordProof:
             return build_record_proof(
                 target,
                 workflow_id,
-                (each.verdict for each in results),
+                (each.verdict for each in results if each.verdict is not None),
                 branches=chain.from_iterable(each.branches for each in results),
                 known_branches=chain.from_iterable(each.known_branches for each in results),
             )
@@ -476,6 +525,10 @@ class Shadow:
         }
         earlier = {words[key]: count for key, count in counts.items() if key in words and count}
         return ShadowWorkflow(build(present), text, len(followed.waiting), earlier)
+
+
+def _build_result(text: str, record: RecordedRun, verdict: RecordVerdict | None) -> ShadowResult:
+    return ShadowResult(text, _hash(record), verdict, record.branches, record.known_branches)
 
 
 def _stamp(path: Path) -> tuple[str, int]:

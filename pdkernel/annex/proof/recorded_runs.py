@@ -218,6 +218,10 @@ class RecordArchive:
         path = self.folder / _SAFE.sub("_", run.workflow) / f"{run.name}{_COMPARED}"
         self._write(path, self._seal(path, msgspec.to_builtins(result)))
 
+    def remove_result(self, run: RecordedRun) -> None:
+        """Remove the result of a comparison with *run*, if there is one."""
+        (self.folder / _SAFE.sub("_", run.workflow) / f"{run.name}{_COMPARED}").unlink(missing_ok=True)
+
     def load_results(self, workflow_id: str, kind: type[T]) -> dict[str, T]:
         """Return the stored results by the names of the runs; a result that cannot be read as *kind* is left out."""
         found = {}
