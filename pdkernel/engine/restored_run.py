@@ -85,6 +85,7 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
         sends: Messages that the step queued.
         number: The number of the step's run, if the step queued messages.
         response: The response to the caller, if the step made it.
+        has_exited: Whether the run ends with the step without an error: in a parallel branch, the step is recorded before that end.
         context: For a pause, as in `RerunState` of the step's next run.
         retries: For a pause, as in `RerunState`.
         attempt: For a pause, the run's attempt.
@@ -98,6 +99,7 @@ class Carry(JsonStruct, frozen=True, omit_defaults=True):
     sends: tuple[Effect, ...] = ()
     number: int = 1
     response: HttpResponse | None = None
+    has_exited: bool = False
     context: JSON = None
     retries: int = 0
     attempt: int = 1
@@ -117,6 +119,7 @@ class RestoredStep:
         sends: Queued messages that are not in the outbox yet.
         number: The number of the step's run that queued them.
         response: The response that the step made, or None.
+        has_exited: Whether the run ends with the step without an error.
     """
 
     result: StepResult
@@ -124,6 +127,7 @@ class RestoredStep:
     sends: tuple[Effect, ...] = field(default=(), repr=False)
     number: int = 1
     response: HttpResponse | None = field(default=None, repr=False)
+    has_exited: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,6 +256,7 @@ def build_carry(
         sends=sends,
         number=number if sends else 1,
         response=response,
+        has_exited=outcome.has_exited,
         context=state.context,
         retries=state.retries,
         attempt=attempt,
@@ -387,7 +392,7 @@ def _restore_step(row: StepRow | WaitRow, run_id: str, claimed: ClaimedRun, vaul
         carry = vault.unseal_json(row.carry, CARRY_LOCATION.format(run_id=run_id, path=row.path), Carry)
     sends = () if (row.path, carry.number) in claimed.sent_runs else carry.sends
     exports = result.exports if carry.exports is None else carry.exports
-    return RestoredStep(result, exports, sends, carry.number, carry.response), carry
+    return RestoredStep(result, exports, sends, carry.number, carry.response, carry.has_exited), carry
 
 
 def _restore_pause(row: WaitRow, step: RestoredStep, carry: Carry, run_id: str, vault: Vault) -> RestoredPause:

@@ -164,7 +164,9 @@ class StepExecutor:
             run.exports[step.name] = known.exports
             run.payload.add(known.exports, known.result.logs)
             run.record.outbox.add(step.name, known.number, known.sends, run.record.redactor)
-            return "error" if known.result.error is not None else None
+            if known.result.error is not None:
+                return "error"
+            return "exited" if known.has_exited else None
         if step.disabled:
             run.record.notify(StepResult(step.name, "disabled"))
             return None

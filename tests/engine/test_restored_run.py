@@ -21,11 +21,11 @@ from pdkernel.engine.restored_run import build_carry, seal_request
 from pdkernel.engine.run_request import RunRequest, RunWatcher
 from pdkernel.engine.workflow_engine import WorkflowEngine
 from pdkernel.execution import Execution, StepResult
-from pdkernel.journal import ClaimedRun, WaitKey
+from pdkernel.journal import ClaimedRun, ExecutionQuery, WaitKey
 from pdkernel.model import JSON, Step, Workflow
 from pdkernel.storage import Project, Vault
 from pdkernel.workers import Effect, StepOutcome
-from tests.builders import Gate, a_workflow, an_event, node_step, python_step
+from tests.builders import Gate, a_block, a_workflow, an_event, node_step, python_step
 from tests.http_servers import AnsweringServer, serve
 from tests.notebook_files import notebook_of
 
@@ -567,3 +567,31 @@ def test_a_carry_has_the_secrets_of_messages_responses_and_contexts(carried: dic
 
     assert carry is not None
     assert carry.secrets == (("env/A", "value-a-0123456789"),)
+
+
+async def test_an_exit_in_a_parallel_branch_ends_the_continued_run(
+    runtime: WorkflowEngine, start: Continue, go_on: Continue, tmp_path: Path
+) -> None:
+    """A run that is interrupted after a step has ended it, and before its end is recorded, executes no further step."""
+    gate, ready = Gate(tmp_path), str(tmp_path / "ready")
+    leaves = f"import os, time\nwhile not os.path.exists({ready!r}): time.sleep(0.01)\npd.flow.exit()"
+    workflow = a_workflow(
+        a_block("%%pdparallel both\na: always\nb: always"),
+        python_step("leaves", leaves, options="--in both.a"),
+        python_step("more", options="--in both.a"),
+        python_step("waits", f"open({ready!r}, 'w').close()\n{gate.code}", options="--in both.b"),
+        python_step("last"),
+    )
+    task = asyncio.ensure_future(start(workflow, hands_over=lambda: True))
+    await gate.wait_until_reached()
+    async with asyncio.timeout(60):
+        while (await runtime.journal.executions(ExecutionQuery()))[0].step("leaves").status != "success":
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await task
+    gate.open()
+
+    ended = await go_on()
+
+    assert ended.status == "exited"
+    assert [ended.step(name).status for name in ("leaves", "more", "last")] == ["success", "skipped", "skipped"]
