@@ -65,8 +65,15 @@ class Model:
 
 
 @st.composite
-def runs(draw: st.DrawFn, begin: str = "") -> tuple[Workflow, dict[str, bool]]:
-    """A workflow of nested blocks, and which of its conditions hold. Each step begins with the code *begin*, with its name for `NAME`."""
+def runs(draw: st.DrawFn, begin: str = "", *, waits: bool = False) -> tuple[Workflow, dict[str, bool]]:
+    """
+    A workflow of nested blocks, and which of its conditions hold.
+
+    Args:
+        draw: Draws values.
+        begin: The code at the beginning of each step, with the name of the step for `NAME`.
+        waits: Whether some steps pause for an hour.
+    """
     entries: list[Step | Block] = []
     holds: dict[str, bool] = {}
 
@@ -76,8 +83,14 @@ def runs(draw: st.DrawFn, begin: str = "") -> tuple[Workflow, dict[str, bool]]:
             if depth and draw(st.booleans()):
                 add_block(f"b{number}", inside, depth)
             else:
-                ends = draw(st.sampled_from(["", "", "", "", "", "_exit", "_fail"]))
-                body = {"": "return sorted(pd.steps)", "_exit": "pd.flow.exit()", "_fail": "raise ValueError"}[ends]
+                ends = draw(st.sampled_from(["", "", "", "", "", "_exit", "_fail", *["_wait"] * 2 * waits]))
+                returns = "return sorted(pd.steps)"
+                body = {
+                    "": returns,
+                    "_wait": f"pd.flow.delay(3600000)\n{returns}",
+                    "_exit": "pd.flow.exit()",
+                    "_fail": "raise ValueError",
+                }[ends]
                 name = f"s{number}{ends}"
                 entries.append(replace(python_step(name, begin.replace("NAME", name) + body), inside=inside))
 
