@@ -49,6 +49,7 @@ from pdkernel.egress import OutboundPolicy
 from pdkernel.engine.account_resolution import collect_secrets
 from pdkernel.engine.variables import load_variables
 from pdkernel.errors import EventError, RequestError
+from pdkernel.event import EVENT_KEYS
 from pdkernel.execution import BlockChoice, StepResult
 from pdkernel.files.source import WorkflowSource
 from pdkernel.language.analysis import responds
@@ -327,7 +328,7 @@ class _RunComparison:
 
     async def _run(self) -> None:
         try:
-            event = self.record.build_event()
+            event = self.record.build_event(is_http=_is_http(self._side.workflow, self.record.event))
             environment = parse_environment(self.record.environment)
         except EventError:
             self.refusal = "The event was too large for the record, or is not an object."
@@ -464,7 +465,7 @@ class _RunComparison:
     async def _run_otherwise(self, name: str, case: ProofCase) -> StepResult | None:
         """Return the step in a run with another clock, other random numbers, other hidden values and empty data stores."""
         runner = await self._other.get()
-        event = type(case.event).from_value(_replace_marks(dict(case.event.data)))
+        event = type(case.event).from_value(_replace_marks(dict(case.event.data)), is_http=case.event.is_http)
         varied = ProofCase(case.name, case.file, event, case.external_user_id, case.environment)
         pins = {step: _replace_marks(dict(exports)) for step, exports in self._pins.items()}
         ran = await runner.run(self._side, varied, pins=pins, empty_stores=True, policy=self._policy)
@@ -502,6 +503,14 @@ class _RunComparison:
         refusal = redactor.redact_text(self.refusal) if self.refusal else None
         end_here = redactor.redact_text(self.end_here) if self.end_here else None
         return RecordVerdict(self.record.name, self.record.at, self.record.status, tuple(steps), refusal, end_here)
+
+
+def _is_http(workflow: Workflow, event: Any) -> bool:
+    """Return whether *event* is a request; of several triggers, that of the endpoint is told by the keys of a request."""
+    types = {trigger.type for trigger in workflow.triggers}
+    return types <= {"http"} or (
+        "http" in types and isinstance(event, dict) and any(key in event for key in EVENT_KEYS)
+    )
 
 
 def _describe_end(ran: SideRun) -> str:

@@ -29,7 +29,7 @@ import msgspec
 from pdkernel.common.clock import SYSTEM_CLOCK, Clock
 from pdkernel.common.encode import JsonStruct
 from pdkernel.common.identity import DEFAULT_ENVIRONMENT
-from pdkernel.errors import DamagedRecordError, RequestError
+from pdkernel.errors import DamagedRecordError, EventError, RequestError
 from pdkernel.event import Event
 from pdkernel.model import JSON
 from pdkernel.storage import Project, Vault
@@ -99,14 +99,16 @@ class RecordedRun(JsonStruct, frozen=True):
         found = self.context.get("external_user_environment")
         return found if isinstance(found, str) and found else DEFAULT_ENVIRONMENT
 
-    def build_event(self) -> Event:
+    def build_event(self, *, is_http: bool = True) -> Event:
         """
-        Return the event for a run here.
+        Return the event for a run here; *is_http* is whether it is an HTTP request.
 
         Raises:
             EventError: The event is not an object, or was too large for the record.
         """
-        return Event.from_value(self.event)
+        if isinstance(self.event, dict) and OMITTED in self.event:
+            raise EventError("The event was too large for the record.")
+        return Event.from_value(self.event, is_http=is_http)
 
 
 class ArchiveFullError(RequestError):

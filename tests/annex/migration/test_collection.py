@@ -133,6 +133,7 @@ def test_the_receiver_stores_entries(project: Project) -> None:
         (entry(run="x" * 999), 400),
         (entry(run="one\n"), 400),
         (entry(at="soon"), 400),
+        (entry(at="9999-12-31T10:00:00Z"), 400),
         (entry(at="2026-12-01T10:00:00"), 400),
         (entry(branches="urgent"), 400),
     ],

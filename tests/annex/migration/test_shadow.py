@@ -334,3 +334,18 @@ def test_ids_of_the_other_side_are_learned_over_results(shadowed: Shadowed) -> N
         counts.append(words(shadowed.look()[1])["sum"])
 
     assert counts == [{"differs": 1}, {"differs": 2}, {"not comparable": 3}]
+
+
+def test_events_of_schedules_and_sources_are_compared(shadowed: Shadowed) -> None:
+    """They have none of the keys of a request; an event that was too large for the record is still refused."""
+    step = "%%pdstep sum\ndef handler(pd):\n    return pd.steps['trigger']['event']['cron']\n"
+    notebook_of(shadowed.notebook, '%%pdworkflow\nname: Daily\ntrigger: {type: schedule, cron: "0 9 * * *"}\n', step)
+    for run, event in (("r1", {"cron": "0 9 * * *"}), ("r2", {"$pdkernel_omitted": 300_000})):
+        shadowed.archive.add_entry(entry("start", run, event=event))
+        shadowed.archive.add_entry(entry("end", run, steps={"sum": {"$return_value": "0 9 * * *"}}))
+
+    _, report = shadowed.look()
+
+    counts = report.workflows[0].proof.counts
+    assert (counts["same"], counts["not_comparable"]) == (1, 1)
+    assert "The event was too large" in report.render_text()
