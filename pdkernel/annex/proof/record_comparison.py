@@ -11,7 +11,7 @@ A place that differs is *not comparable* if it is not determined by what was rec
     - a person declared it.
 
 A run that was not recorded to the end is compared in the steps that the end of a branch recorded. The others are *not recorded*: what
-they did there, and which of them ended the run, is not known.
+they did there, and which of them ended the run, is not known. So are the steps of a parallel branch without a recording step.
 """
 
 from __future__ import annotations
@@ -365,7 +365,7 @@ class _RunComparison:
                 before = result if result.status == "pinned" else before
                 continue
             recorded = self.record.steps.get(name, {})
-            if self.record.status != "recorded" and name not in self.record.steps:
+            if name not in self.record.steps and (self.record.status != "recorded" or self._is_out_of_sight(name)):
                 if result.status in ("success", "error"):
                     self.steps[name] = _Step(name, "not recorded")
                 continue
@@ -399,6 +399,12 @@ class _RunComparison:
             self.steps[name] = step
             before = result
         return False
+
+    def _is_out_of_sight(self, name: str) -> bool:
+        """Return whether the step is in a parallel branch without a recording step: the end of the run does not see its exports."""
+        around = list(self._side.workflow.branches_around(name))
+        known = {branch for _, branch in around} & set(self.record.known_branches)
+        return any(block.type == "parallel" for block, _ in around) and not known
 
     def _judge_error(self, result: StepResult, recorded: Mapping[str, Any]) -> _Step:
         assert result.error is not None

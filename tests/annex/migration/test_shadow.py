@@ -232,6 +232,16 @@ def test_branches_of_a_parallel_block_are_compared(shadowed: Shadowed) -> None:
     }
 
 
+def test_a_parallel_branch_without_a_recording_step_is_not_recorded(shadowed: Shadowed) -> None:
+    """The end of a run does not see its steps, so that they are missing in the record is not a difference."""
+    shadowed.write(SUM, *PARALLEL)
+    shadowed.receive("r1", {"items": [2, 3]}, {"sum": {"total": 5}, "warn": "big"}, branches=["big"])
+
+    _, report = shadowed.look()
+
+    assert words(report) == {"sum": {"same": 1}, "warn": {"same": 1}, "note": {"not recorded": 1}}
+
+
 def test_secrets_and_markup_are_not_shown(shadowed: Shadowed) -> None:
     """A secret of the project is redacted in values and keys, and markup and control characters of an event are escaped."""
     shadowed.project.secrets.set("TOKEN", "s3cr3t-value-0123456789")
