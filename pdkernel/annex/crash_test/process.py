@@ -13,7 +13,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -81,8 +81,14 @@ class ProcessTask:
     lists_points: bool = False
 
 
-def run_process(task: ProcessTask) -> None:
-    """Carry out *task* in this process, which ends with it: the entry point of a forked process."""
+def run_process(task: ProcessTask, environ: Mapping[str, str]) -> None:
+    """
+    Carry out *task* in this process, which ends with it: the entry point of a forked process.
+
+    *environ* are the present environment variables: the fork server has those of its start, perhaps of another test.
+    """
+    os.environ.clear()
+    os.environ.update(environ)
     os.setsid()  # Ctrl-C is for the process that started this one, which ends this one
     with (task.folder / ERROR_FILE).open("ab", buffering=0) as stream:
         for number in (1, 2):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import os
 import shutil
 import signal
 import time
@@ -354,7 +355,7 @@ class _Processes:
 
     def start(self, task: ProcessTask) -> ForkServerProcess:
         """Start a process for *task*."""
-        process = self._context.Process(target=run_process, args=(task,), daemon=True)
+        process = self._context.Process(target=run_process, args=(task, dict(os.environ)), daemon=True)
         process.start()
         self._running[process] = time.monotonic()
         return process
