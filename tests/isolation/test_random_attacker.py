@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -41,6 +42,7 @@ def attack(base: Path, receiver: AnsweringServer, rounds: int, *, database_url: 
             await RandomWorld(attackers, base, packages, findings, seed, callers).run(rounds)
 
     scratch = base / "scratch"
+    shutil.rmtree(base, ignore_errors=True)  # of an earlier try
     scratch.mkdir(parents=True)
     scratch.chmod(0o711)
     with pytest.MonkeyPatch.context() as patch:
