@@ -62,8 +62,7 @@ class TestEvent(Event):
         return shapes.infer_schema(dict(self.with_masked_headers().data))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        view = shape_view.render_output(self.shape(), more="%pdshape --full")
-        return {"text/plain": view.text, "text/html": view.html}
+        return shape_view.render_output(self.shape(), more="%pdshape --full").bundle
 
     def shape(self) -> shapes.Shape:
         """Return every path of the event with its types and sample values."""

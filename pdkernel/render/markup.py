@@ -173,8 +173,13 @@ class RichOutput:
     def __repr__(self) -> str:
         return self.text
 
+    @property
+    def bundle(self) -> dict[str, str]:
+        """The output by MIME type. In the HTML, a front end takes no text between two `$` for mathematics, as in `steps.a.$return_value`."""
+        return {"text/plain": self.text, "text/html": f'<div class="mathjax_ignore tex2jax_ignore">{self.html}</div>'}
+
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
-        return {"text/plain": self.text, "text/html": self.html}, dict(self.metadata)
+        return self.bundle, dict(self.metadata)
 
     def __add__(self, other: RichOutput) -> RichOutput:
         return RichOutput(f"{self.text}\n{other.text}", self.html + other.html, {**self.metadata, **other.metadata})

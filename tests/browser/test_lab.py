@@ -287,6 +287,19 @@ def test_a_block_gets_steps_and_another_name(page: LabPage) -> None:
     assert 'pd.steps["sorted"]' in saved[3]
 
 
+def test_dollars_are_no_mathematics(page: LabPage) -> None:
+    """Two expressions of a condition are shown as they are written, in a page that typesets mathematics in other outputs."""
+    condition = "steps.trigger.event.body.$a === steps.trigger.event.body.$b"
+    mathematics = 'from IPython.display import HTML\nHTML("<p>$x$ and $y$</p>")'
+    page.new_notebook([f"%%pdif triage\nboth: {condition}", mathematics], name="dollars.ipynb")
+
+    page.run_cell(0)
+    page.run_cell(1)
+
+    expect(page.output(1).locator("mjx-container")).to_have_count(2)
+    expect(page.output(0)).to_contain_text(condition)
+
+
 def test_running_and_saving_changes_no_metadata(page: LabPage) -> None:
     """A notebook that pdkernel wrote has the same metadata, cells and ids after Run All and Save: `nbdime` shows outputs only."""
     path, _ = write_notebook_template(page.lab.root / "churn" / "work.ipynb", template="new.ipynb")

@@ -85,10 +85,8 @@ def test_two_outputs_are_joined() -> None:
     """The joined output has both texts, both HTML forms and the metadata of both; the second one's metadata win."""
     first, second = RichOutput("a", "<p>a</p>", {"x": 1, "y": 1}), RichOutput("b", "<p>b</p>", {"y": 2})
 
-    assert (first + second)._repr_mimebundle_() == (
-        {"text/plain": "a\nb", "text/html": "<p>a</p><p>b</p>"},
-        {"x": 1, "y": 2},
-    )
+    joined = first + second
+    assert (joined.text, joined.html, joined.metadata) == ("a\nb", "<p>a</p><p>b</p>", {"x": 1, "y": 2})
 
 
 def test_a_text_cannot_control_a_terminal() -> None:

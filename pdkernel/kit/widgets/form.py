@@ -294,8 +294,7 @@ class SessionForm(ipw.VBox):
         return f"{type(self).__name__}: {self._saved_output.output.text}"
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        bundle = super()._repr_mimebundle_(**options)
-        return {**bundle, "text/plain": self.saved_output.text, "text/html": self.saved_output.html}
+        return {**super()._repr_mimebundle_(**options), **self.saved_output.bundle}
 
     def _ipython_display_(self, **_: Any) -> None:
         # Without a kernel, the form's own output is a heading of the readable output below.
