@@ -39,6 +39,19 @@ org_option = cloup.option(
 )
 
 
+def stand_in_option(before: str = "") -> Callable[[F], F]:
+    """Return the option `--egress stand-in=...` of a comparison with recorded runs; *before* begins its help."""
+    text = (
+        f"{before}A stand-in that answers outbound calls, stand-in=slack or stand-in=URL; otherwise they are refused."
+    )
+    return cloup.option("--egress", metavar="stand-in=...", help=text)
+
+
+def html_option(text: str) -> Callable[[F], F]:
+    """Return the option `--html FILE`."""
+    return cloup.option("--html", "html_file", metavar="FILE", type=click.Path(path_type=Path), help=text)
+
+
 def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
     """Return the option `--to FOLDER`."""
     path = click.Path(path_type=Path)
@@ -60,12 +73,8 @@ def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
 @sources_argument
 @environment_option()
 @org_option
-@cloup.option(
-    "--html",
-    "html_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Also write the report as one HTML page; with --records, also a page for each compared workflow beside it.",
+@html_option(
+    "Also write the report as one HTML page; with --records, also a page for each compared workflow beside it."
 )
 @cloup.option(
     "--records",
@@ -73,11 +82,7 @@ def _folder_option(text: str, *, required: bool) -> Callable[[F], F]:
     is_flag=True,
     help="Compare the workflows with their recorded runs (`migrate collect`), offline.",
 )
-@cloup.option(
-    "--egress",
-    metavar="stand-in=...",
-    help="With --records: a stand-in that answers outbound calls, stand-in=slack or stand-in=URL; otherwise they are refused.",
-)
+@stand_in_option("With --records: ")
 @json_option
 def report(
     state: CliContext,
@@ -155,9 +160,7 @@ def _build_settings(state: CliContext, environment: str | None) -> ReportSetting
 @sources_argument
 @environment_option()
 @org_option
-@cloup.option(
-    "--html", "html_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the plan as one HTML page."
-)
+@html_option("Write the plan as one HTML page.")
 @cloup.option(
     "--csv", "csv_file", metavar="FILE", type=click.Path(path_type=Path), help="Write the plan for a spreadsheet."
 )

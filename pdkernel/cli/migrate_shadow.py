@@ -15,7 +15,7 @@ import click
 import cloup
 
 from pdkernel.cli.app import EXIT_STATUSES, CliContext, command, json_option
-from pdkernel.cli.migrate import migrate, write_page
+from pdkernel.cli.migrate import html_option, migrate, stand_in_option, write_page
 from pdkernel.cli.terminal import is_interactive, print_json
 from pdkernel.errors import RequestError
 
@@ -43,18 +43,8 @@ _PAUSE_PER_LOOK = 10
 @cloup.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=Path))
 @cloup.option("--once", is_flag=True, help="Compare the records that are here, print the result, and exit.")
 @cloup.option("--again", is_flag=True, help="Also compare the records that were compared before.")
-@cloup.option(
-    "--html",
-    "html_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the result as one HTML page, whenever it changes.",
-)
-@cloup.option(
-    "--egress",
-    metavar="stand-in=...",
-    help="A stand-in that answers outbound calls, stand-in=slack or stand-in=URL; otherwise they are refused.",
-)
+@html_option("Write the result as one HTML page, whenever it changes.")
+@stand_in_option()
 @json_option
 def shadow(
     state: CliContext,
@@ -70,7 +60,7 @@ def shadow(
 
     SOURCE is a notebook, a workflow's folder or a repository, as you will serve it. Each record that the receiver of this project has
     stored, or that `migrate collect` brought home, runs here once, as in `migrate report --records`: offline, and with copies of the
-    data stores. Results are stored, so the command continues where it stopped. A workflow is read again before each comparison;
+    data stores. Results are stored, so the command continues where it stopped. A workflow is read again when records are new;
     results of an earlier text are counted apart.
     """
     from pdkernel.annex.migration.shadow import Shadow

@@ -55,13 +55,8 @@ class PooledRun(Protocol):
     """The workers of one run, which run one step at a time (`RunWorkers`)."""
 
     @property
-    def place(self) -> RunPlace:
-        """The run's place among those that execute."""
-        ...
-
-    @property
     def sequence(self) -> StepSequence:
-        """The steps that these workers run, those of a branch or those outside of parallel branches."""
+        """The steps that these workers run, those of a branch or those outside of parallel branches; with the run's place."""
         ...
 
     def prepare_steps(self, steps: Sequence[Step]) -> None:
@@ -545,7 +540,7 @@ class WorkerPool:
         self._branches.discard(run)
         if run in self._runs:
             self._runs.discard(run)
-            run.place.give_back()
+            run.sequence.place.give_back()
 
     @functools.cached_property
     def go_cache(self) -> GoBuildCache:

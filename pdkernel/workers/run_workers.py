@@ -121,13 +121,11 @@ class RunWorkers:
     The workers of one run, started on demand. Runs one step at a time.
 
     Attributes:
-        place: The run's place among those that execute.
-        sequence: The steps that the workers run.
+        sequence: The steps that the workers run, with the run's place among those that execute.
     """
 
     def __init__(self, setup: RunSetup, pool: WorkerProvider, sequence: StepSequence) -> None:
         self.sequence = sequence
-        self.place = sequence.place
         self._setup = setup
         self._pool = pool
         self._slot: WorkerSlot | None = None

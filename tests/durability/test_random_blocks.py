@@ -15,7 +15,7 @@ from pdkernel.accounts import LocalDirectory
 from pdkernel.annex.crash_test import CrashTest
 from pdkernel.annex.crash_test.points import CrashPoint, Ledger
 from pdkernel.annex.crash_test.process import POINTS_FILE, ProcessTask
-from pdkernel.annex.crash_test.tester import _copy, _Processes, _read_outcome
+from pdkernel.annex.crash_test.tester import Processes, copy_start, read_outcome
 from pdkernel.egress import parse_policy
 from pdkernel.event import Event
 from pdkernel.execution import BlockChoice, Execution, StepResult
@@ -35,9 +35,9 @@ LIMIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[_Processes]:
+def processes() -> Iterator[Processes]:
     """The processes that execute runs."""
-    with _Processes() as opened:
+    with Processes() as opened:
         yield opened
 
 
@@ -53,10 +53,10 @@ def prepare(folder: Path, workflow: Workflow, body: dict[str, object]) -> None:
             external_user_id=None,
             environment="development",
             source_argument="w.ipynb",
-        )._prepare(folder / "start")
+        ).prepare(folder / "start")
 
 
-def execute(processes: _Processes, task: ProcessTask) -> int | None:
+def execute(processes: Processes, task: ProcessTask) -> int | None:
     """Execute the run in a process until its end or the crash point; return the status of the process."""
     processes.start(task)
     (ended,) = processes.wait_any(LIMIT_S)
@@ -112,7 +112,7 @@ def kept(step: StepResult) -> object:
 def test_random_blocks_survive_a_kill(
     drawn: tuple[Workflow, dict[str, bool]],
     number: int,
-    processes: _Processes,
+    processes: Processes,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """A killed run ends as the rules say: what was recorded is kept and not done again, and no other branch runs."""
@@ -123,18 +123,18 @@ def test_random_blocks_survive_a_kill(
     packages = folder / "user" / ".pdkernel"
     log = folder / "log"
     prepare(folder, workflow, {**holds, "log": str(log)})
-    control = ProcessTask(_copy(folder / "start", folder / "control"), packages, lists_points=True)
+    control = ProcessTask(copy_start(folder / "start", folder / "control"), packages, lists_points=True)
     assert execute(processes, control) == 0
     points = Ledger.read(control.folder / POINTS_FILE, CrashPoint)
     log.unlink(missing_ok=True)
 
     dies_at = points[number % len(points)]
-    killed = ProcessTask(_copy(folder / "start", folder / "killed"), packages, dies_at=dies_at)
+    killed = ProcessTask(copy_start(folder / "start", folder / "killed"), packages, dies_at=dies_at)
     status = execute(processes, killed)
     before, ran_before = read_record(killed.folder), read_log(log)
     if status != 0:
         assert execute(processes, ProcessTask(killed.folder, packages, number=2)) == 0
-    outcome, ran = _read_outcome(killed.folder), read_log(log)
+    outcome, ran = read_outcome(killed.folder), read_log(log)
     remove_tree(folder)
 
     assert outcome is not None

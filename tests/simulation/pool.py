@@ -165,7 +165,6 @@ class SimRun:
 
     def __init__(self, pool: SimPool, setup: RunSetup, sequence: StepSequence, *, is_branch: bool = False) -> None:
         self.sequence = sequence
-        self.place = sequence.place
         self._pool, self._setup, self._is_branch = pool, setup, is_branch
         self._failed: asyncio.Future[StepError] | None = None
 
@@ -296,4 +295,4 @@ class SimRun:
         """Finish the run, or a branch of it."""
         if not self._is_branch:
             self._note("release", "")
-            self.place.give_back()
+            self.sequence.place.give_back()

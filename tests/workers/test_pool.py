@@ -213,8 +213,8 @@ async def test_open_run_waits_for_a_free_slot(open_run: OpenRun) -> None:
     small = WorkerPool(max_active_runs=1)
     first = await open_run(of=small)
     waiting = [asyncio.ensure_future(open_run(of=small)) for _ in range(2)]
-    async with first.workers.place.steps.lent():
-        child = await small.open_run(first.workers._setup, place=small.new_place(None, first.workers.place))
+    async with first.workers.sequence.lent():
+        child = await small.open_run(first.workers._setup, place=small.new_place(None, first.workers.sequence.place))
         await child.release()
     form = await small.open_run(first.workers._setup, wait_for_place=False)
     await form.release()

@@ -115,9 +115,9 @@ class CrashTest:
             RequestError: A run without a crash fails or is refused, so there is nothing to compare with.
             InternalError: A process of the test failed.
         """
-        with _scratch_folder() as folder, _Processes() as processes:
+        with _scratch_folder() as folder, Processes() as processes:
             start = folder / "start"
-            self._prepare(start)
+            self.prepare(start)
             began = time.monotonic()
             find_policy = self._start_stand_ins(processes)
             controls, reached = self._run_controls(processes, start, find_policy)
@@ -142,7 +142,7 @@ class CrashTest:
     def _packages(self) -> Path:
         return self.packages or self.project.folder
 
-    def _prepare(self, folder: Path) -> None:
+    def prepare(self, folder: Path) -> None:
         """Make a project in *folder* that has accepted the event, with what the run needs of the user's project."""
         folder.mkdir()
         with Project.open(folder / PROJECT_FOLDER_NAME) as project:
@@ -173,13 +173,13 @@ class CrashTest:
                 loop.close()
 
     def _run_controls(
-        self, processes: _Processes, start: Path, find_policy: Callable[[str], str | None]
+        self, processes: Processes, start: Path, find_policy: Callable[[str], str | None]
     ) -> tuple[list[RunOutcome], list[CrashPoint]]:
         """Run the workflow twice without a crash; return what the runs have done, and the crash points of the first."""
         self.on_progress(0, 0)
         controls = []
         for number in range(CONTROL_RUNS):
-            folder = _copy(start, start.with_name(f"control-{number}"))
+            folder = copy_start(start, start.with_name(f"control-{number}"))
             processes.start(ProcessTask(folder, self._packages, find_policy(folder.name), lists_points=number == 0))
             (ended,) = processes.wait_any(CONTROL_LIMIT_S)
             if ended.exitcode not in (0, -signal.SIGKILL):
@@ -188,7 +188,7 @@ class CrashTest:
         return controls, _list_points(Ledger.read(start.with_name("control-0") / POINTS_FILE, CrashPoint))
 
     def _read_control(self, folder: Path) -> RunOutcome:
-        outcome = _read_outcome(folder)
+        outcome = read_outcome(folder)
         if outcome is None:
             raise RequestError(
                 f"The run without a crash did not end within {CONTROL_LIMIT_S:g} s, so there is nothing to compare with.",
@@ -205,7 +205,7 @@ class CrashTest:
             )
         return outcome
 
-    def _start_stand_ins(self, processes: _Processes) -> Callable[[str], str | None]:
+    def _start_stand_ins(self, processes: Processes) -> Callable[[str], str | None]:
         """Start the built-in stand-ins of the policy; return the policy of the run with a name, None for that of the test."""
         names = self.policy.stand_in_names
         if names is None:
@@ -215,7 +215,7 @@ class CrashTest:
 
     def _try_points(
         self,
-        processes: _Processes,
+        processes: Processes,
         start: Path,
         tasks: Sequence[ProcessTask],
         controls: Sequence[RunOutcome],
@@ -233,7 +233,7 @@ class CrashTest:
             self.on_progress(len(results), len(tasks))
             while waiting and len(active) < AT_ONCE:
                 number, task = waiting.pop(0)
-                _copy(start, task.folder)
+                copy_start(start, task.folder)
                 start_process(number, task)
             for ended in processes.wait_any(limit_s):
                 number, task = active.pop(ended)
@@ -245,7 +245,7 @@ class CrashTest:
                 point, is_reached = tasks[number].dies_at, task.number == 2
                 assert point is not None
                 # a run that came by another way has not crashed
-                findings = compare_outcomes(controls, _read_outcome(task.folder), limit_s) if is_reached else ()
+                findings = compare_outcomes(controls, read_outcome(task.folder), limit_s) if is_reached else ()
                 results[number] = PointResult(point, is_reached, tuple(findings))
                 remove_tree(task.folder)
         self.on_progress(len(results), len(tasks))
@@ -301,7 +301,7 @@ def _rank(point: CrashPoint) -> int:
     return _URGENT.index(point.kind) if point.kind in _URGENT else len(_URGENT)
 
 
-def _read_outcome(folder: Path) -> RunOutcome | None:
+def read_outcome(folder: Path) -> RunOutcome | None:
     """Return what a run has done; None if it has not ended."""
     result = folder / RESULT_FILE
     if not result.exists():
@@ -317,7 +317,8 @@ def _build_fault(folder: Path) -> InternalError:
     return InternalError(f"A process of the crash test failed: {reason}")
 
 
-def _copy(start: Path, to: Path) -> Path:
+def copy_start(start: Path, to: Path) -> Path:
+    """Copy the project of `CrashTest.prepare` for one run; return the copy."""
     shutil.copytree(start, to, symlinks=True)
     return to
 
@@ -335,7 +336,7 @@ def _scratch_folder() -> Iterator[Path]:
 
 
 @dataclass
-class _Processes:
+class Processes:
     """The processes of a crash test; those that are left are killed at the end."""
 
     _context: ForkServerContext = field(default_factory=lambda: multiprocessing.get_context("forkserver"))

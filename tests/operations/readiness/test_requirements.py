@@ -54,6 +54,17 @@ def missing(project: Project, workflow: Workflow, **choices: Any) -> list[tuple[
     return [(item.kind, item.name, item.message, item.command) for item in found]
 
 
+def accounts_of_ada(project: Project, workflow: Workflow) -> list[AppReadiness]:
+    """The accounts of a run for ada."""
+    return check_app_accounts(
+        workflow,
+        directory=LocalDirectory(project),
+        catalog=Catalog.for_project(project, environ={}),
+        user="ada",
+        environment="development",
+    )
+
+
 def test_nothing_is_missing(project: Project) -> None:
     """A workflow without accounts and variables requires nothing, and an empty list is an empty text."""
     assert missing(project, a_workflow(python_step())) == []
@@ -284,13 +295,7 @@ def test_an_account_of_one_branch_says_so(project: Project, connect: Connect) ->
         python_step("post", options="--in tell.team --app slack"),
     )
 
-    found = check_app_accounts(
-        workflow,
-        directory=LocalDirectory(project),
-        catalog=Catalog.for_project(project, environ={}),
-        user="ada",
-        environment="development",
-    )
+    found = accounts_of_ada(project, workflow)
 
     assert {app.app: app.branch for app in found} == {"github": None, "slack": "triage.urgent", "openai": "tell.sales"}
     shown = render_accounts_text(found, external_user_id="ada", environment="development")
@@ -309,13 +314,7 @@ def test_the_accounts_of_a_run(project: Project, connect: Connect) -> None:
         python_step("gone", options="--app github=apn_gone"),
     )
 
-    found = check_app_accounts(
-        workflow,
-        directory=LocalDirectory(project),
-        catalog=Catalog.for_project(project, environ={}),
-        user="ada",
-        environment="development",
-    )
+    found = accounts_of_ada(project, workflow)
 
     form, add = "Connect one in the form of %pduser, or: ", "pdkernel accounts add --own --app"
     assert found == [

@@ -531,12 +531,7 @@ ${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind
    * does not find a button in a `summary`, which is a button itself: there, C copies the first key, and Shift+C the second.
    */
   function restoreButtons(root) {
-    for (const action of root.querySelectorAll(`${ADD}, ${RENAME}`)) {
-      action.setAttribute('role', 'button');
-      action.setAttribute('tabindex', '0');
-      action.setAttribute('aria-label', action.title);
-    }
-    for (const key of root.querySelectorAll(`${KEY}[title^="Copy "], ${STALE}`)) {
+    for (const key of root.querySelectorAll(`${KEY}[title^="Copy "], ${STALE}, ${ADD}, ${RENAME}`)) {
       const summary = key.closest('summary');
       if (summary) {
         key.removeAttribute('role');
@@ -545,6 +540,9 @@ ${Object.entries(LANGUAGE_NAMES).map(([kind, name]) => `    ${KEY}.pd-for-${kind
       } else {
         key.setAttribute('role', 'button');
         key.setAttribute('tabindex', '0');
+      }
+      if (!key.textContent) { // the style has the text
+        key.setAttribute('aria-label', key.title);
       }
     }
   }
