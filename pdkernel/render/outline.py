@@ -24,8 +24,7 @@ class _Line(NamedTuple):
         detail: A step's language or action, a block's type, or when a branch runs.
         is_branch: Whether the line is a branch, whose name is followed by a colon.
         problem: A word about why the step or block does not run, or empty text.
-        block: The block of a branch, or empty text.
-        below: The step or block after which a new step of the branch is written, or empty text.
+        below: For a branch of the marked block, the step or block after which a new step is written; else empty text.
     """
 
     depth: int
@@ -33,17 +32,16 @@ class _Line(NamedTuple):
     detail: str
     is_branch: bool = False
     problem: str = ""
-    block: str = ""
     below: str = ""
 
 
 def render_outline(workflow: Workflow, block: str | None = None) -> RichOutput:
     """Render the outline of *workflow*; *block* is the name of the block to mark, or None."""
-    lines = list(_iter_lines(workflow))
+    lines = list(_iter_lines(workflow, block))
     return RichOutput(text=_render_text(lines, block), html=_render_html(lines, block))
 
 
-def _iter_lines(workflow: Workflow) -> Iterator[_Line]:
+def _iter_lines(workflow: Workflow, marked: str | None) -> Iterator[_Line]:
     waiting: list[tuple[int, Entry | tuple[Block, Branch]]] = [(0, entry) for entry in reversed(workflow.entries())]
     while waiting:
         depth, item = waiting.pop()
@@ -51,8 +49,8 @@ def _iter_lines(workflow: Workflow) -> Iterator[_Line]:
             block, branch = item
             inner = workflow.entries(f"{block.name}.{branch.name}")
             detail = _shorten(describe_condition(block, branch)) + ("" if inner else " (no steps)")
-            below = _find_last(workflow, block, branch)
-            yield _Line(depth, branch.name, detail, is_branch=True, block=block.name, below=below)
+            below = _find_last(workflow, block, branch) if block.name == marked else ""
+            yield _Line(depth, branch.name, detail, is_branch=True, below=below)
             waiting += [(depth + 1, entry) for entry in reversed(inner)]
         elif isinstance(item, Step):
             problem = "cannot be read" if item.problem else "disabled" if item.disabled else ""
@@ -104,7 +102,7 @@ def _render_html(lines: list[_Line], block: str | None) -> Html:
         parts += [" ", pill(line.problem, "warn")] if line.problem else []
         if is_marked:
             parts += [" ", _action("pd-rename", f"Rename the block {line.name}")]
-        elif block is not None and line.block == block:
+        elif line.below:
             parts += [" ", _action("pd-add", f"Add a step to {block}.{line.name} below {line.below}")]
         style = f"margin-left:{line.depth * 18}px;padding:1px 6px"
         if is_marked:
