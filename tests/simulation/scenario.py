@@ -68,8 +68,8 @@ after its next commit, before it knows. `outage` and `crash`: the same for all h
 """
 PATIENCE_S = 60.0
 """Virtual seconds for which a run may wait after the last fault, beside the time of all runs that wait with it: see `_check_waits`."""
-WORK_S = {"Long": 8.0, "Slow": 45.0, "Cold": 12.0, "Delayed": 5.0, "Branched": 8.0, "Poison": 60.0}
-"""The longest time of a run of a workflow, in virtual seconds, if nothing befalls it; that of Poison includes ten restarts."""
+WORK_S = {"Long": 8.0, "Slow": 45.0, "Cold": 12.0, "Delayed": 5.0, "Branched": 8.0, "Poison": 120.0}
+"""The longest time of a run of a workflow, in virtual seconds, if nothing befalls it; that of Poison includes ten restarts, on several hosts each after the end of a lease."""
 OTHER_WORK_S = 3.0
 """The time of a run of any other workflow, with its share of the period of a throttle."""
 ANSWER_S = 15.0
@@ -480,7 +480,7 @@ def _check_ends(world: World, runs: Sequence[Run]) -> Iterator[str]:
         if run.workflow == "Poison":
             if run.status != "error":
                 yield f"a run of Poison has ended as {found}"
-        elif found == ("cancelled", "Cancelled") and each.parent in broken:
+        elif run.status == "cancelled" and each.parent in broken:
             continue  # an unexpected exception in one branch ended the call in another one
         elif found == unwritten and run.id not in accepted:
             continue  # its caller knows; a response of "Early" has no id of a run, but `_check_accepted` counts them
