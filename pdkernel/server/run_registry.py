@@ -277,11 +277,9 @@ class RunRegistry:
         limits = find_limits(request)
         if limits is None:
             self._launch_started(started, lambda watcher: self._context.engine.run(request, watcher))
-        elif request.keep_in_journal:
-            self._callers[run_id] = started
-            self.start_source(self._enqueue(started, limits))
-        else:
-            self.start_source(self._enter_queue(started))
+            return started
+        self._callers[run_id] = started
+        self.start_source(self._enqueue(started, limits) if request.keep_in_journal else self._enter_queue(started))
         return started
 
     async def _enqueue(self, caller: StartedRun, limits: QueueLimits) -> None:
@@ -329,6 +327,8 @@ class RunRegistry:
             caller.end("lost")
         else:
             self._launch_started(caller, lambda watcher: engine.run(caller.request, watcher, turn=turn))
+        finally:
+            self._callers.pop(caller.run_id, None)
 
     def _refuse(self, caller: StartedRun, error: QueueFullError) -> None:
         request = caller.request

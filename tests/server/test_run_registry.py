@@ -330,6 +330,19 @@ class TestLimits:
         assert "Event Queue Full" in answers[1].text
         assert (runs, most_at_once(log)) == ([], 1)
 
+    async def test_a_lost_server_answers_an_event_that_is_not_stored(self, tmp_path: Path) -> None:
+        """The caller of an event that enters the queue while the server loses its lease gets an answer."""
+        async with site_of(tmp_path, a_workflow(python_step(), concurrency=1)) as site:
+            calling = asyncio.create_task(site.http.post(site.path(), headers={"x-pd-nostore": "1"}))
+            while not site.registry._sources:
+                await asyncio.sleep(0)
+            await site.registry.abandon_runs()
+            async with asyncio.timeout(20):
+                answer = await calling
+
+        assert answer.status_code == 503
+        assert "retry-after" in answer.headers
+
     async def test_child_runs_obey_the_limits_of_their_workflow(self, tmp_path: Path) -> None:
         """Runs that steps of several runs start at once, and a run that a request starts, execute one at a time."""
         log = tmp_path / "log"
