@@ -53,6 +53,7 @@ class SimDatabase:
     def __init__(self, loop: SimLoop) -> None:
         self.loop = loop
         self.leases: list[SimLease] = []
+        self._connections: list[LinkedConnection] = []
         self.down_since, self.down_until = math.inf, 0.0
         self.hangs = False
 
@@ -89,6 +90,7 @@ class SimDatabase:
             connection = before(*args, factory=_linked(factory), **settings)
             assert isinstance(connection, LinkedConnection)
             connection.join(self)
+            self._connections.append(connection)
             return connection
 
         vars(sqlite3)["connect"] = connect_linked
@@ -96,6 +98,11 @@ class SimDatabase:
             yield
         finally:
             vars(sqlite3)["connect"] = before
+
+    def close(self) -> None:
+        """Close the connections of dead processes, too, which their functions would keep open."""
+        for connection in self._connections:
+            connection.close()
 
 
 class Link:

@@ -480,6 +480,8 @@ class World:
         for server in self.dead:
             server.forget()
         self.watch.close()
+        if self.database is not None:
+            self.database.close()
 
 
 @contextlib.contextmanager
