@@ -388,7 +388,8 @@ class Interpreter:
                 )
                 if run.execution.status != "paused":
                     return run
-        found = await self._journal.load_run(run_id)
+        load = partial(self._journal.load_run, run_id)
+        found = await (retry_unreachable(load, self._clock) if request.waits_for_database else load())
         if found is None:
             raise InternalError(f"The record of the run {run_id} is gone.")
         state = restore_run(found[1], self._vault)
@@ -414,7 +415,9 @@ class Interpreter:
         assert self._claim_after_pause is not None, "a run that is not recorded does not pause"
         assert request.run_ids is not None, "a child has its parent's ids"
         run_id, limits = request.run_ids[0], find_limits(request)
-        waiting = asyncio.ensure_future(self._claim_after_pause(run_id))
+        claim = partial(self._claim_after_pause, run_id)
+        waits = request.waits_for_database
+        waiting = asyncio.ensure_future(retry_unreachable(claim, self._clock) if waits else claim())
         try:
             with parent.sleeping():
                 while limits is not None and limits.concurrency is not None:

@@ -67,3 +67,19 @@ def test_a_host_without_its_database_ends_its_steps_and_is_not_ready(template: P
     failure = find_failure(Scenario(0, operations, hosts=2), template)
 
     assert failure is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
+def test_a_step_waits_for_its_called_run_without_the_database(template: Path) -> None:
+    """A step does not fail because its host cannot reach the database while a run that it has called waits for its turn."""
+    operations = [
+        Operation(16.7, "freeze", amount=30),
+        Operation(29.6, "event", "Caller", 8),
+        Operation(30.1, "silence", amount=10.7, host=1),
+        Operation(40.4, "event", "Caller", 2),
+    ]
+
+    for seed in range(4):
+        failure = find_failure(Scenario(seed, operations, hosts=2), template)
+
+        assert failure is None, f"seed {seed}: {failure}"
