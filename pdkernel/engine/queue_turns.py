@@ -132,10 +132,13 @@ class QueueTurn:
         limits: The limits of the run's workflow.
         claim: The claim of the run.
         is_claimed: Whether a dispatcher has claimed the run within the limits, so that it need not wait.
+
+    Attributes:
+        journal: The journal.
     """
 
     def __init__(self, journal: RunJournal, limits: QueueLimits, claim: Claim, *, is_claimed: bool) -> None:
-        self._journal = journal
+        self.journal = journal
         self._limits = limits
         self._claim = claim
         self._is_claimed = self._is_granted = is_claimed
@@ -158,7 +161,7 @@ class QueueTurn:
     async def wait(self, on_progress: Callable[[str], None] | None) -> None:
         """Wait until the limits permit the run; *on_progress* gets a line if that takes a while. Raises `ProjectError`."""
         while not self._is_granted:
-            self._is_granted = await self._journal.grant_turn(self._limits.queue, self._claim.run_id)
+            self._is_granted = await self.journal.grant_turn(self._limits.queue, self._claim.run_id)
             if not self._is_granted:
                 if on_progress is not None:
                     on_progress("The run waits for the limits of its workflow (settings: concurrency, throttle).")
@@ -168,7 +171,7 @@ class QueueTurn:
     async def record_start(self) -> None:
         """Wait until the first step of the run may begin, and record that it does; a second call does nothing. Raises `ProjectError`."""
         if not self._has_started and self._limits.max_starts is not None:
-            while wait_s := await self._journal.record_start(self._limits.start_queue, self._claim):
+            while wait_s := await self.journal.record_start(self._limits.start_queue, self._claim):
                 await asyncio.sleep(min(wait_s, POLL_INTERVAL_S))
             self._is_unconfirmed = True
         self._has_started = True
@@ -183,13 +186,13 @@ class QueueTurn:
         if self._is_unconfirmed:
             self._is_unconfirmed = False
             with contextlib.suppress(PdkernelError):
-                await self._journal.confirm_start(self._claim)
+                await self.journal.confirm_start(self._claim)
 
     async def end(self) -> None:
         """Let other runs execute: the run has ended, pauses, or waits no longer."""
         if not self._is_claimed:
             with contextlib.suppress(PdkernelError):  # the journal repeats it
-                await self._journal.end_turn(self._claim.run_id)
+                await self.journal.end_turn(self._claim.run_id)
 
 
 async def set_limits(journal: RunJournal, limits: QueueLimits) -> None:

@@ -435,15 +435,19 @@ class RunRecord:
             self._waits_for_disk = False
             raise
 
-    async def wait_until_startable(self) -> None:
+    async def wait_until_startable(self, journal: RunJournal | None = None) -> None:
         """
         Wait while the lease of this executor may end soon, because another one could start the same step.
+
+        Args:
+            journal: The journal that has the lease, if the run is not recorded in it.
 
         Raises:
             RunLostError: The lease was lost.
         """
-        while not self._journal.may_start:
-            if self._journal.is_lost:
+        journal = journal or self._journal
+        while not journal.may_start:
+            if journal.is_lost:
                 self.write_error = RunLostError()
                 raise self.write_error
             await self._clock.sleep(WRITE_RETRY_S)

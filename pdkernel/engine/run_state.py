@@ -104,7 +104,8 @@ class RunState:
             if self.turn is not None:
                 await self.record.write_again(self.turn.record_start)
             await self.record.flush()
-            await self.record.wait_until_startable()
+            # a run that is not recorded may have a turn in the journal, which others get after the end of the lease
+            await self.record.wait_until_startable(self.turn.journal if self.turn is not None else None)
 
     def in_branch(self, workers: PooledRun) -> RunState:
         """Return the state of a branch that runs beside others, in *workers* of its own."""

@@ -83,3 +83,23 @@ def test_a_step_waits_for_its_called_run_without_the_database(template: Path) ->
         failure = find_failure(Scenario(seed, operations, hosts=2), template)
 
         assert failure is None, f"seed {seed}: {failure}"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
+def test_an_unstored_run_starts_no_step_after_the_lease(template: Path) -> None:
+    """A run that is not stored starts no step after the end of its host's lease, because other hosts then give its turn to another run."""
+    operations = [
+        Operation(11.356168463441644, "unstored", "Single", 1),
+        Operation(12.213365715267049, "event", "Throttled", 2),
+        Operation(13.567399187320776, "event", "Cold", 4),
+        Operation(14.33043714474854, "silence", amount=12.7607901961779),
+        Operation(15.414431116810439, "event", "Throttled", 4),
+        Operation(19.06505161332271, "unstored", "Single", 2),
+        Operation(24.100860860467847, "unstored", "Single", 2),
+        Operation(25.379280108354074, "silence", amount=11.153604173661257, host=1),
+        Operation(53.740282005354885, "event", "Single", 2),
+    ]
+
+    failure = find_failure(Scenario(3538, operations, hosts=2), template)
+
+    assert failure is None
