@@ -517,7 +517,7 @@ class Journal(RunQueries):
         )
 
     async def end_turn(self, run_id: str) -> None:
-        """Remove the turn of a run that has ended, or waits no longer. If that fails, it is repeated before the next run is claimed."""
+        """Remove the turn of a run that has ended, or waits no longer. If that fails, it is repeated when runs are looked for."""
         self._ended_turns.add(run_id)
         await self._remove_ended_turns()
 
@@ -613,6 +613,7 @@ class Journal(RunQueries):
             self._corrected_jumps = jumps
         if self._writer.is_unmarked and not self._active_run_ids:
             await self._writer.write(lambda _: None)
+        await self._remove_ended_turns()  # a run may wait for one that could not be removed when its run ended
         now, steady = self._now(), self._presence.steady_time() + START_LEAD_S
 
         def query(connection: Connection) -> float | None:

@@ -1509,7 +1509,7 @@ class TestTurns:
         assert await journal.grant_turn("mail", "third")
 
     async def test_an_end_that_could_not_be_written_blocks_no_queue(self, journal: Journal, database: Database) -> None:
-        """The end of a turn that the database refused is repeated before the next run of the queue is claimed."""
+        """The end of a turn that the database refused is repeated when the next look finds out whether a run can go on."""
         await journal.set_queue_limits("mail", concurrency=1)
         await journal.add_turn("mail", "first", size=1)
         await journal.grant_turn("mail", "first")
@@ -1521,6 +1521,7 @@ class TestTurns:
         finally:
             database.execute("alter table unavailable rename to turns")
 
+        assert await journal.next_wake() == 0
         assert [each.claim.run_id for each in await journal.claim_next("mail")] == ["second"]
 
     async def test_who_waits_for_longer_is_first(self, journal: Journal, clock: ManualClock) -> None:

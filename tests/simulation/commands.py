@@ -37,7 +37,7 @@ WORKFLOWS: tuple[Workflow, ...] = (
 )
 RECENT = 12
 """A person deals with one of so many runs that have begun last."""
-_PARENTS = ("Caller", "Twins")
+_PARENTS = ("Caller", "Twins", "Branched")
 
 
 @dataclass
